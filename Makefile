@@ -1,0 +1,83 @@
+# Every command of this repository. `make` lists them; each sets up what it needs by itself.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+unexport PYTHONPATH PYTHONHOME
+
+BIN := .venv/bin
+PACKAGES := gateway/penstock_gateway routers/penstock_routers cache/penstock_cache training/penstock_training
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
+
+# ARGS goes to the command of demo, serve, train, test and bench.
+ARGS ?=
+# The benches in the order in which `make bench` runs them; BENCH=encoder runs one.
+BENCH ?= overhead encoder
+
+.PHONY: help setup demo serve test test-all check format bench train evaluate prices export-encoders pins build clean
+
+help: ## List the commands.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Make .venv with everything that demo, serve and test need.
+	@scripts/bootstrap.sh test
+
+demo: ## Route real prompts to four simulated model tiers, without a key; ONCE=1 exits after the table.
+	@scripts/bootstrap.sh demo
+	@$(BIN)/penstock demo $(if $(filter-out 0,$(ONCE)),--once) $(ARGS)
+
+serve: ## Start the gateway on 127.0.0.1:4000; ARGS="--config penstock.yaml" names the settings.
+	@scripts/bootstrap.sh demo
+	@$(BIN)/penstock serve $(ARGS)
+
+test: ## Run the tests; INSTALL_SYSTEM=1 allows the package manager to bring redis-server.
+	@scripts/bootstrap.sh test
+	@scripts/system_packages.sh
+	@$(PYTEST) $(ARGS)
+
+test-all: ## Run the slow tests too, with the training extra (torch) installed.
+	@scripts/bootstrap.sh training
+	@scripts/system_packages.sh
+	@$(PYTEST) -m "slow or not slow" $(ARGS)
+
+check: ## Check format, lint, types, import directions and docs; fails if that changes a file.
+	@scripts/bootstrap.sh test
+	@BIN=$(BIN) scripts/check.sh
+
+format: ## Format the sources and repair what the linter can.
+	@scripts/bootstrap.sh test
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format .
+
+bench: ## Measure speed, as ratios in one run; BENCH=encoder runs one, ARGS="--quick" shortens.
+	@scripts/bootstrap.sh test
+	@set -e; for name in $(BENCH); do echo "bench/$$name.py"; $(BIN)/python "bench/$$name.py" $(ARGS); done
+
+train: ## Fit the default router from the outcome sets in PENSTOCK_DATA (default ../shared/data).
+	@scripts/bootstrap.sh test
+	@$(BIN)/penstock-train fit --default $(ARGS)
+
+evaluate: ## Compare a router with its baselines; ARGS="ARTIFACT --outcomes FILE".
+	@scripts/bootstrap.sh test
+	@$(BIN)/penstock-train evaluate $(ARGS)
+
+prices: ## Rebuild the bundled price snapshot from the public map inside the installed litellm.
+	@scripts/bootstrap.sh test
+	@$(BIN)/python -m penstock_gateway.money.rebuild_snapshot $(ARGS)
+
+export-encoders: ## Build the two encoders of onnx_models anew (needs torch).
+	@scripts/bootstrap.sh training
+	@$(BIN)/penstock-train export-encoder onnx_models/static-minilm-256 --kind static $(ARGS)
+	@$(BIN)/penstock-train export-encoder onnx_models/minilm-l6-v2 --kind transformer $(ARGS)
+
+pins: ## Resolve constraints.txt anew; PYTHONS="python3.11 python3.13" names the interpreters, oldest first.
+	@scripts/bootstrap.sh test
+	@$(BIN)/python scripts/pin_constraints.py $(or $(PYTHONS),$(BIN)/python)
+
+build: ## Build the wheel and the source distribution into dist/.
+	@scripts/bootstrap.sh test
+	@$(BIN)/python -m hatchling build -d dist
+
+clean: ## Remove .venv, builds and caches.
+	@rm -rf .venv build dist htmlcov .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find $(PACKAGES) tests bench scripts -name __pycache__ -type d -prune -exec rm -rf {} +
