@@ -1,0 +1,336 @@
+"""Router artifacts: a folder with a manifest and a graph, verified before it may decide anything.
+
+Owns loading, verification, estimation and the meaning of the trade-off knob for one artifact. It must not know HTTP,
+prices of deployments or policies. A refused artifact raises `ArtifactError` with a stable code and leaves
+nothing behind. Read `RouterArtifact.load`, then `RouterArtifact.estimate`.
+
+Codes: ``artifact_missing``, ``artifact_oversize``, ``artifact_schema``, ``artifact_corrupt``,
+``artifact_encoder_mismatch``, ``artifact_feature_mismatch``, ``artifact_graph_mismatch``, ``artifact_golden_mismatch``,
+``artifact_unknown_arm``, and those of `penstock_routers.onnx_session.create_session` for an unsafe graph.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock_routers.errors import ArtifactError
+from penstock_routers.estimates import Estimate
+from penstock_routers.features import FEATURE_NAMES
+from penstock_routers.manifest import (
+    GRAPH_FILE,
+    MANIFEST_FILE,
+    FrontierPoint,
+    Manifest,
+    TensorSpec,
+    artifact_id,
+    decode_manifest,
+)
+from penstock_routers.onnx_session import OnnxSession, create_session
+from penstock_routers.policy import Tradeoff
+
+FloatArray = NDArray[np.float32]
+
+MAX_ARTIFACT_BYTES: Final = 64 << 20  # 30 times the default artifact; a larger one is a mistake or an attack
+MAX_MANIFEST_BYTES: Final = 4 << 20
+_OUTPUTS: Final = ("quality", "quality_se", "gain", "gain_se", "output_tokens", "novelty", "category")
+_INPUTS: Final = ("prompt_vector", "features", "reference_arm")
+_GENERAL: Final = "general"
+
+
+class RouterArtifact:
+    """A verified router; immutable after loading and safe to use from several threads.
+
+    Attributes
+    ----------
+    id : str
+        ``sha256:`` and 64 hexadecimal digits.
+    short_id : str
+        The first 12 of them, for people.
+    manifest : Manifest
+    """
+
+    def __init__(self, manifest: Manifest, session: OnnxSession) -> None:
+        self.id = manifest.id
+        self.short_id = manifest.id.removeprefix("sha256:")[:12]
+        self.manifest = manifest
+        self._session = session
+        self._arms = manifest.arms
+        self._reference = {name: np.array([index], dtype=np.int64) for index, name in enumerate(manifest.arms)}
+        self._output_order = [session.output_names.index(name) for name in _OUTPUTS]
+        self._points = {
+            point.name: Tradeoff(point.name, _weight(point.cost_weight), point.guard_z)
+            for point in manifest.operating_points
+        }
+
+    @classmethod
+    def load(cls, folder: Path, *, encoder_id: str | None, threads: int = 1) -> RouterArtifact:
+        """Open an artifact folder after checking everything that can be checked.
+
+        Parameters
+        ----------
+        folder : Path
+            Holds ``manifest.json`` and ``router.onnx``; other files are ignored.
+        encoder_id : str or None
+            Fingerprint of the encoder that will make the prompt vectors; None skips that check (for reading a
+            manifest without serving).
+        threads : int
+            CPU threads of one run; >= 1.
+
+        Returns
+        -------
+        RouterArtifact
+
+        Raises
+        ------
+        ArtifactError
+            With one of the codes in the module's docstring.
+        MissingExtraError
+            ONNX Runtime is not installed.
+        """
+        manifest = decode_manifest(_read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES))
+        graph = _read(folder / GRAPH_FILE, MAX_ARTIFACT_BYTES)
+        _check_hashes(manifest, graph)
+        _check_compatibility(manifest, encoder_id)
+        session = create_session(
+            graph, device="cpu", threads=threads, allow_contrib_operators=False, max_bytes=MAX_ARTIFACT_BYTES
+        )
+        if set(session.input_names) != set(_INPUTS) or set(session.output_names) != set(_OUTPUTS):
+            raise ArtifactError(
+                "the graph's inputs or outputs are not those of a router", code="artifact_graph_mismatch"
+            )
+        _check_golden(manifest, session)
+        return cls(manifest, session)
+
+    def estimate(self, prompt_vector: FloatArray, features: FloatArray, *, reference_arm: str) -> Estimate:
+        """Score one prompt on every arm; blocks for well under a millisecond.
+
+        Parameters
+        ----------
+        prompt_vector : ndarray of float32, shape (d,)
+            From the artifact's encoder.
+        features : ndarray of float32, shape (f,)
+            From `penstock_routers.features.prompt_features`.
+        reference_arm : str
+            The arm that gains are measured against: the default arm of the deployment.
+
+        Returns
+        -------
+        Estimate
+
+        Raises
+        ------
+        ArtifactError
+            ``artifact_unknown_arm``: the artifact has no such arm; ``onnx_run_failed``: the graph failed, for example
+            on a vector of another length.
+
+        Notes
+        -----
+        One run of the graph, O(p · (d + 12 m)) for p prototypes; no loop over arms.
+        """
+        reference = self._reference.get(reference_arm)
+        if reference is None:
+            raise ArtifactError(f"the artifact has no arm {reference_arm[:80]!r}", code="artifact_unknown_arm")
+        results = self._session.run(
+            {
+                "prompt_vector": prompt_vector.reshape(1, -1),
+                "features": features.reshape(1, -1),
+                "reference_arm": reference,
+            }
+        )
+        quality, quality_se, gain, gain_se, tokens, novelty, category = (results[i] for i in self._output_order)
+        name, probability = self._category(category[0])
+        return Estimate(
+            arms=self._arms,
+            reference_arm=reference_arm,
+            quality=quality[0],
+            quality_se=quality_se[0],
+            gain=gain[0],
+            gain_se=gain_se[0],
+            output_tokens=tokens[0],
+            novelty=float(novelty[0]),
+            category=name,
+            category_probability=probability,
+        )
+
+    def is_novel(self, estimate: Estimate) -> bool:
+        """Whether the prompt lies beyond what the artifact may decide about."""
+        return not estimate.novelty <= self.manifest.guard.novelty_max  # NaN counts as novel
+
+    def cost_scale_usd(
+        self, price_usd_per_million_input_tokens: float, price_usd_per_million_output_tokens: float
+    ) -> float:
+        """Cost in USD of the artifact's typical request at given prices, the unit of the utility's λ.
+
+        Parameters
+        ----------
+        price_usd_per_million_input_tokens, price_usd_per_million_output_tokens : float
+            Prices of the dearest routable deployment.
+
+        Returns
+        -------
+        float
+            > 0 unless both prices are 0.
+        """
+        return (
+            self.manifest.reference_input_tokens * price_usd_per_million_input_tokens
+            + self.manifest.reference_output_tokens * price_usd_per_million_output_tokens
+        ) / 1e6
+
+    def tradeoff(self, value: str | float) -> Tradeoff:
+        """Translate a knob setting into the policy's terms.
+
+        Parameters
+        ----------
+        value : str or float
+            ``"cost"``, ``"balanced"``, ``"quality"``, or a number in [0, 1], 0 = cheapest, 1 = best; the number may be
+            given as text.
+
+        Returns
+        -------
+        Tradeoff
+            Its name is `value` as text.
+
+        Raises
+        ------
+        ValueError
+            Anything else.
+
+        Notes
+        -----
+        A number is a position on the measured frontier: 0.7 asks for 70 % of the way from the cheapest arm's quality
+        to the best that routing reached on validation data. λ is interpolated between the measured points,
+        geometrically inside, as λ₁·x₁/x before the first and linearly to 0 after the last; so it never rises with the
+        number, λ(0) = ∞ and λ(1) = 0.
+        """
+        if isinstance(value, str) and value in self._points:
+            return self._points[value]
+        try:
+            position = math.nan if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError):
+            position = math.nan
+        if not 0.0 <= position <= 1.0:
+            raise ValueError("a trade-off is 'cost', 'balanced', 'quality' or a number from 0 to 1")
+        weight = interpolate_cost_weight(self.manifest.frontier, position)
+        return Tradeoff(str(value), weight, self.manifest.guard.z)
+
+    def _category(self, shares: FloatArray) -> tuple[str, float]:
+        """Most probable category, or general when no other is probable enough."""
+        best = int(shares.argmax())
+        if float(shares[best]) >= self.manifest.category_probability_min:
+            return self.manifest.categories[best], float(shares[best])
+        return _GENERAL, float(shares[-1])
+
+
+def interpolate_cost_weight(frontier: tuple[FrontierPoint, ...], position: float) -> float:
+    """Find λ at a position of the knob; see `RouterArtifact.tradeoff`.
+
+    Parameters
+    ----------
+    frontier : tuple of FrontierPoint
+        From position 0 to position 1, λ not rising.
+    position : float, in [0, 1]
+
+    Returns
+    -------
+    float
+        λ >= 0, ``inf`` at position 0.
+    """
+    if position <= 0.0:
+        return math.inf
+    if position >= 1.0:
+        return 0.0
+    upper = next(i for i, point in enumerate(frontier) if point.position >= position)
+    left, right = frontier[upper - 1], frontier[upper]
+    low, high = _weight(right.cost_weight), _weight(left.cost_weight)
+    share = (position - left.position) / (right.position - left.position)
+    if math.isinf(high):  # then left is the cheapest point, at position 0
+        return low / share if low > 0.0 else 0.0
+    if low <= 0.0:
+        return high * (1.0 - share)
+    return float(high ** (1.0 - share) * low**share)
+
+
+def _weight(cost_weight: float | None) -> float:
+    return math.inf if cost_weight is None else cost_weight
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """Read a file of the artifact, no more than `limit` bytes of it."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        reason = error.strerror or "unreadable"
+        raise ArtifactError(f"artifact file {path.name} cannot be read: {reason}", code="artifact_missing") from error
+    if len(content) > limit:
+        raise ArtifactError(f"artifact file {path.name} is larger than {limit:,} bytes", code="artifact_oversize")
+    return content
+
+
+def _check_hashes(manifest: Manifest, graph: bytes) -> None:
+    if len(graph) != manifest.graph_bytes or hashlib.sha256(graph).hexdigest() != manifest.graph_sha256:
+        raise ArtifactError("router.onnx is not the file that the manifest names", code="artifact_corrupt")
+    if artifact_id(manifest, graph) != manifest.id:
+        raise ArtifactError("the artifact's content does not match its id", code="artifact_corrupt")
+
+
+def _check_compatibility(manifest: Manifest, encoder_id: str | None) -> None:
+    if encoder_id is not None and manifest.encoder.id != encoder_id:
+        raise ArtifactError(
+            f"the artifact was fitted with encoder {manifest.encoder.id}, this process uses {encoder_id}",
+            code="artifact_encoder_mismatch",
+        )
+    if manifest.feature_names != FEATURE_NAMES:
+        raise ArtifactError(
+            "the artifact was fitted with other prompt features than this release computes",
+            code="artifact_feature_mismatch",
+        )
+    arms, categories = len(manifest.arms), len(manifest.categories)
+    widths = {"quality": arms, "gain": arms, "category": categories, "prompt_vector": manifest.encoder.dimension}
+    if any(_last(spec) != widths.get(spec.name, _last(spec)) for spec in manifest.inputs + manifest.outputs):
+        raise ArtifactError("the manifest's tensors do not fit its arms or categories", code="artifact_schema")
+
+
+def _last(spec: TensorSpec) -> str | int:
+    return spec.shape[-1]
+
+
+def _check_golden(manifest: Manifest, session: OnnxSession) -> None:
+    """Run the golden batch and compare; a broken runtime or processor shows here and not in decisions."""
+    golden = manifest.golden
+    expected = {name: np.asarray(rows, dtype=np.float64) for name, rows in golden.outputs.items()}
+    vectors = np.asarray(golden.prompt_vectors, dtype=np.float32)
+    if set(expected) != set(_OUTPUTS) or vectors.ndim != 2 or vectors.shape[0] == 0:
+        raise ArtifactError("the golden batch is incomplete", code="artifact_schema")
+    found = dict(
+        zip(
+            session.output_names,
+            session.run(
+                {
+                    "prompt_vector": vectors,
+                    "features": np.asarray(golden.features, dtype=np.float32),
+                    "reference_arm": np.array([golden.reference_arm], dtype=np.int64),
+                }
+            ),
+            strict=True,
+        )
+    )
+    widths = {"novelty": 1, "category": len(manifest.categories)}
+    for name, wanted in expected.items():
+        if wanted.shape != (vectors.shape[0], widths.get(name, len(manifest.arms))):
+            raise ArtifactError(f"the golden batch has ill-shaped {name}", code="artifact_schema")
+        if found[name].size != wanted.size:
+            raise ArtifactError(f"the graph gives {name} in another shape", code="artifact_graph_mismatch")
+        difference = np.abs(found[name].reshape(wanted.shape).astype(np.float64) - wanted)
+        scale = 1.0 + wanted if name == "output_tokens" else 1.0
+        if not bool((difference <= golden.tolerance * scale).all()):
+            raise ArtifactError(
+                f"the golden batch gives other {name} here than where the artifact was made",
+                code="artifact_golden_mismatch",
+            )

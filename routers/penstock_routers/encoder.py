@@ -1,0 +1,248 @@
+"""Prompts to vectors: window, tokenise, run the graph, normalise.
+
+Owns `PromptEncoder`, the one way from text to prompt vectors in serving and in training. It must not know queues or
+HTTP (`penstock_routers.encoder_service` schedules it) and never fetches anything. Read `PromptEncoder.load`, then
+`PromptEncoder.encode`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from penstock_routers.encoder_manifest import EncoderManifest, Kind, read_encoder_folder
+from penstock_routers.errors import EncoderError
+from penstock_routers.onnx_session import Device, OnnxSession, create_session
+from penstock_routers.text import repaired, window
+
+FloatArray = NDArray[np.float32]
+
+_LOG = logging.getLogger(__name__)
+# Tokens of one run, padding included: 16,384 × 256 float32 are 16 MB in the static graph; in MiniLM the widest layer,
+# four times its 384 dimensions, takes 100 MB.
+_TOKENS_PER_RUN = 16_384
+# Texts tokenised at once; bounds the memory of a long training run.
+_TEXTS_PER_BLOCK = 2_048
+_GRAPH_INPUTS: dict[Kind, tuple[str, ...]] = {
+    "static": ("token_ids",),
+    "transformer": ("input_ids", "attention_mask"),
+}
+
+
+class PromptEncoder:
+    """Turns texts into unit vectors; immutable after loading and safe to call from several threads.
+
+    Attributes
+    ----------
+    manifest : EncoderManifest
+    encoder_id : str
+        Content fingerprint, such as ``static-minilm-256@0123456789ab``. A router artifact names the one it needs.
+    dimension : int
+        d.
+    kind : {"static", "transformer"}
+    """
+
+    def __init__(self, manifest: EncoderManifest, tokenizer: Tokenizer, session: OnnxSession) -> None:
+        self.manifest = manifest
+        self.encoder_id = manifest.encoder_id
+        self.dimension = manifest.dimension
+        self.kind: Kind = manifest.kind
+        self._tokenizer = tokenizer
+        self._session = session
+
+    @classmethod
+    def load(cls, folder: Path, *, device: Device = "auto", threads: int = 1) -> PromptEncoder:
+        """Open an encoder folder after checking every byte of it.
+
+        Parameters
+        ----------
+        folder : Path
+            Written by ``penstock-train export-encoder``.
+        device : {"auto", "cpu", "cuda"}
+            ``auto``: CUDA for a transformer in fp16 or fp32 when it works, the CPU otherwise. A static encoder is done
+            on the CPU before a GPU call would begin, and the int8 operators have no CUDA form.
+        threads : int
+            CPU threads of one run; >= 1.
+
+        Returns
+        -------
+        PromptEncoder
+            `device` and `fallback_reason` tell where it runs.
+
+        Raises
+        ------
+        EncoderError
+            Codes of `read_encoder_folder` and `refuse_unsafe_graph`, ``encoder_tokenizer_invalid``,
+            ``encoder_graph_mismatch``, ``onnx_load_failed``.
+        MissingExtraError
+            ONNX Runtime is not installed.
+        """
+        manifest, graph, tokenizer_json = read_encoder_folder(folder)
+        tokenizer = _open_tokenizer(tokenizer_json, folder.name)
+        wanted = _device_for(manifest, device)
+        encoder = cls(manifest, tokenizer, _open_graph(graph, wanted, threads))
+        try:
+            encoder._check_one_run()
+        except EncoderError as failure:
+            if encoder.device != "cuda":
+                raise
+            reason = f"CUDA opened the encoder but could not run it: {failure.message}"
+            _LOG.warning("encoder runs on the CPU: %s", reason)
+            encoder = cls(manifest, tokenizer, _open_graph(graph, "cpu", threads, reason))
+            encoder._check_one_run()
+        return encoder
+
+    @property
+    def device(self) -> str:
+        """Where the graph runs: ``"cpu"`` or ``"cuda"``."""
+        return self._session.device
+
+    @property
+    def fallback_reason(self) -> str | None:
+        """Why CUDA was given up, or None."""
+        return self._session.fallback_reason
+
+    @property
+    def rows_per_run(self) -> int:
+        """How many texts share one run of the graph at most."""
+        return self.manifest.rows_per_run
+
+    def encode(self, texts: Sequence[str]) -> FloatArray:
+        """Encode texts; blocks.
+
+        Parameters
+        ----------
+        texts : sequence of str, length n
+            Whole prompts; the manifest's window is applied here.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, d)
+            Rows of length 1; a row of zeros for a text without a single token (empty, blank).
+
+        Raises
+        ------
+        EncoderError
+            Code ``onnx_run_failed`` or ``encoder_not_finite``.
+
+        Notes
+        -----
+        O(tokens · d) for the static kind. Texts are sorted by length into runs of like size; the order of the result
+        is the order of `texts`, and a row does not depend on its neighbours beyond float32 rounding (1e-6).
+        """
+        if len(texts) == 1:  # serving: 8 µs less than the general way
+            token_ids = self.token_ids(texts[0])
+            return self._run([token_ids]) if token_ids else np.zeros((1, self.dimension), dtype=np.float32)
+        vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
+        for start in range(0, len(texts), _TEXTS_PER_BLOCK):
+            tokens = self._tokenise(texts[start : start + _TEXTS_PER_BLOCK])
+            for rows in self._runs(tokens):
+                vectors[[start + row for row in rows]] = self._run([tokens[row] for row in rows])
+        return vectors
+
+    def token_ids(self, text: str) -> list[int]:
+        """Return the tokens of the windowed text, without special tokens and before the cut to the model's limit."""
+        return self._tokenise_one(window(text, self.manifest.window))
+
+    def model_tokens(self, text: str) -> list[int]:
+        """Return what the graph gets for a text: cut to the model's limit, special tokens included."""
+        return self._framed(self.token_ids(text))
+
+    def _tokenise(self, texts: Sequence[str]) -> list[list[int]]:
+        windowed = [window(text, self.manifest.window) for text in texts]
+        try:
+            return [e.ids for e in self._tokenizer.encode_batch_fast(windowed, add_special_tokens=False)]
+        except TypeError:  # one text with a lone surrogate spoils the batch; the single path repairs it
+            return [self._tokenise_one(text) for text in windowed]
+
+    def _tokenise_one(self, text: str) -> list[int]:
+        try:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        except TypeError:  # how the tokenizer refuses a lone surrogate
+            ids = self._tokenizer.encode(repaired(text), add_special_tokens=False).ids
+        return ids
+
+    def _runs(self, tokens: list[list[int]]) -> Iterator[list[int]]:
+        """Yield groups of row numbers of similar length; texts without tokens are left out."""
+        order = sorted((row for row, ids in enumerate(tokens) if ids), key=lambda row: len(tokens[row]))
+        run: list[int] = []
+        for row in order:
+            padded = len(tokens[row]) * (len(run) + 1)  # sorted: this row is the longest so far
+            if run and (len(run) == self.rows_per_run or padded > _TOKENS_PER_RUN):
+                yield run
+                run = []
+            run.append(row)
+        if run:
+            yield run
+
+    def _run(self, tokens: list[list[int]]) -> FloatArray:
+        framed = [self._framed(ids) for ids in tokens]
+        ids, mask = _padded(framed, self.manifest.padding_token_id)
+        feeds = {"token_ids": ids} if self.kind == "static" else {"input_ids": ids, "attention_mask": mask}
+        vectors: FloatArray = self._session.run(feeds)[0]
+        if vectors.shape != (len(tokens), self.dimension):
+            raise EncoderError(f"the encoder returned the shape {vectors.shape}", code="encoder_graph_mismatch")
+        squares = (vectors * vectors).sum(axis=1, keepdims=True)  # not finite as soon as one number is not
+        if not np.isfinite(squares).all():
+            raise EncoderError("the encoder returned numbers that are not finite", code="encoder_not_finite")
+        squares[squares == 0.0] = 1.0
+        return np.asarray(vectors / np.sqrt(squares), dtype=np.float32)
+
+    def _framed(self, ids: list[int]) -> list[int]:
+        """Cut to the model's limit, keeping head and tail, and add the special tokens."""
+        manifest = self.manifest
+        if manifest.max_tokens is not None:
+            room = manifest.max_tokens - manifest.special_token_count
+            if len(ids) > room:
+                ids = ids[: manifest.head_tokens] + ids[len(ids) - (room - manifest.head_tokens) :]
+        return [*manifest.prefix_token_ids, *ids, *manifest.suffix_token_ids]
+
+    def _check_one_run(self) -> None:
+        """Run one text, so that a graph that does not fit its manifest fails here and not in a request."""
+        expected = _GRAPH_INPUTS[self.kind]
+        if tuple(self._session.input_names) != expected:
+            raise EncoderError(
+                f"the graph's inputs are {self._session.input_names}, a {self.kind} encoder has {expected}",
+                code="encoder_graph_mismatch",
+            )
+        self.encode(["one short sentence"])
+
+
+def _device_for(manifest: EncoderManifest, device: Device) -> Device:
+    is_cpu_only = manifest.kind == "static" or manifest.precision == "int8"
+    return "cpu" if device == "auto" and is_cpu_only else device
+
+
+def _open_graph(graph: bytes, device: Device, threads: int, reason: str | None = None) -> OnnxSession:
+    return create_session(
+        graph, device=device, threads=threads, allow_contrib_operators=True, error=EncoderError, fallback_reason=reason
+    )
+
+
+def _open_tokenizer(content: bytes, name: str) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_str(content.decode())
+    except Exception as failure:  # the Rust side raises plain Exception
+        raise EncoderError(
+            f"the tokenizer of encoder folder {name!r} cannot be read", code="encoder_tokenizer_invalid"
+        ) from failure
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _padded(rows: list[list[int]], padding: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return (ids, mask), both (n, longest), the mask 1 where there is a token."""
+    if len(rows) == 1:
+        ids = np.array(rows, dtype=np.int64)
+        return ids, np.ones_like(ids)
+    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    mask = np.arange(lengths.max())[None, :] < lengths[:, None]
+    ids = np.full(mask.shape, padding, dtype=np.int64)
+    ids[mask] = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows])
+    return ids, mask.astype(np.int64)

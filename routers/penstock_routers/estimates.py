@@ -1,0 +1,55 @@
+"""What a router says about one prompt: an immutable record of numbers per arm.
+
+Owns the `Estimate` type that the artifact fills and the policy reads. No I/O, no model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Per-arm estimates for one prompt.
+
+    Attributes
+    ----------
+    arms : tuple of str, length m
+        Arm names in the artifact's order; every array below follows it.
+    reference_arm : str
+        The arm that `gain` is measured against.
+    quality : ndarray of float32, shape (m,), in [0, 1]
+        Calibrated probability that the arm's answer is acceptable.
+    quality_se : ndarray of float32, shape (m,), >= 0
+        Standard error of `quality`.
+    gain : ndarray of float32, shape (m,), in [-1, 1]
+        Expected quality of the arm minus that of `reference_arm` on this prompt.
+    gain_se : ndarray of float32, shape (m,), >= 0
+        Standard error of `gain`, from paired differences (arms share their neighbours, so it is not
+        the root of the summed variances).
+    output_tokens : ndarray of float32, shape (m,), >= 0
+        Expected completion length in tokens.
+    novelty : float
+        How far the prompt lies from everything the artifact was fitted on; compared with the
+        manifest's ``guard.novelty_max``.
+    category : str
+        Most probable category, or ``"general"`` when the head abstains.
+    category_probability : float, in [0, 1]
+        Probability of `category`.
+    """
+
+    arms: tuple[str, ...]
+    reference_arm: str
+    quality: FloatArray
+    quality_se: FloatArray
+    gain: FloatArray
+    gain_se: FloatArray
+    output_tokens: FloatArray
+    novelty: float
+    category: str
+    category_probability: float

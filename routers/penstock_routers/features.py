@@ -1,0 +1,91 @@
+"""Cheap numbers about a prompt's form, computed alike in serving and in training.
+
+Owns the list of features and their formulas; must not tokenise, embed or look at anything but the text. Read
+`prompt_features` first.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+FEATURE_NAMES: Final[tuple[str, ...]] = (
+    "log_bytes",
+    "log_lines",
+    "digit_share",
+    "upper_share",
+    "operator_share",
+    "bracket_share",
+    "backslash_share",
+    "non_ascii_share",
+    "question_marks",
+    "has_code_fence",
+)
+
+# Both ends are enough to see what kind of text it is; the bound keeps the cost at a few microseconds.
+_HEAD_CHARACTERS: Final = 4096
+_TAIL_CHARACTERS: Final = 4096
+_SHARE_CLASSES: Final[tuple[bytes, ...]] = (
+    b"0123456789",
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+    b"+-*/=<>^%|&",
+    b"()[]{}",
+    b"\\",
+    bytes(range(128, 256)),
+)
+
+
+def _class_matrix() -> NDArray[np.float32]:
+    """One column per byte class of `_SHARE_CLASSES`."""
+    matrix = np.zeros((256, len(_SHARE_CLASSES)), dtype=np.float32)
+    for column, members in enumerate(_SHARE_CLASSES):
+        matrix[list(members), column] = 1.0
+    matrix.setflags(write=False)
+    return matrix
+
+
+_CLASS_MATRIX: Final = _class_matrix()
+
+
+def prompt_features(text: str) -> NDArray[np.float32]:
+    """Describe the form of a prompt.
+
+    Parameters
+    ----------
+    text : str
+        The prompt, any length. Beyond 8,192 characters only the first and the last 4,096 are read, except
+        by ``log_bytes``, which then counts characters of the whole text.
+
+    Returns
+    -------
+    ndarray of float32, shape (10,)
+        In the order of `FEATURE_NAMES`: natural logarithm of 1 + UTF-8 bytes and of 1 + line feeds; shares
+        in [0, 1] of the bytes that are digits, ASCII capitals, operators, brackets, backslashes and outside
+        ASCII; question marks (at most 5); 1 when a code fence occurs.
+
+    Notes
+    -----
+    O(length), one byte histogram; about 6 µs for 300 characters. Whether answer options follow the question is left out
+    on purpose: it tells which benchmark a prompt is from, not how hard it is.
+
+    Examples
+    --------
+    >>> round(float(prompt_features("2 + 2?")[2]), 2)
+    0.33
+    """
+    size = len(text)
+    if size > _HEAD_CHARACTERS + _TAIL_CHARACTERS:
+        text = text[:_HEAD_CHARACTERS] + text[-_TAIL_CHARACTERS:]
+    encoded = text.encode("utf-8", "surrogatepass")
+    length = len(encoded)
+    histogram = np.bincount(np.frombuffer(encoded, dtype=np.uint8), minlength=256).astype(np.float32)
+    features = np.empty(len(FEATURE_NAMES), dtype=np.float32)
+    features[0] = math.log1p(max(length, size))
+    features[1] = math.log1p(histogram[10])
+    features[2:8] = (histogram @ _CLASS_MATRIX) / max(length, 1)
+    features[8] = min(float(histogram[63]), 5.0)
+    features[9] = "```" in text
+    return features

@@ -1,0 +1,208 @@
+"""The choice: from scored candidates to a route decision.
+
+Pure: no I/O, no clock, no randomness, no logging. The same inputs give the same decision in the gateway, in
+``penstock-train predict`` and in an evaluation. Read `decide` first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class RouteReason(StrEnum):
+    """Why a decision came out as it did; a closed set, stable for clients and dashboards."""
+
+    ROUTED = "routed"  # another arm than the default has a surely higher utility
+    DEFAULT_BEST = "default_best"  # the default arm has the highest utility itself
+    DEFAULT_KEPT = "default_kept"  # another arm looks better, but not by more than the guard asks
+    DEFAULT_FILTERED = "default_filtered"  # the default cannot take this request; best of the rest
+    ABSTAINED_NOVEL = "abstained_novel"  # the prompt is unlike anything the artifact knows
+    ABSTAINED_NO_ESTIMATE = "abstained_no_estimate"  # no artifact, no text, or the router failed
+    PHYSICAL_MODEL = "physical_model"  # the client named a model; nothing was chosen
+    ONLY_CANDIDATE = "only_candidate"  # every other arm was filtered
+
+
+class RejectReason(StrEnum):
+    """Why an arm was not a candidate for a request; a closed set."""
+
+    CONTEXT_LENGTH = "context_length"
+    OUTPUT_LENGTH = "output_length"
+    NO_TOOLS = "no_tools"
+    NO_VISION = "no_vision"
+    NO_AUDIO = "no_audio"
+    NO_DOCUMENTS = "no_documents"
+    NO_JSON = "no_json"
+    NO_STREAMING = "no_streaming"
+    PARAMETER_UNSUPPORTED = "parameter_unsupported"
+    NO_ESTIMATE = "no_estimate"
+    NOT_ALLOWED = "not_allowed"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An arm that passed the hard filters, with its scores for one request.
+
+    Attributes
+    ----------
+    arm : str
+        Unique name of the arm.
+    quality, quality_se : float
+        Calibrated quality in [0, 1] and its standard error.
+    gain, gain_se : float
+        Expected quality minus the default arm's, and its standard error.
+    cost_usd : float
+        Expected cost of this request on this arm, USD, finite and >= 0.
+    """
+
+    arm: str
+    quality: float
+    quality_se: float
+    gain: float
+    gain_se: float
+    cost_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tradeoff:
+    """One setting of the cost-quality knob.
+
+    Attributes
+    ----------
+    name : str
+        ``cost``, ``balanced``, ``quality`` or a number as the client wrote it.
+    cost_weight : float
+        λ of the utility: quality given up per `cost_scale_usd` saved; >= 0, may be ``inf`` (cheapest).
+    guard_z : float
+        Standard errors by which a switch away from the default arm must pay; >= 0.
+    """
+
+    name: str
+    cost_weight: float
+    guard_z: float
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The outcome of `decide`: which arm, why, and the order in which the rest would follow."""
+
+    arm: str
+    reason: RouteReason
+    ranking: tuple[str, ...]
+    utilities: tuple[float, ...]
+
+
+def utility(candidate: Candidate, tradeoff: Tradeoff, cost_scale_usd: float) -> float:
+    """Quality minus weighted relative cost.
+
+    Parameters
+    ----------
+    candidate : Candidate
+    tradeoff : Tradeoff
+    cost_scale_usd : float
+        Cost in USD of one typical request on the most expensive reference; > 0. It makes λ
+        dimensionless, so that one artifact serves any price list.
+
+    Returns
+    -------
+    float
+        ``quality - λ · cost_usd / cost_scale_usd``; with an infinite λ, minus the relative cost alone.
+
+    References
+    ----------
+    The plug-in rule of CARROT (arXiv 2502.03261) and UniRoute (arXiv 2502.08773, section 4), with the cost
+    divided by a reference request's so that λ does not depend on the currency or the year.
+    """
+    relative_cost = candidate.cost_usd / cost_scale_usd
+    if math.isinf(tradeoff.cost_weight):
+        return -relative_cost
+    return candidate.quality - tradeoff.cost_weight * relative_cost
+
+
+def switch_bound(candidate: Candidate, default: Candidate, tradeoff: Tradeoff, cost_scale_usd: float) -> float:
+    """Lower bound of what leaving the default arm for `candidate` is worth, in units of quality.
+
+    Returns
+    -------
+    float
+        ``gain - z · gain_se - λ · (cost - default cost) / cost_scale_usd``; the switch is taken when it
+        is positive. With an infinite λ, the saving alone.
+    """
+    relative_saving = (default.cost_usd - candidate.cost_usd) / cost_scale_usd
+    if math.isinf(tradeoff.cost_weight):
+        return relative_saving
+    return candidate.gain - tradeoff.guard_z * candidate.gain_se + tradeoff.cost_weight * relative_saving
+
+
+def decide(
+    candidates: Sequence[Candidate],
+    *,
+    default_arm: str,
+    tradeoff: Tradeoff,
+    cost_scale_usd: float,
+    is_novel: bool = False,
+) -> Choice:
+    """Choose an arm.
+
+    The ranking is by utility, ties going to the cheaper arm and then to the name, so the order of
+    `candidates` never matters. Leaving the default arm needs a positive `switch_bound`; a novel prompt
+    keeps it.
+
+    Parameters
+    ----------
+    candidates : sequence of Candidate
+        At least one, names unique.
+    default_arm : str
+        The arm that answers when the router is not sure. It may be absent from `candidates` (filtered).
+    tradeoff : Tradeoff
+    cost_scale_usd : float
+        See `utility`; > 0.
+    is_novel : bool
+        The prompt lies beyond the artifact's novelty bound.
+
+    Returns
+    -------
+    Choice
+
+    Raises
+    ------
+    ValueError
+        `candidates` is empty.
+
+    Notes
+    -----
+    O(m log m) for m candidates.
+    """
+    if not candidates:
+        raise ValueError("decide() needs at least one candidate")
+    scored = sorted(
+        ((utility(c, tradeoff, cost_scale_usd), c) for c in candidates),
+        key=lambda pair: (-pair[0], pair[1].cost_usd, pair[1].arm),
+    )
+    chosen, reason = _choose([c for _, c in scored], default_arm, tradeoff, cost_scale_usd, is_novel)
+    ordered = [(u, c.arm) for u, c in scored if c.arm == chosen] + [(u, c.arm) for u, c in scored if c.arm != chosen]
+    return Choice(chosen, reason, tuple(a for _, a in ordered), tuple(u for u, _ in ordered))
+
+
+def _choose(
+    ranked: list[Candidate], default_arm: str, tradeoff: Tradeoff, cost_scale_usd: float, is_novel: bool
+) -> tuple[str, RouteReason]:
+    default = next((c for c in ranked if c.arm == default_arm), None)
+    if len(ranked) == 1:
+        is_default = default is not None
+        return ranked[0].arm, RouteReason.DEFAULT_BEST if is_default else RouteReason.ONLY_CANDIDATE
+    if default is None:
+        return ranked[0].arm, RouteReason.DEFAULT_FILTERED
+    if is_novel:
+        return default_arm, RouteReason.ABSTAINED_NOVEL
+    if ranked[0].arm == default_arm:
+        return default_arm, RouteReason.DEFAULT_BEST
+    for candidate in ranked:
+        if candidate.arm == default_arm:
+            break
+        if switch_bound(candidate, default, tradeoff, cost_scale_usd) > 0.0:
+            return candidate.arm, RouteReason.ROUTED
+    return default_arm, RouteReason.DEFAULT_KEPT

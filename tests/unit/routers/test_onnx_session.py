@@ -1,0 +1,124 @@
+"""Opening and running graphs, with and without CUDA."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from penstock_routers.errors import ArtifactError, EncoderError, MissingExtraError
+from penstock_routers.onnx_session import create_session
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+def _graph() -> bytes:
+    """``y = -x`` over vectors of two numbers."""
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "g", value[:1], value[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    return bytes(model.SerializeToString())
+
+
+class FakeRuntime:
+    """An ONNX Runtime whose CUDA provider is offered and then behaves as told."""
+
+    def __init__(self, *, cuda: str) -> None:
+        self.cuda = cuda
+        self.opened: list[list[str]] = []
+        self.SessionOptions = lambda: SimpleNamespace(add_session_config_entry=lambda key, value: None)
+
+    def get_available_providers(self) -> list[str]:
+        """CUDA first, as the GPU build says."""
+        return [CUDA, CPU]
+
+    def InferenceSession(self, model: bytes, *, sess_options: Any, providers: list[str]) -> Any:  # noqa: N802
+        """Open, fail, or silently open on the CPU alone."""
+        self.opened.append(providers)
+        if CUDA in providers and self.cuda == "raises":
+            raise RuntimeError("CUDA failure 35: driver too old\n stack trace line")
+        works = CUDA in providers and self.cuda == "works"
+        return SimpleNamespace(
+            get_providers=lambda: [CUDA, CPU] if works else [CPU],
+            get_inputs=lambda: [SimpleNamespace(name="x")],
+            get_outputs=lambda: [SimpleNamespace(name="y")],
+        )
+
+
+def test_session_on_the_cpu_runs_the_graph() -> None:
+    """An opened graph names its inputs and outputs and computes."""
+    session = create_session(_graph(), device="cpu")
+    (result,) = session.run({"x": np.array([1.0, -2.0], dtype=np.float32)})
+    assert (session.device, session.input_names, session.output_names) == ("cpu", ("x",), ("y",))
+    assert result.tolist() == [-1.0, 2.0]
+
+
+def test_session_fed_with_a_wrong_shape_raises_a_coded_error() -> None:
+    """The runtime's own exceptions never reach the caller."""
+    session = create_session(_graph(), device="cpu", error=EncoderError)
+    with pytest.raises(EncoderError) as caught:
+        session.run({"x": np.zeros((3, 3), dtype=np.float32)})
+    assert caught.value.code == "onnx_run_failed"
+
+
+def test_session_of_an_invalid_graph_raises_a_coded_error() -> None:
+    """A graph that passes the guard and that the runtime cannot open is refused with one line."""
+    content = _graph().replace(b"Neg", b"Nag")
+    with pytest.raises(ArtifactError) as caught:
+        create_session(content, device="cpu")
+    assert caught.value.code == "onnx_load_failed"
+    assert "\n" not in caught.value.message
+
+
+def test_session_checks_the_graph_before_the_runtime_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guard runs first: a damaged file never reaches the runtime."""
+    runtime = FakeRuntime(cuda="works")
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    with pytest.raises(ArtifactError) as caught:
+        create_session(b"damaged", device="auto")
+    assert (caught.value.code, runtime.opened) == ("graph_damaged", [])
+
+
+def test_session_without_onnxruntime_names_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A missing runtime is an error that says what to install."""
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'penstock\[cpu\]'"):
+        create_session(_graph())
+
+
+def test_session_auto_with_working_cuda_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA is taken when it works, without a warning."""
+    monkeypatch.setitem(sys.modules, "onnxruntime", FakeRuntime(cuda="works"))
+    session = create_session(_graph(), device="auto")
+    assert (session.device, session.fallback_reason) == ("cuda", None)
+
+
+@pytest.mark.parametrize(("behaviour", "reason"), [("raises", "driver too old"), ("ignored", "initialised")])
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_session_with_failing_cuda_falls_back_to_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, behaviour: str, reason: str, device: Any
+) -> None:
+    """A CUDA provider that fails, loudly or silently, costs a warning and nothing else."""
+    monkeypatch.setitem(sys.modules, "onnxruntime", FakeRuntime(cuda=behaviour))
+    with caplog.at_level(logging.WARNING, "penstock_routers"):
+        session = create_session(_graph(), device=device)
+    assert session.device == "cpu"
+    assert session.fallback_reason is not None
+    assert reason in session.fallback_reason
+    assert "stack trace" not in session.fallback_reason
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_session_cuda_with_a_cpu_build_falls_back_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asking for CUDA where the build has none is answered on the CPU and explained; ``auto`` needs no reason."""
+    runtime = FakeRuntime(cuda="works")
+    monkeypatch.setattr(runtime, "get_available_providers", lambda: [CPU])
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    assert "no CUDA provider" in str(create_session(_graph(), device="cuda").fallback_reason)
+    assert create_session(_graph(), device="auto").fallback_reason is None
