@@ -1,0 +1,341 @@
+"""What an evaluation measures: operating points, curves, constant arms, each with its bootstrap.
+
+Owns the measurements behind `penstock_training.evaluation.evaluate`, which prepares the prompts and puts the report
+together. Must not read files or decide what is reported. Read `Trial` first, then `measure_point`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock_routers.policy import Tradeoff
+from penstock_training.baselines import ArmMeans, hull_quality, mixing_quality, oracle_choices, same_shares_quality
+from penstock_training.decisions import EstimateArrays, RowDecisions, decide_rows
+from penstock_training.evaluation_report import (
+    ArmResult,
+    CurvePoint,
+    CurveSummary,
+    OperatingPointResult,
+    PolicyResult,
+    SliceResult,
+)
+from penstock_training.intervals import GroupBootstrap, Interval, discordant_pairs, group_weights
+from penstock_training.metrics import (
+    average_improvement,
+    brier_score,
+    calibration_bins,
+    concave_hull,
+    envelope_area,
+    expected_calibration_error,
+    quality_neutral_cost,
+    upper_envelope,
+)
+from penstock_training.outcomes import OutcomeMatrix
+
+FloatMatrix = NDArray[np.float64]
+
+SLICE_MINIMUM: Final = 30  # smaller slices have intervals wider than ±0.18 and only invite stories
+_REST: Final = " smaller ones"
+_PRICE_ONLY_WEIGHTS: Final = (0.0, *(float(w) for w in np.geomspace(1e-2, 3e1, 22)), math.inf)
+ORACLE_NOTE: Final = "reads the scores; inflated by luck, no router can reach it"
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Prompts and arms under evaluation, and the setting that all decisions share.
+
+    Attributes
+    ----------
+    matrix : OutcomeMatrix
+    estimates : EstimateArrays
+        Same prompts as `matrix`, arms in the order of the columns below.
+    score, cost_usd : ndarray of float64, shape (n, m), finite
+    cost_scale_usd, novelty_max : float
+    resamples, seed : int
+    """
+
+    matrix: OutcomeMatrix
+    estimates: EstimateArrays
+    score: FloatMatrix
+    cost_usd: FloatMatrix
+    cost_scale_usd: float
+    novelty_max: float
+    resamples: int
+    seed: int
+
+    @property
+    def default(self) -> int:
+        """Index of the default arm."""
+        return self.estimates.arms.index(self.estimates.reference_arm)
+
+    def decide(self, tradeoff: Tradeoff, *, is_guarded: bool = True) -> RowDecisions:
+        """Decide for every prompt; without guard, novel prompts are routed too."""
+        novelty_max = self.novelty_max if is_guarded else math.inf
+        return decide_rows(self.estimates, tradeoff, cost_scale_usd=self.cost_scale_usd, novelty_max=novelty_max)
+
+    def columns(self, chosen: NDArray[np.int64]) -> FloatMatrix:
+        """Look up score and cost of the chosen arms, (n, 2)."""
+        rows = np.arange(chosen.size)
+        return np.column_stack([self.score[rows, chosen], self.cost_usd[rows, chosen]])
+
+    def bootstrap(self, columns: FloatMatrix, rows: NDArray[np.bool_] | slice = slice(None)) -> GroupBootstrap:
+        """Resample columns (n, k) of all or some prompts by question group."""
+        return GroupBootstrap(columns[rows], self.matrix.groups[rows], resamples=self.resamples, seed=self.seed)
+
+
+# ------------------------------------------------------------------------------------------------ operating points
+
+
+def price_only_columns(trial: Trial, means: ArmMeans) -> tuple[FloatMatrix, FloatMatrix]:
+    """Score and cost of the router's rule when it knows prices and lengths but only each arm's mean quality.
+
+    Parameters
+    ----------
+    trial : Trial
+    means : ArmMeans
+        Of these very prompts, which favours this baseline.
+
+    Returns
+    -------
+    (ndarray, ndarray), each of shape (n, s)
+        One column per weight of cost. A dear arm is tried where the request is short: a saving that needs no knowledge
+        about which arm answers what.
+    """
+    shape = trial.score.shape
+    quality = np.broadcast_to(means.score, shape)
+    flat = replace(
+        trial.estimates, quality=quality, gain=quality - quality[:, [trial.default]], gain_se=np.zeros(shape)
+    )
+    blind = replace(trial, estimates=flat)
+    tradeoffs = [Tradeoff(f"{weight:g}", weight, 0.0) for weight in _PRICE_ONLY_WEIGHTS]
+    columns = [trial.columns(blind.decide(tradeoff, is_guarded=False).chosen) for tradeoff in tradeoffs]
+    return np.column_stack([c[:, 0] for c in columns]), np.column_stack([c[:, 1] for c in columns])
+
+
+def measure_point(
+    trial: Trial, tradeoff: Tradeoff, means: ArmMeans, price_only: tuple[FloatMatrix, FloatMatrix]
+) -> OperatingPointResult:
+    """Measure the router at one setting, against every baseline at the same mean cost."""
+    decisions = trial.decide(tradeoff)
+    m = len(trial.estimates.arms)
+    shares = decisions.arm_shares(m)
+    routed = trial.columns(decisions.chosen)
+    is_chosen = np.eye(m)[decisions.chosen]
+    bootstrap = trial.bootstrap(np.hstack([routed, trial.score, trial.cost_usd, is_chosen, *price_only]))
+    blind = 2 + 3 * m  # first of the price-only columns
+    settings = price_only[0].shape[1]
+    cheapest, best = means.cheapest, means.best
+
+    def compare(means: NDArray[np.float64]) -> list[float]:
+        quality, cost = float(means[0]), float(means[1])
+        arms = ArmMeans(means[2 : 2 + m], means[2 + m : 2 + 2 * m])
+        return [
+            quality,
+            cost,
+            cost / float(arms.cost_usd[best]),
+            quality / float(arms.score[best]),
+            quality - float(arms.score[cheapest]),
+            quality - float(arms.score[best]),
+            quality - hull_quality(arms, cost),
+            quality - mixing_quality(arms, cost, cheapest=cheapest, best=best),
+            quality - same_shares_quality(arms, means[2 + 2 * m : blind]),
+            quality - hull_quality(_with_price_only(arms, means[blind:], settings), cost),
+        ]
+
+    found = bootstrap.intervals(compare)
+    return OperatingPointResult(
+        name=tradeoff.name,
+        cost_weight=tradeoff.cost_weight,
+        guard_z=tradeoff.guard_z,
+        quality=found[0],
+        cost_usd=found[1],
+        relative_cost=found[2],
+        share_of_best=found[3],
+        over_cheapest=found[4],
+        over_best=found[5],
+        over_hull=found[6],
+        over_mixing=found[7],
+        over_same_shares=found[8],
+        over_price_only=found[9],
+        arm_shares={arm: float(share) for arm, share in zip(trial.estimates.arms, shares, strict=True)},
+        reason_shares=decisions.reason_shares(),
+        against_default=discordant_pairs(routed[:, 0], trial.score[:, trial.default]),
+        by_category=_slices(trial, decisions, trial.matrix.categories),
+        by_source=_slices(trial, decisions, trial.matrix.sources),
+    )
+
+
+def _with_price_only(arms: ArmMeans, blind: NDArray[np.float64], settings: int) -> ArmMeans:
+    """Add the price-only points to the constant arms, so that their hull is never below the constant hull."""
+    return ArmMeans(np.append(arms.score, blind[:settings]), np.append(arms.cost_usd, blind[settings:]))
+
+
+def _slices(trial: Trial, decisions: RowDecisions, labels: Sequence[str]) -> tuple[SliceResult, ...]:
+    """Results per label, largest first; labels with few prompts are put together, at the end."""
+    names, inverse, counts = np.unique(np.asarray(labels, dtype=object), return_inverse=True, return_counts=True)
+    is_small = counts < SLICE_MINIMUM
+    if is_small.sum() > 1:
+        inverse = np.where(is_small[inverse], names.size, inverse)
+        names = np.append(names, f"{int(is_small.sum())}{_REST}")
+    results = [_slice(trial, decisions, str(names[i]) or "(none)", inverse == i) for i in np.unique(inverse)]
+    return tuple(sorted(results, key=lambda part: (part.name.endswith(_REST), -part.prompts, part.name)))
+
+
+def _slice(trial: Trial, decisions: RowDecisions, name: str, rows: NDArray[np.bool_]) -> SliceResult:
+    routed = trial.columns(decisions.chosen)
+    default = np.column_stack([trial.score[:, trial.default], trial.cost_usd[:, trial.default]])
+    bootstrap = trial.bootstrap(np.hstack([routed, default]), rows)
+    quality, cost, default_quality, default_cost = (float(value) for value in bootstrap.means)
+    shares = np.bincount(decisions.chosen[rows], minlength=len(trial.estimates.arms)) / rows.sum()
+    return SliceResult(
+        name=name,
+        prompts=int(rows.sum()),
+        quality=quality,
+        default_quality=default_quality,
+        over_default=bootstrap.interval(lambda means: float(means[0] - means[2])),
+        relative_cost=cost / default_cost if default_cost > 0 else math.nan,
+        arm_shares={arm: float(share) for arm, share in zip(trial.estimates.arms, shares, strict=True)},
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------- curves
+
+
+def measure_curve(
+    trial: Trial,
+    sweep: Sequence[Tradeoff],
+    means: ArmMeans,
+    price_only: tuple[FloatMatrix, FloatMatrix],
+    *,
+    is_guarded: bool,
+) -> tuple[tuple[CurvePoint, ...], CurveSummary]:
+    """Measure the router over a sweep of the weight of cost."""
+    chosen = [trial.decide(tradeoff, is_guarded=is_guarded).chosen for tradeoff in sweep]
+    columns = np.stack([trial.columns(c) for c in chosen], axis=2)  # (n, 2, s)
+    s, m = len(sweep), len(trial.estimates.arms)
+    bootstrap = trial.bootstrap(np.hstack([columns[:, 0], columns[:, 1], trial.score, trial.cost_usd, *price_only]))
+    qualities = bootstrap.intervals(lambda values: [float(v) for v in values[:s]])
+    points = tuple(
+        CurvePoint(tradeoff.cost_weight, quality, float(cost))
+        for tradeoff, quality, cost in zip(sweep, qualities, bootstrap.means[s : 2 * s], strict=True)
+    )
+
+    def summarise(values: NDArray[np.float64]) -> list[float]:
+        arms = ArmMeans(values[2 * s : 2 * s + m], values[2 * s + m : 2 * s + 2 * m])
+        blind = _with_price_only(arms, values[2 * s + 2 * m :], price_only[0].shape[1])
+        return _curve_numbers(ArmMeans(values[:s], values[s : 2 * s]), arms, blind, means)
+
+    return points, CurveSummary(*bootstrap.intervals(summarise))
+
+
+def measure_price_only_curve(trial: Trial, price_only: tuple[FloatMatrix, FloatMatrix]) -> tuple[CurvePoint, ...]:
+    """Measure the points of `price_only_columns`."""
+    bootstrap = trial.bootstrap(price_only[0])
+    qualities = bootstrap.intervals(lambda means: [float(value) for value in means])
+    costs = price_only[1].mean(axis=0)
+    return tuple(
+        CurvePoint(weight, quality, float(cost))
+        for weight, quality, cost in zip(_PRICE_ONLY_WEIGHTS, qualities, costs, strict=True)
+    )
+
+
+def _curve_numbers(router: ArmMeans, arms: ArmMeans, blind: ArmMeans, fixed: ArmMeans) -> list[float]:
+    """Compute the numbers of a `CurveSummary`; which arm is cheapest and best is fixed by the data as they are."""
+    low, high = float(arms.cost_usd[fixed.cheapest]), float(arms.cost_usd[fixed.best])
+    best_quality = float(arms.score[fixed.best])
+    area = hull_area = constants = price_only = math.nan
+    if low < high:
+        # Below its cheapest point a router falls back on the cheapest arm, which it could always be set to.
+        cost, quality = np.append(router.cost_usd, low), np.append(router.score, arms.score[fixed.cheapest])
+        area = envelope_area(upper_envelope(cost, quality), low, high)
+        hull_area = average_improvement(cost, quality, low, high)
+        constants = average_improvement(arms.cost_usd, arms.score, low, high)
+        price_only = average_improvement(blind.cost_usd, blind.score, low, high)
+    envelope = upper_envelope(router.cost_usd, router.score)
+    neutral = [quality_neutral_cost(envelope, best_quality, high, share) for share in (0.95, 0.99, 1.0)]
+    return [area, hull_area, hull_area - constants, hull_area - price_only, *neutral]
+
+
+def measure_constants(
+    trial: Trial, means: ArmMeans, price_only: tuple[FloatMatrix, FloatMatrix]
+) -> tuple[tuple[ArmResult, ...], tuple[PolicyResult, ...], tuple[CurvePoint, ...], CurveSummary]:
+    """Measure each arm used for everything, the fixed baselines, the constant hull's corners and its numbers."""
+    arms, m = trial.estimates.arms, len(trial.estimates.arms)
+    oracle = trial.columns(oracle_choices(trial.score, trial.cost_usd))
+    bootstrap = trial.bootstrap(np.hstack([trial.score, trial.cost_usd, oracle, *price_only]))
+    found = bootstrap.intervals(lambda values: [float(v) for v in values[: 2 * m + 2]])
+    results = tuple(_arm_result(trial, i, found[i], found[m + i]) for i in range(m))
+    cheapest, best = means.cheapest, means.best
+    baselines = (
+        PolicyResult("always-cheapest", found[cheapest], found[m + cheapest], arms[cheapest]),
+        PolicyResult("always-best", found[best], found[m + best], arms[best]),
+        PolicyResult("oracle", found[2 * m], found[2 * m + 1], ORACLE_NOTE),
+    )
+    hull = concave_hull(means.cost_usd, means.score)
+    corners = [
+        int(np.flatnonzero(means.cost_usd == cost)[means.score[means.cost_usd == cost].argmax()]) for cost in hull.cost
+    ]
+    points = tuple(CurvePoint(math.nan, found[i], float(means.cost_usd[i])) for i in corners)
+
+    def summarise(values: NDArray[np.float64]) -> list[float]:
+        drawn = ArmMeans(values[:m], values[m : 2 * m])
+        blind = _with_price_only(drawn, values[2 * m + 2 :], price_only[0].shape[1])
+        return _curve_numbers(drawn, drawn, blind, means)
+
+    return results, baselines, points, CurveSummary(*bootstrap.intervals(summarise))
+
+
+def _arm_result(trial: Trial, arm: int, quality: Interval, cost_usd: Interval) -> ArmResult:
+    predicted, observed = trial.estimates.quality[:, arm], trial.score[:, arm]
+    actual_cost = float(trial.cost_usd[:, arm].mean())
+    return ArmResult(
+        arm=trial.estimates.arms[arm],
+        quality=quality,
+        cost_usd=cost_usd,
+        predicted_cost_ratio=float(trial.estimates.cost_usd[:, arm].mean()) / actual_cost
+        if actual_cost > 0
+        else math.nan,
+        calibration_error=expected_calibration_error(predicted, observed),
+        brier=brier_score(predicted, observed),
+        brier_constant=float(observed.var()),
+        bins=calibration_bins(predicted, observed),
+    )
+
+
+def measure_gap_recovered(trial: Trial, means: ArmMeans) -> Interval:
+    """Measure APGR when prompts are ordered by the predicted gain of the best over the cheapest arm.
+
+    Notes
+    -----
+    Sending prompts to the best arm in falling order of gain g, with u the score difference of the two arms:
+    ``APGR = Σ_i u_i · (share of prompts after i, ties and itself by half) / Σ_i u_i``, which is the exact area of
+    `penstock_training.metrics.average_gap_recovered` when all thresholds are visited.
+    """
+    cheapest, best = means.cheapest, means.best
+    gain = trial.estimates.gain[:, best] - trial.estimates.gain[:, cheapest]
+    _, rank = np.unique(-gain, return_inverse=True)
+    order = np.argsort(rank, kind="stable")
+    starts = np.flatnonzero(np.diff(rank[order], prepend=-1))
+    difference = (trial.score[:, best] - trial.score[:, cheapest])[order]
+    _, group = np.unique(trial.matrix.groups, return_inverse=True)
+    group = group[order]
+
+    def recovered(weights: NDArray[np.float64]) -> float:
+        mass = np.add.reduceat(weights, starts)
+        won = np.add.reduceat(weights * difference, starts)
+        after = mass.sum() - np.cumsum(mass) + mass / 2.0
+        return float(won @ after / (won.sum() * mass.sum())) if won.sum() > 0 else math.nan
+
+    value = recovered(np.ones(difference.size))
+    count = int(group.max()) + 1
+    blocks = group_weights(count, min(trial.resamples, 400), trial.seed)
+    drawn = np.array([recovered(row[group]) for block in blocks for row in block])
+    usable = drawn[np.isfinite(drawn)]
+    low, high = np.quantile(usable, (0.025, 0.975)) if usable.size else (math.nan, math.nan)
+    return Interval(value, float(low), float(high))

@@ -1,0 +1,216 @@
+"""A router from a user's own outcome files: arms keep their own names and prices.
+
+Owns that path only; the steps are those of `penstock_training.fit.fit_router`. Read `fit_outcomes`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+
+from penstock_routers.artifact import RouterArtifact
+from penstock_routers.encoder import PromptEncoder
+from penstock_routers.manifest import SourceEntry
+from penstock_training.card import CardArm, CardReport, CardSource, write_card
+from penstock_training.default_router import evaluate_on
+from penstock_training.errors import TrainingError
+from penstock_training.evaluation_report import EvaluationReport
+from penstock_training.fit import (
+    ASSUMED_OUTPUT_TOKENS,
+    Corpus,
+    FitOptions,
+    FittedRouter,
+    Progress,
+    feature_matrix,
+    fit_router,
+    single_threaded,
+)
+from penstock_training.outcomes import OutcomeMatrix, load_outcomes
+from penstock_training.pack import Provenance, make_manifest, write_artifact
+from penstock_training.splits import leave_source_out, source_overlaps
+from penstock_training.tiers import recover_price
+from penstock_training.vectors import encode_prompts, encoder_reference
+
+_SUMMARY: Final = "Fitted on outcomes of your own. It knows the arms by the names that the outcome files give them."
+_USAGE: Final = (
+    "Name this folder in the settings under `routing.artifact`, and name each deployment, or its `arm`, like "
+    "the arms above. "
+    "`penstock-train predict --artifact FOLDER` shows single decisions."
+)
+_UNSTATED: Final = "not stated"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFit:
+    """What `fit_outcomes` made."""
+
+    artifact: RouterArtifact
+    fitted: FittedRouter
+    held_out: EvaluationReport
+    left_out: dict[str, EvaluationReport]
+
+
+def fit_outcomes(
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    encoder_folder: Path,
+    reference_arm: str | None,
+    prices: Mapping[str, tuple[float, float]],
+    on_bad_rows: Literal["refuse", "skip"],
+    options: FitOptions,
+    progress: Progress,
+) -> OwnFit:
+    """Fit, evaluate and write an artifact from outcome files.
+
+    Parameters
+    ----------
+    paths : sequence of Path
+        Parquet or JSONL, see ``docs/outcomes.md``.
+    out : Path
+        Artifact folder to write.
+    encoder_folder : Path
+    reference_arm : str or None
+        The default arm; None takes the dearest.
+    prices : mapping of str to (float, float)
+        USD per million input and output tokens, in place of those that the files' costs imply.
+    on_bad_rows : {"refuse", "skip"}
+    options : FitOptions
+    progress : callable
+
+    Returns
+    -------
+    OwnFit
+
+    Raises
+    ------
+    OutcomeError
+        The files are refused.
+    TrainingError
+        ``too_few_arms``, ``no_prices``, or what fitting raises.
+    """
+    encoder = PromptEncoder.load(encoder_folder)
+    matrix = load_outcomes(list(paths), on_bad_rows=on_bad_rows).matrix()
+    if len(matrix.arms) < 2:
+        raise TrainingError("the outcomes name one arm only; there is nothing to choose", code="too_few_arms")
+    corpus = _corpus(matrix, encoder, prices, progress)
+    with single_threaded():
+        return _fit_corpus(corpus, encoder, out, reference_arm or dearest_arm(corpus.prices), options, progress)
+
+
+def _corpus(
+    matrix: OutcomeMatrix, encoder: PromptEncoder, prices: Mapping[str, tuple[float, float]], progress: Progress
+) -> Corpus:
+    """Add vectors, features and prices; every answer counts as free-form, since nothing tells them apart."""
+    vectors = encode_prompts(encoder, matrix.prompts, lambda done, total: progress("encoding", done, total))
+    is_free_form = np.ones(len(matrix.prompts), dtype=bool)
+    corpus = Corpus(matrix, vectors, feature_matrix(matrix.prompts), is_free_form, {})
+    return replace(corpus, prices=arm_prices(corpus, prices))
+
+
+def _fit_corpus(
+    corpus: Corpus, encoder: PromptEncoder, out: Path, reference: str, options: FitOptions, progress: Progress
+) -> OwnFit:
+    matrix = corpus.matrix
+    fitted = fit_router(corpus, reference_arm=reference, options=options, progress=progress)
+    held_out = evaluate_on(fitted, corpus.rows(fitted.split["test"]), "held-out prompts", options)
+    left_out = _leave_sources_out(corpus, reference, options, progress)
+    sources = _sources(matrix)
+    provenance = Provenance(encoder_reference(encoder), matrix.digest, sources, (), {}, {}, options.seed)
+    manifest = make_manifest(fitted, corpus, provenance, held_out=held_out, left_out=left_out)
+    artifact = write_artifact(out, manifest, fitted.graph)
+    write_card(out, _card(out.name, artifact, corpus, sources, held_out, left_out))
+    return OwnFit(artifact, fitted, held_out, left_out)
+
+
+def arm_prices(corpus: Corpus, given: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """Price every arm: as given, or as the costs in the outcomes imply.
+
+    Raises
+    ------
+    TrainingError
+        ``no_prices``: an arm has neither; ``unknown_arm``: a price for an arm without outcomes.
+    """
+    matrix = corpus.matrix
+    unknown = sorted(set(given) - set(matrix.arms))
+    if unknown:
+        raise TrainingError(f"prices name arms without outcomes: {', '.join(unknown)}", code="unknown_arm")
+    lengths = corpus.input_tokens
+    found, missing = dict(given), []
+    for index, arm in enumerate(matrix.arms):
+        if arm in found:
+            continue
+        sent = np.where(np.isfinite(matrix.input_tokens[:, index]), matrix.input_tokens[:, index], lengths)
+        written = np.nan_to_num(matrix.output_tokens[:, index].astype(np.float64), nan=ASSUMED_OUTPUT_TOKENS)
+        price = recover_price(sent.astype(np.float64), written, matrix.cost_usd[:, index].astype(np.float64))
+        if math.isnan(price[0]):
+            missing.append(arm)
+        found[arm] = price
+    if missing:
+        raise TrainingError(
+            f"no cost_usd in the outcomes and no price given for: {', '.join(missing)}; use --prices", code="no_prices"
+        )
+    return {arm: found[arm] for arm in matrix.arms}
+
+
+def dearest_arm(prices: Mapping[str, tuple[float, float]]) -> str:
+    """Name the arm with the highest blended price (three input tokens to one output token), the first of equals."""
+    return max(prices, key=lambda arm: 3.0 * prices[arm][0] + prices[arm][1])
+
+
+def _leave_sources_out(
+    corpus: Corpus, reference: str, options: FitOptions, progress: Progress
+) -> dict[str, EvaluationReport]:
+    """Per source, as far as the others suffice; nothing when there is only one."""
+    names = sorted(set(corpus.matrix.sources))
+    reports: dict[str, EvaluationReport] = {}
+    for done, source in enumerate(names if len(names) > 1 else ()):
+        progress("sources left out", done, len(names))
+        train, test = leave_source_out(corpus.matrix, source)
+        try:
+            fitted = fit_router(corpus.rows(train), reference_arm=reference, options=options, progress=lambda *_: None)
+            reports[source] = evaluate_on(fitted, corpus.rows(test), f"all of {source}, fitted without it", options)
+        except TrainingError as error:
+            if error.code not in ("too_few_prompts", "outcome_no_complete_row", "outcome_arm_unknown"):
+                raise
+    return reports
+
+
+def _sources(matrix: OutcomeMatrix) -> tuple[SourceEntry, ...]:
+    names = np.asarray(matrix.sources, dtype=object)
+    entries = []
+    for name in sorted(set(matrix.sources)):
+        rows = np.flatnonzero(names == name)
+        entries.append(SourceEntry(name, _UNSTATED, int(rows.size), int(np.isfinite(matrix.score[rows]).sum())))
+    return tuple(entries)
+
+
+def _card(
+    name: str,
+    artifact: RouterArtifact,
+    corpus: Corpus,
+    sources: tuple[SourceEntry, ...],
+    held_out: EvaluationReport,
+    left_out: dict[str, EvaluationReport],
+) -> CardReport:
+    manifest = artifact.manifest
+    return CardReport(
+        title=name,
+        summary=_SUMMARY,
+        artifact_id=artifact.id,
+        family=manifest.family,
+        encoder=manifest.encoder.id,
+        size_bytes=manifest.graph_bytes,
+        default_arm=manifest.reference_arm,
+        sources=[CardSource(s.name or "(no source)", s.licence, s.prompts, s.outcomes) for s in sources],
+        arms=[CardArm(entry.name, *corpus.prices[entry.name], entry.mean_score) for entry in manifest.arm_entries],
+        held_out=held_out,
+        left_out=left_out,
+        overlaps=source_overlaps(corpus.matrix.sources, corpus.matrix.groups),
+        usage=_USAGE,
+    )

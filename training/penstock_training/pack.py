@@ -1,0 +1,271 @@
+"""From a fitted router to an artifact folder.
+
+Owns the manifest's content and the writing. Nothing that goes into the hash depends on the date, the machine's name or
+the card. Read `make_manifest`, then `write_artifact`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock_routers.artifact import RouterArtifact
+from penstock_routers.features import FEATURE_NAMES
+from penstock_routers.manifest import (
+    GRAPH_FILE,
+    MANIFEST_FILE,
+    SCHEMA_VERSION,
+    ArmEntry,
+    Calibration,
+    EncoderReference,
+    GoldenBatch,
+    Guard,
+    Manifest,
+    OperatingPoint,
+    SourceEntry,
+    Split,
+    TrainingData,
+    artifact_id,
+    encode_manifest,
+)
+from penstock_training.categories import CATEGORIES
+from penstock_training.evaluation_report import EvaluationReport
+from penstock_training.export import OUTPUT_NAMES, input_specs, output_specs, run_graph
+from penstock_training.fit import NOVELTY_QUANTILE, Corpus, FittedRouter
+from penstock_training.knn import KnnEstimator
+
+CATEGORY_PROBABILITY_MIN: Final = 0.5
+GOLDEN_ROWS: Final = 4
+GOLDEN_TOLERANCE: Final = 1e-3  # other processors add in another order; a wrong graph is off by far more
+_VERSIONED: Final = ("penstock", "numpy", "onnx", "onnxruntime", "scikit-learn")
+_NOVELTY: Final = (
+    "1 - max over prototypes of (cosine similarity of prompt vector and centroid - half the novelty weight times the "
+    "squared distance of the standardised, clipped features)"
+)
+_CALIBRATION: Final = (
+    "logistic on the logit of the anchor arm's kernel mean; every other arm is the anchor plus a linear "
+    "function of its "
+    "kernel mean of paired differences; fitted on prompts that made no prototype"
+)
+_SPLIT: Final = "by question group (normalised text), seeded shuffle of groups"
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a router comes from, for its manifest.
+
+    Attributes
+    ----------
+    encoder : EncoderReference
+    digest : str
+        SHA-256 of the outcome table's content.
+    sources : sequence of SourceEntry
+    notes : sequence of str
+        What was done to the outcomes before fitting.
+    tiers : mapping of str to str
+        Tier of an arm, where it has one.
+    members : mapping of str to tuple of str
+        Models behind an arm; an arm that is missing stands for itself.
+    seed : int
+    """
+
+    encoder: EncoderReference
+    digest: str
+    sources: Sequence[SourceEntry]
+    notes: Sequence[str]
+    tiers: Mapping[str, str]
+    members: Mapping[str, tuple[str, ...]]
+    seed: int
+
+
+def make_manifest(
+    fitted: FittedRouter,
+    corpus: Corpus,
+    provenance: Provenance,
+    *,
+    held_out: EvaluationReport,
+    left_out: Mapping[str, EvaluationReport],
+) -> Manifest:
+    """Write down everything about a router.
+
+    Parameters
+    ----------
+    fitted : FittedRouter
+    corpus : Corpus
+        What it was fitted on, all parts of the split.
+    provenance : Provenance
+    held_out : EvaluationReport
+        On the test part.
+    left_out : mapping of str to EvaluationReport
+        Per source, on a router fitted without it.
+
+    Returns
+    -------
+    Manifest
+        Complete, with its id.
+    """
+    estimator = fitted.estimator
+    draft = Manifest(
+        id="",
+        schema_version=SCHEMA_VERSION,
+        family="knn",
+        encoder=provenance.encoder,
+        feature_names=FEATURE_NAMES,
+        arms=corpus.matrix.arms,
+        arm_entries=_arm_entries(fitted, corpus, provenance),
+        reference_arm=fitted.reference_arm,
+        reference_input_tokens=fitted.reference_input_tokens,
+        reference_output_tokens=fitted.reference_output_tokens,
+        inputs=input_specs(estimator.prototypes.centroids.shape[1]),
+        outputs=output_specs(len(corpus.matrix.arms), len(CATEGORIES)),
+        categories=CATEGORIES,
+        category_probability_min=CATEGORY_PROBABILITY_MIN,
+        calibration=_calibration(estimator, corpus.matrix.arms, fitted.split["calibration"].size),
+        guard=Guard(fitted.knob.guard_z, fitted.novelty_max, NOVELTY_QUANTILE, _NOVELTY),
+        operating_points=tuple(
+            OperatingPoint(
+                t.name,
+                t.cost_weight if np.isfinite(t.cost_weight) else None,
+                t.guard_z,
+                fitted.validation[t.name],
+                fitted.test[t.name],
+            )
+            for t in fitted.knob.tradeoffs
+        ),
+        frontier=fitted.knob.frontier,
+        hyperparameters={name: float(value) for name, value in asdict(estimator.settings).items()},
+        training=TrainingData(
+            digest=provenance.digest,
+            prompts=len(corpus.matrix.prompts),
+            outcomes=int(np.isfinite(corpus.matrix.score).sum()),
+            sources=tuple(provenance.sources),
+            notes=tuple(provenance.notes),
+        ),
+        split=Split(
+            _SPLIT,
+            provenance.seed,
+            {name: round(rows.size / len(corpus.matrix.prompts), 4) for name, rows in fitted.split.items()},
+            {name: int(rows.size) for name, rows in fitted.split.items()},
+        ),
+        metrics=_metrics(held_out, left_out),
+        versions={name: importlib.metadata.version(name) for name in _VERSIONED},
+        parent=None,
+        graph_sha256=hashlib.sha256(fitted.graph).hexdigest(),
+        graph_bytes=len(fitted.graph),
+        golden=make_golden(estimator, fitted.graph, corpus.matrix.arms.index(fitted.reference_arm), provenance.seed),
+    )
+    return msgspec.structs.replace(draft, id=artifact_id(draft, fitted.graph))
+
+
+def write_artifact(folder: Path, manifest: Manifest, graph: bytes) -> RouterArtifact:
+    """Write the two hashed files and open them again as serving does.
+
+    Parameters
+    ----------
+    folder : Path
+        Made when missing. The graph is written first and the manifest last, each under a temporary name.
+    manifest : Manifest
+    graph : bytes
+
+    Returns
+    -------
+    RouterArtifact
+
+    Raises
+    ------
+    ArtifactError
+        Serving would refuse it.
+    OSError
+        The folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in ((GRAPH_FILE, graph), (MANIFEST_FILE, encode_manifest(manifest))):
+        temporary = folder / f".{name}.new"
+        temporary.write_bytes(content)
+        temporary.replace(folder / name)
+    return RouterArtifact.load(folder, encoder_id=manifest.encoder.id)
+
+
+def make_golden(estimator: KnnEstimator, graph: bytes, reference: int, seed: int) -> GoldenBatch:
+    """Make a golden batch from blends of centroids, so that no prompt's vector is published.
+
+    Notes
+    -----
+    Each row is the unit vector between three random centroids, with the mean of their features; the expected outputs
+    are those of the graph where it was made.
+    """
+    random = np.random.default_rng(seed)
+    places = estimator.prototypes
+    chosen = random.integers(0, places.centroids.shape[0], size=(GOLDEN_ROWS, 3))
+    vectors = places.centroids[chosen].mean(axis=1)
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    features = places.feature_centroids[chosen].mean(axis=1) * places.feature_scale + places.feature_mean
+    features = features.astype(np.float32)
+    found = run_graph(graph, vectors, features, reference)
+    outputs = {name: getattr(found, name).reshape(GOLDEN_ROWS, -1) for name in OUTPUT_NAMES}
+    return GoldenBatch(
+        reference_arm=reference,
+        prompt_vectors=_rows(vectors),
+        features=_rows(features),
+        outputs={name: _rows(np.round(values.astype(np.float64), 6)) for name, values in outputs.items()},
+        tolerance=GOLDEN_TOLERANCE,
+    )
+
+
+def _rows(values: NDArray[np.floating]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(value) for value in row) for row in values)
+
+
+def _arm_entries(fitted: FittedRouter, corpus: Corpus, provenance: Provenance) -> tuple[ArmEntry, ...]:
+    train = corpus.matrix.rows(fitted.split["train"])
+    entries = []
+    for index, arm in enumerate(train.arms):
+        scores = train.score[:, index][np.isfinite(train.score[:, index])]
+        entries.append(
+            ArmEntry(
+                name=arm,
+                tier=provenance.tiers.get(arm),
+                price_usd_per_million_input_tokens=float(corpus.prices[arm][0]),
+                price_usd_per_million_output_tokens=float(corpus.prices[arm][1]),
+                members=provenance.members.get(arm, (arm,)),
+                prompts=int(scores.size),
+                mean_score=round(float(scores.mean(dtype=np.float64)), 4) if scores.size else 0.0,
+                mean_output_tokens=round(float(fitted.estimator.priors.output_tokens[index]), 1),
+            )
+        )
+    return tuple(entries)
+
+
+def _calibration(estimator: KnnEstimator, arms: Sequence[str], rows: int) -> Calibration:
+    found = estimator.calibration
+    parameters = {
+        arm: [float(found.gain_slope[index]), float(found.gain_intercept[index])] for index, arm in enumerate(arms)
+    }
+    parameters[arms[found.anchor]] = [found.anchor_slope, found.anchor_intercept]
+    parameters = {arm: [round(value, 9) for value in pair] for arm, pair in parameters.items()}
+    fingerprint = hashlib.sha256(msgspec.json.encode([arms[found.anchor], parameters], order="sorted")).hexdigest()
+    return Calibration(f"anchored-{fingerprint[:12]}", _CALIBRATION, int(rows), parameters)
+
+
+def _metrics(held_out: EvaluationReport, left_out: Mapping[str, EvaluationReport]) -> dict[str, list[float]]:
+    """The numbers that a reader of a manifest looks for, as value, low, high."""
+    metrics: dict[str, list[float]] = {}
+    for name, report in {"held_out": held_out, **{f"without_{k}": v for k, v in left_out.items()}}.items():
+        for point in report.points:
+            for key in ("quality", "relative_cost", "share_of_best", "over_hull", "over_mixing"):
+                found = getattr(point, key)
+                metrics[f"{name}.{point.name}.{key}"] = [found.value, found.low, found.high]
+            metrics[f"{name}.{point.name}.abstained_share"] = [point.abstained_share]
+        gap = report.gap_recovered
+        metrics[f"{name}.gap_recovered"] = [gap.value, gap.low, gap.high]
+        for arm in report.arms:
+            metrics[f"{name}.{arm.arm}.calibration_error"] = [arm.calibration_error]
+    return {key: [round(float(value), 6) for value in values] for key, values in metrics.items()}

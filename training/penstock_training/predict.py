@@ -1,0 +1,202 @@
+"""Decisions for prompts on the command line: the gateway's estimates and policy without a gateway.
+
+Owns the arithmetic from an artifact, a price list and a prompt to a decision. It calls the same `RouterArtifact` and
+`penstock_routers.policy.decide` as the gateway and counts prompt tokens as the gateway does for one user message. Read
+`predict_prompt`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from penstock_routers.artifact import RouterArtifact
+from penstock_routers.encoder import PromptEncoder
+from penstock_routers.estimates import Estimate
+from penstock_routers.features import prompt_features
+from penstock_routers.manifest import Manifest
+from penstock_routers.policy import Candidate, Choice, RouteReason, Tradeoff, decide
+from penstock_training.errors import TrainingError
+
+# As in the gateway's request body reader: four bytes of text per token, four tokens around a message.
+BYTES_PER_TOKEN: Final = 4.0
+TOKENS_PER_MESSAGE: Final = 4
+
+Prices = Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One decided prompt.
+
+    Attributes
+    ----------
+    prompt : str
+    choice : Choice
+    tradeoff : Tradeoff
+    estimate : Estimate or None
+        None when the prompt is blank.
+    input_tokens : int
+        Estimated.
+    cost_usd : dict of str to float
+        Expected cost per arm; empty without an estimate.
+    """
+
+    prompt: str
+    choice: Choice
+    tradeoff: Tradeoff
+    estimate: Estimate | None
+    input_tokens: int
+    cost_usd: dict[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Convert to JSON types, every candidate listed in the order of the ranking."""
+        estimate = self.estimate
+        found: dict[str, Any] = {
+            "prompt": self.prompt,
+            "arm": self.choice.arm,
+            "reason": self.choice.reason.value,
+            "tradeoff": self.tradeoff.name,
+            "input_tokens": self.input_tokens,
+        }
+        if estimate is None:
+            return found
+        column = {arm: index for index, arm in enumerate(estimate.arms)}
+        return found | {
+            "novelty": estimate.novelty,
+            "category": estimate.category,
+            "candidates": [
+                {
+                    "arm": arm,
+                    "quality": float(estimate.quality[column[arm]]),
+                    "quality_se": float(estimate.quality_se[column[arm]]),
+                    "gain": float(estimate.gain[column[arm]]),
+                    "gain_se": float(estimate.gain_se[column[arm]]),
+                    "output_tokens": float(estimate.output_tokens[column[arm]]),
+                    "cost_usd": self.cost_usd[arm],
+                    "utility": utility,
+                }
+                for arm, utility in zip(self.choice.ranking, self.choice.utilities, strict=True)
+            ],
+        }
+
+
+def predict_prompt(
+    prompt: str,
+    *,
+    artifact: RouterArtifact,
+    encoder: PromptEncoder,
+    prices: Prices,
+    tradeoff: Tradeoff,
+    default_arm: str,
+) -> Prediction:
+    """Decide for one prompt, sent as the only user message.
+
+    Parameters
+    ----------
+    prompt : str
+    artifact : RouterArtifact
+    encoder : PromptEncoder
+        The artifact's own.
+    prices : mapping of str to (float, float)
+        USD per million input and output tokens of the arms that may be chosen; the default arm among them.
+    tradeoff : Tradeoff
+        From `RouterArtifact.tradeoff`.
+    default_arm : str
+
+    Returns
+    -------
+    Prediction
+        A blank prompt keeps the default arm without an estimate, as in the gateway.
+    """
+    input_tokens = math.ceil(len(prompt.encode("utf-8", "surrogatepass")) / BYTES_PER_TOKEN) + TOKENS_PER_MESSAGE
+    if not prompt.strip():
+        choice = Choice(default_arm, RouteReason.ABSTAINED_NO_ESTIMATE, (default_arm,), (0.0,))
+        return Prediction(prompt, choice, tradeoff, None, input_tokens, {})
+    vector = encoder.encode([prompt])[0]
+    estimate = artifact.estimate(vector, prompt_features(prompt), reference_arm=default_arm)
+    cost = {
+        arm: (input_tokens * prices[arm][0] + float(estimate.output_tokens[index]) * prices[arm][1]) / 1e6
+        for index, arm in enumerate(estimate.arms)
+        if arm in prices
+    }
+    scale = max(artifact.cost_scale_usd(*prices[arm]) for arm in cost) or 1.0
+    choice = decide(
+        [_candidate(estimate, index, cost[arm]) for index, arm in enumerate(estimate.arms) if arm in cost],
+        default_arm=default_arm,
+        tradeoff=tradeoff,
+        cost_scale_usd=scale,
+        is_novel=artifact.is_novel(estimate),
+    )
+    return Prediction(prompt, choice, tradeoff, estimate, input_tokens, cost)
+
+
+def artifact_prices(manifest: Manifest) -> dict[str, tuple[float, float]]:
+    """Take the price references under which the operating points were measured."""
+    return {
+        entry.name: (entry.price_usd_per_million_input_tokens, entry.price_usd_per_million_output_tokens)
+        for entry in manifest.arm_entries
+    }
+
+
+def read_price_list(path: Path) -> dict[str, tuple[float, float]]:
+    """Read a price list.
+
+    Parameters
+    ----------
+    path : Path
+        JSON object: arm name to ``[input, output]``, USD per million tokens.
+
+    Returns
+    -------
+    dict of str to (float, float)
+
+    Raises
+    ------
+    TrainingError
+        ``bad_prices``: not such an object, empty, or a price that is negative or not finite.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+        pairs = {str(arm): (float(pair[0]), float(pair[1])) for arm, pair in content.items()}
+    except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
+        raise TrainingError(
+            f"{path.name} is no price list ({type(error).__name__}): write "
+            '{"arm": [input, output], ...} in USD per million tokens',
+            code="bad_prices",
+        ) from error
+    if not pairs or any(not math.isfinite(price) or price < 0 for pair in pairs.values() for price in pair):
+        raise TrainingError(f"{path.name}: prices must be finite numbers >= 0", code="bad_prices")
+    return pairs
+
+
+def prices_of_arms(pairs: Prices, arms: tuple[str, ...]) -> Prices:
+    """Refuse prices of arms that an artifact does not have; an arm without a price cannot be chosen.
+
+    Raises
+    ------
+    TrainingError
+        ``bad_prices``.
+    """
+    unknown = sorted(set(pairs) - set(arms))
+    if unknown:
+        raise TrainingError(
+            f"the prices name no arm of the artifact: {', '.join(unknown)}; its arms are {', '.join(arms)}",
+            code="bad_prices",
+        )
+    return pairs
+
+
+def _candidate(estimate: Estimate, index: int, cost_usd: float) -> Candidate:
+    return Candidate(
+        arm=estimate.arms[index],
+        quality=float(estimate.quality[index]),
+        quality_se=float(estimate.quality_se[index]),
+        gain=float(estimate.gain[index]),
+        gain_se=float(estimate.gain_se[index]),
+        cost_usd=cost_usd,
+    )
