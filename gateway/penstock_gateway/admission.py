@@ -1,0 +1,82 @@
+"""Who may talk to the gateway: the host allow-list and the client keys.
+
+Checked once per request, in front of every endpoint but the probes. Keys are known by digest only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from penstock_gateway.asgi import RequestHead
+from penstock_gateway.errors import Forbidden, Unauthenticated
+from penstock_gateway.key_ring import KeyRing
+
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+WILDCARD_ADDRESSES = frozenset({"0.0.0.0", "::", ""})
+OPEN_TENANT = "default"
+
+
+class Gatekeeper:
+    """Admits a request to a tenant.
+
+    Parameters
+    ----------
+    key_ring : KeyRing
+    has_keys : bool
+        Whether any client key is configured; without one every local caller is the tenant `OPEN_TENANT`.
+    bound_host : str
+        The address that the server listens on.
+    allowed_hosts : iterable of str
+        Further names that a Host header may carry; ``*`` allows all, ``*.example.org`` a domain.
+
+    Notes
+    -----
+    The host check stops DNS rebinding: a web page in the user's browser can reach 127.0.0.1 under a name of its
+    own, and would be answered without it. A server on a wildcard address accepts every name unless a list is
+    configured, since it then needs a client key, which such a page does not have.
+    """
+
+    def __init__(self, key_ring: KeyRing, *, has_keys: bool, bound_host: str, allowed_hosts: Iterable[str]) -> None:
+        self._key_ring = key_ring
+        self._has_keys = has_keys
+        listed = {name.lower() for name in allowed_hosts}
+        is_open = "*" in listed or (bound_host in WILDCARD_ADDRESSES and not listed)
+        self._hosts = None if is_open else LOOPBACK_HOSTS | listed | {bound_host.lower()}
+        self._domains = tuple(name.removeprefix("*") for name in listed if name.startswith("*."))
+
+    def admit(self, head: RequestHead) -> str:
+        """Return the tenant of a request.
+
+        Raises
+        ------
+        Forbidden
+            Code ``host_not_allowed``.
+        Unauthenticated
+            Code ``missing_api_key`` or ``invalid_api_key``.
+        """
+        if not self._allows_host(_host_name(head.host)):
+            raise Forbidden(
+                "This Host header is not allowed; add the name to server.allowed_hosts.", code="host_not_allowed"
+            )
+        if not self._has_keys:
+            return OPEN_TENANT
+        if head.credential is None:
+            raise Unauthenticated(
+                "A client key is required: send 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",
+                code="missing_api_key",
+            )
+        tenant = self._key_ring.tenant_of(head.credential)
+        if tenant is None:
+            raise Unauthenticated("This client key is not known.", code="invalid_api_key")
+        return tenant
+
+    def _allows_host(self, name: str) -> bool:
+        return self._hosts is None or name in self._hosts or (bool(self._domains) and name.endswith(self._domains))
+
+
+def _host_name(host: str) -> str:
+    """Return the name in a Host header, without port and brackets, in lower case."""
+    host = host.strip().lower()
+    if host.startswith("["):
+        return host[1:].split("]", 1)[0]
+    return host.rsplit(":", 1)[0] if host.count(":") == 1 else host

@@ -1,0 +1,197 @@
+"""The few ASGI pieces of the hot path: read the head and the body of a request, send an answer.
+
+No framework here; the types are those of the ASGI specification. Read `read_head` and `read_body`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from penstock_gateway.errors import (
+    GatewayError,
+    InvalidRequest,
+    RequestTimeout,
+    RequestTooLarge,
+    UnsupportedMedia,
+)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+RawHeaders = Iterable[tuple[bytes, bytes]]
+
+BODY_TIMEOUT_SECONDS = 30.0
+_CONTROL_PREFIX = b"x-penstock-"
+_MAX_REQUEST_ID_BYTES = 128
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection before the request was complete."""
+
+
+@dataclass(slots=True)
+class RequestHead:
+    """The request headers that the gateway reads; everything else is ignored and never passed on."""
+
+    host: str = ""
+    credential: str | None = None
+    content_type: bytes = b""
+    content_encoding: bytes = b""
+    content_length: int | None = None
+    request_id: str | None = None
+    tradeoff: str | None = None
+    include_cost: bool = False
+
+
+def read_head(scope: Scope) -> RequestHead:
+    """Read the headers of a request.
+
+    Raises
+    ------
+    InvalidRequest
+        An ``x-penstock-`` header is unknown or has an unknown value, or the content length is malformed.
+    """
+    head = RequestHead()
+    for name, value in scope["headers"]:
+        if name == b"host":
+            head.host = value.decode("latin-1")
+        elif name == b"authorization":
+            head.credential = _bearer(value) or head.credential
+        elif name == b"x-api-key":
+            head.credential = head.credential or value.decode("latin-1").strip()
+        elif name == b"content-type":
+            head.content_type = value.split(b";", 1)[0].strip().lower()
+        elif name == b"content-encoding":
+            head.content_encoding = value.strip().lower()
+        elif name == b"content-length":
+            head.content_length = _length(value)
+        elif name == b"x-request-id":
+            head.request_id = _request_id(value)
+        elif name.startswith(_CONTROL_PREFIX):
+            _read_control(head, name, value.decode("latin-1").strip())
+    return head
+
+
+async def read_body(head: RequestHead, receive: Receive, *, max_bytes: int) -> bytes:
+    """Return the whole body of a JSON request.
+
+    Parameters
+    ----------
+    head : RequestHead
+    receive : callable
+    max_bytes : int
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    UnsupportedMedia
+        Another content type than JSON, or a compressed body.
+    RequestTooLarge
+        More than `max_bytes`, by its declared length or in fact.
+    RequestTimeout
+        Not complete within `BODY_TIMEOUT_SECONDS`.
+    ClientGoneError
+        The client left.
+    """
+    if head.content_type != b"application/json":
+        shown = head.content_type.decode("latin-1")[:60] or "none"
+        raise UnsupportedMedia(f"Send 'content-type: application/json' (received: {shown}).")
+    if head.content_encoding not in (b"", b"identity"):
+        raise UnsupportedMedia("Compressed request bodies are not supported.", code="unsupported_content_encoding")
+    if head.content_length is not None and head.content_length > max_bytes:
+        raise _too_large(max_bytes)
+    message = await _receive_in_time(receive)
+    body: bytes = message.get("body", b"")
+    if message.get("more_body"):
+        body = await _read_rest(body, receive, max_bytes)
+    if len(body) > max_bytes:
+        raise _too_large(max_bytes)
+    return body
+
+
+async def send_body(send: Send, status: int, body: bytes, content_type: str, headers: RawHeaders = ()) -> None:
+    """Send a complete answer."""
+    fixed = [(b"content-type", content_type.encode("latin-1")), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_error(send: Send, error: GatewayError, headers: RawHeaders = ()) -> None:
+    """Send an error in OpenAI's shape."""
+    extra = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in error.headers.items()]
+    await send_body(send, error.status, error.body(), "application/json", [*headers, *extra])
+
+
+def _bearer(value: bytes) -> str | None:
+    scheme, _, token = value.decode("latin-1").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" and token.strip() else None
+
+
+def _length(value: bytes) -> int:
+    if not value.isdigit():
+        raise InvalidRequest("The content-length header is not a number.", code="invalid_header")
+    return int(value)
+
+
+def _request_id(value: bytes) -> str | None:
+    """Echo an inbound id only when it is short and printable, so that it cannot forge log lines or headers."""
+    text = value.decode("latin-1")
+    return text if 0 < len(value) <= _MAX_REQUEST_ID_BYTES and text.isascii() and text.isprintable() else None
+
+
+def _read_control(head: RequestHead, name: bytes, value: str) -> None:
+    if name == b"x-penstock-tradeoff":
+        head.tradeoff = value
+    elif name == b"x-penstock-include-cost":
+        if value.lower() not in ("true", "false", "1", "0"):
+            raise InvalidRequest(
+                "x-penstock-include-cost must be true or false.",
+                code="unknown_control",
+                param="x-penstock-include-cost",
+            )
+        head.include_cost = value.lower() in ("true", "1")
+    else:
+        shown = name.decode("latin-1")[:60]
+        raise InvalidRequest(
+            f"Unknown header '{shown}'. Known: x-penstock-tradeoff, x-penstock-include-cost.",
+            code="unknown_control",
+            param=shown,
+        )
+
+
+async def _receive_in_time(receive: Receive) -> MutableMapping[str, Any]:
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
+            message = await receive()
+    except TimeoutError:
+        raise RequestTimeout(f"The body did not arrive within {BODY_TIMEOUT_SECONDS:g} s.") from None
+    if message["type"] == "http.disconnect":
+        raise ClientGoneError
+    return message
+
+
+async def _read_rest(first: bytes, receive: Receive, max_bytes: int) -> bytes:
+    chunks, size = [first], len(first)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + BODY_TIMEOUT_SECONDS
+    while True:
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        if loop.time() > deadline:
+            raise RequestTimeout(f"The body did not arrive within {BODY_TIMEOUT_SECONDS:g} s.")
+        message = await _receive_in_time(receive)
+        chunk = message.get("body", b"")
+        chunks.append(chunk)
+        size += len(chunk)
+        if not message.get("more_body"):
+            return b"".join(chunks)
+
+
+def _too_large(max_bytes: int) -> RequestTooLarge:
+    return RequestTooLarge(f"The body is larger than the limit of {max_bytes} bytes.")

@@ -1,0 +1,319 @@
+"""The ``penstock`` command: one function per subcommand, nothing heavy imported before it is needed.
+
+Owns arguments, output and exit codes: 0 done; 1 refused, or problems found; 2 wrong usage; 70 unexpected failure; 130
+interrupted. A user's mistake never shows a traceback. Each command imports what it needs when it runs, because
+``penstock --help`` should answer at once (reading settings takes 0.4 s, the gateway 0.5 s more;
+help takes 0.06 s). Read `main` first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from penstock_gateway.configuration_problems import ConfigurationError
+    from penstock_gateway.settings import Settings
+
+EXIT_REFUSED = 1
+EXIT_UNEXPECTED = 70
+EXIT_INTERRUPTED = 130
+
+_config_option = click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    help="Configuration file. Default: $PENSTOCK_CONFIG, ./penstock.yaml, else the provider keys in the environment.",
+)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Write one JSON document.")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Without the program's name; default: those of the process.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(run(given))
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line and return its exit code; see the module for the codes.
+
+    Parameters
+    ----------
+    arguments : list of str
+
+    Returns
+    -------
+    int
+    """
+    is_debugging = arguments[:1] == ["--debug"]
+    try:
+        status = penstock.main(args=arguments, prog_name="penstock", standalone_mode=False)
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone (`penstock prices | head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:  # the process edge: one line for the user, the traceback on demand
+        if is_debugging:
+            raise
+        click.echo(f"penstock: unexpected {type(error).__name__}: {error}", err=True)
+        click.echo("This is a bug in Penstock; 'penstock --debug …' shows where.", err=True)
+        return EXIT_UNEXPECTED
+
+
+_HELP = """Penstock sends each prompt to the cheapest model that will answer it well.
+
+\b
+Try first:  penstock demo       (no key, no network)
+Then:       export OPENAI_API_KEY=…
+            penstock serve
+"""
+
+
+@click.group(help=_HELP, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an unexpected failure.")
+@click.version_option(package_name="penstock", prog_name="penstock")
+def penstock(debug: bool) -> None:
+    """Take the options before the subcommand; `run` reads ``--debug`` itself."""
+
+
+@penstock.command("serve")
+@_config_option
+@click.option("--host", help="Address to bind, over the configuration's.")
+@click.option("--port", type=click.IntRange(0, 65_535), help="TCP port, over the configuration's.")
+@click.option("--insecure", is_flag=True, help="Accept a non-loopback address without client keys.")
+def serve_command(path: Path | None, host: str | None, port: int | None, insecure: bool) -> int:
+    """Run the gateway until interrupted."""
+    settings = _load(path, host=host, port=port, is_insecure=insecure)
+    from penstock_gateway.doctor import port_problem
+    from penstock_gateway.server import serve
+
+    address = f"{settings.server.host}:{settings.server.port}"
+    problem = port_problem(settings.server.host, settings.server.port)
+    if problem is not None:
+        raise click.ClickException(f"{problem}; stop what listens there, or use --port")
+    count = len(settings.deployments)
+    click.echo(
+        f"penstock {version()} on http://{address} with {count} deployments, default {settings.default_arm}", err=True
+    )
+    serve(settings)
+    return 0
+
+
+@penstock.command("check-config")
+@click.argument("path", type=click.Path(path_type=Path), required=False)
+@click.option("--insecure", is_flag=True, help="Accept a non-loopback address without client keys.")
+@_json_option
+def check_config_command(path: Path | None, insecure: bool, as_json: bool) -> int:
+    """Show every problem of a configuration, or what it would run."""
+    from penstock_gateway.configuration_problems import ConfigurationError
+    from penstock_gateway.settings import load_settings
+    from penstock_gateway.settings_report import summarise, summary_text
+
+    try:
+        summary = summarise(load_settings(path, os.environ, is_insecure=insecure))
+    except ConfigurationError as error:
+        if as_json:
+            _write_json({"ok": False, "problems": [problem.as_dict() for problem in error.problems]})
+        else:
+            _show_problems(error, err=False)
+        return EXIT_REFUSED
+    if as_json:
+        _write_json({"ok": True, "problems": [], **summary})
+    else:
+        click.echo(summary_text(summary))
+    return 0
+
+
+@penstock.command("doctor")
+@_config_option
+@_json_option
+def doctor_command(path: Path | None, as_json: bool) -> int:
+    """Look at the installation and the configuration; say what to fix."""
+    from penstock_gateway.doctor import examine
+
+    findings = examine(path, os.environ)
+    if as_json:
+        _write_json({"version": version(), "findings": [finding.as_dict() for finding in findings]})
+    else:
+        click.echo(f"ok    penstock: {version()}")
+        for finding in findings:
+            fix = f"\n      fix: {finding.fix}" if finding.fix else ""
+            click.echo(f"{finding.level:<5} {finding.subject}: {finding.detail}{fix}")
+    return EXIT_REFUSED if any(finding.level == "fail" for finding in findings) else 0
+
+
+@penstock.command("route")
+@click.argument("text")
+@_config_option
+@click.option("--tradeoff", help="cost, balanced, quality, or a number from 0 (cheapest) to 1 (best).")
+@_json_option
+def route_command(text: str, path: Path | None, tradeoff: str | None, as_json: bool) -> int:
+    """Show what would answer TEXT and why, without calling a model; '-' reads standard input."""
+    settings = _load(path)
+    prompt = sys.stdin.read() if text == "-" else text
+    decision = _decide(settings, prompt, tradeoff)
+    if as_json:
+        _write_json(decision)
+    else:
+        _show_decision(decision)
+    return 0
+
+
+@penstock.command("demo")
+@click.option("--once", is_flag=True, help="Exit after the totals.")
+@click.option("--port", type=click.IntRange(0, 65_535), help="Port of the gateway; default: 4000, else a free one.")
+@click.option("--tradeoff", default="balanced", show_default=True, help="cost, balanced, quality, or 0 … 1.")
+@_json_option
+def demo_command(once: bool, port: int | None, tradeoff: str, as_json: bool) -> int:
+    """Route real prompts to four simulated models; needs no key and no network."""
+    from penstock_gateway.demo.run import demo
+
+    demo(once=once, as_json=as_json, port=port, tradeoff=tradeoff)
+    return 0
+
+
+@penstock.command("prices")
+@click.argument("pattern", required=False)
+@click.option("--provider", help="Only this provider.")
+@_json_option
+def prices_command(pattern: str | None, provider: str | None, as_json: bool) -> int:
+    """List the bundled prices; PATTERN is a part of the model's name."""
+    from penstock_gateway.configuration_problems import did_you_mean
+    from penstock_gateway.money.prices import format_usd
+    from penstock_gateway.money.snapshot import load_snapshot
+    from penstock_gateway.settings_report import table
+
+    snapshot = load_snapshot()
+    if provider is not None and provider not in snapshot.models:
+        raise click.UsageError(f"no prices of {provider!r}; {did_you_mean(provider, list(snapshot.models))}")
+    rows = [
+        (
+            name,
+            model,
+            format_usd(facts.input),
+            format_usd(facts.input if facts.cached_input is None else facts.cached_input),
+            format_usd(facts.output),
+            format_usd(facts.output if facts.reasoning is None else facts.reasoning),
+            str(facts.context_tokens),
+        )
+        for name, models in snapshot.models.items()
+        for model, facts in models.items()
+        if (provider is None or name == provider) and (pattern is None or pattern.lower() in model.lower())
+    ]
+    head = ("provider", "model", "input", "cached_input", "output", "reasoning", "context_tokens")
+    if as_json:
+        models = [dict(zip(head, row, strict=True)) for row in rows]
+        unit = "USD per million tokens"
+        _write_json({"source": snapshot.name, "as_of": snapshot.as_of, "unit": unit, "models": models})
+        return 0
+    click.echo("\n".join(table(head, rows, right=(2, 3, 4, 5, 6))))
+    click.echo(f"\n{len(rows)} models; USD per million tokens; {snapshot.name}, {snapshot.as_of}", err=True)
+    return 0
+
+
+@penstock.command("config-schema")
+def config_schema_command() -> int:
+    """Write the JSON Schema of the configuration file."""
+    from penstock_gateway.settings_docs import json_schema
+
+    click.echo(json_schema(), nl=False)
+    return 0
+
+
+@penstock.command("version")
+def version_command() -> int:
+    """Show the version."""
+    click.echo(f"penstock {version()}")
+    return 0
+
+
+def version() -> str:
+    """Return the version of the installed distribution."""
+    from importlib import metadata
+
+    return metadata.version("penstock")
+
+
+def _load(
+    path: Path | None, *, host: str | None = None, port: int | None = None, is_insecure: bool = False
+) -> Settings:
+    """Load the settings, or show every problem and leave."""
+    from penstock_gateway.configuration_problems import ConfigurationError
+    from penstock_gateway.settings import load_settings
+
+    try:
+        return load_settings(path, os.environ, host=host, port=port, is_insecure=is_insecure)
+    except ConfigurationError as error:
+        _show_problems(error, err=True)
+        raise click.exceptions.Exit(EXIT_REFUSED) from None
+
+
+def _show_problems(error: ConfigurationError, *, err: bool) -> None:
+    for problem in error.problems:
+        click.echo(str(problem), err=err)
+    count = len(error.problems)
+    click.echo(f"{count} problem{'' if count == 1 else 's'}", err=True)
+
+
+def _decide(settings: Settings, prompt: str, tradeoff: str | None) -> dict[str, Any]:
+    """Decide as the gateway would; no upstream is made, so none can be called."""
+    import asyncio
+
+    from penstock_gateway.errors import GatewayError
+    from penstock_gateway.pipeline import Caller
+    from penstock_gateway.request_body import parse_chat_request
+    from penstock_gateway.wiring import build_pipeline
+
+    pipeline, finding = build_pipeline(settings, upstreams={})
+    if finding is not None:
+        click.echo(f"routing is off: {finding.message} [{finding.code}]", err=True)
+    body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": prompt}]}).encode()
+    caller = Caller("cli", "cli", tradeoff, includes_cost=False, started=time.perf_counter())
+    try:
+        return asyncio.run(pipeline.decide(caller, parse_chat_request(body))).as_json()
+    except GatewayError as error:
+        raise click.ClickException(error.message) from None
+
+
+def _show_decision(decision: dict[str, Any]) -> None:
+    from penstock_gateway.settings_report import table
+
+    rows = [
+        (
+            entry["model"],
+            entry["tier"] or "-",
+            "-" if entry["quality"] is None else f"{entry['quality']:.3f}",
+            entry["estimated_cost_usd"] or "-",
+            f"{entry['rejected']}: {entry['rejected_detail']}" if entry["rejected"] else "",
+        )
+        for entry in decision["candidates"]
+    ]
+    saving = decision["estimated_saving_usd"]
+    click.echo(f"{decision['model']} ({decision['reason']}, tradeoff {decision['tradeoff']})")
+    if saving is not None:
+        click.echo(f"estimated saving against {decision['baseline_model']}: {saving} USD")
+    click.echo()
+    click.echo("\n".join(table(("model", "tier", "quality", "cost_usd", "rejected"), rows, right=(2, 3))))
+
+
+def _write_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2))

@@ -1,0 +1,213 @@
+"""Route decisions: the immutable record of one choice, and the bounded memory of recent ones.
+
+`RouteDecision` is made by the router, completed by `Settlement`, shown by ``GET /v1/decisions/{id}``. Tenants see
+only their own.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from penstock_gateway.money.prices import format_usd
+from penstock_gateway.money.usage import Usage
+from penstock_routers.policy import RejectReason, RouteReason
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateReport:
+    """One deployment as seen by a decision: its scores, or why it was not a candidate."""
+
+    name: str
+    model: str
+    tier: str | None
+    quality: float | None = None
+    quality_se: float | None = None
+    gain: float | None = None
+    gain_se: float | None = None
+    output_tokens: float | None = None
+    estimated_cost_usd: float | None = None
+    utility: float | None = None
+    rejected: RejectReason | None = None
+    rejected_detail: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report as plain values, absent scores as null."""
+        return {
+            "model": self.name,
+            "upstream_model": self.model,
+            "tier": self.tier,
+            "quality": _rounded(self.quality),
+            "quality_se": _rounded(self.quality_se),
+            "gain": _rounded(self.gain),
+            "gain_se": _rounded(self.gain_se),
+            "output_tokens": None if self.output_tokens is None else round(self.output_tokens, 1),
+            "estimated_cost_usd": _usd(self.estimated_cost_usd),
+            "utility": _rounded(self.utility),
+            "rejected": self.rejected,
+            "rejected_detail": self.rejected_detail,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RouteDecision:
+    """One choice, with everything that explains it.
+
+    Attributes
+    ----------
+    id : str
+    created_at : float
+        Unix time, seconds.
+    requested_model : str
+    tradeoff : str
+        The knob's setting in force.
+    chosen : str
+        Name of the deployment.
+    reason : RouteReason
+    candidates : tuple of CandidateReport
+        Ranking first, then the rejected ones.
+    artifact_id : str or None
+    default_arm, baseline : str
+    input_tokens : int
+        Estimated.
+    estimated_cost_usd, baseline_cost_usd : float or None
+    novelty : float or None
+    category : str or None
+    propensity : float
+        Probability with which this policy chose this arm; 1 without exploration.
+    routing_ms : float
+        Time spent embedding, estimating and deciding.
+    """
+
+    id: str
+    created_at: float
+    requested_model: str
+    tradeoff: str
+    chosen: str
+    reason: RouteReason
+    candidates: tuple[CandidateReport, ...]
+    artifact_id: str | None
+    default_arm: str
+    baseline: str
+    input_tokens: int
+    estimated_cost_usd: float | None
+    baseline_cost_usd: float | None
+    novelty: float | None = None
+    category: str | None = None
+    propensity: float = 1.0
+    routing_ms: float = 0.0
+
+    @property
+    def estimated_saving_usd(self) -> float | None:
+        """Estimated cost on the baseline minus the estimated cost on the chosen deployment."""
+        if self.baseline_cost_usd is None or self.estimated_cost_usd is None:
+            return None
+        return self.baseline_cost_usd - self.estimated_cost_usd
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the decision as plain values for ``/v1/route`` and ``/v1/decisions``."""
+        return {
+            "id": self.id,
+            "object": "route.decision",
+            "created": int(self.created_at),
+            "requested_model": self.requested_model,
+            "tradeoff": self.tradeoff,
+            "model": self.chosen,
+            "reason": self.reason,
+            "default_model": self.default_arm,
+            "baseline_model": self.baseline,
+            "estimated_cost_usd": _usd(self.estimated_cost_usd),
+            "baseline_cost_usd": _usd(self.baseline_cost_usd),
+            "estimated_saving_usd": _usd(self.estimated_saving_usd),
+            "input_tokens": self.input_tokens,
+            "novelty": _rounded(self.novelty),
+            "category": self.category,
+            "propensity": self.propensity,
+            "artifact": self.artifact_id,
+            "routing_ms": round(self.routing_ms, 3),
+            "candidates": [candidate.as_json() for candidate in self.candidates],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What a request came to in the end.
+
+    Attributes
+    ----------
+    status : int
+        HTTP status that the client saw (a broken stream keeps 200 and has an `error_code`).
+    error_code : str or None
+    usage : Usage or None
+    cost_usd : Decimal or None
+        Exact cost; marked by ``usage.is_estimated`` when the provider reported no usage.
+    duration_ms, overhead_ms : float
+        Whole request, and the gateway's own share before the provider was called.
+    """
+
+    status: int
+    error_code: str | None
+    usage: Usage | None
+    cost_usd: Decimal | None
+    duration_ms: float
+    overhead_ms: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the settlement as plain values."""
+        usage = self.usage
+        return {
+            "status": self.status,
+            "error_code": self.error_code,
+            "cost_usd": None if self.cost_usd is None else format_usd(self.cost_usd),
+            "is_cost_estimated": None if usage is None else usage.is_estimated,
+            "input_tokens": None if usage is None else usage.input_tokens,
+            "cached_input_tokens": None if usage is None else usage.cached_input_tokens,
+            "output_tokens": None if usage is None else usage.output_tokens,
+            "reasoning_tokens": None if usage is None else usage.reasoning_tokens,
+            "duration_ms": round(self.duration_ms, 3),
+            "overhead_ms": round(self.overhead_ms, 3),
+        }
+
+
+class RecentDecisions:
+    """The last decisions with their settlements, bounded by count, partitioned by tenant.
+
+    Parameters
+    ----------
+    keep : int
+        How many decisions are remembered; the oldest go first.
+    """
+
+    def __init__(self, keep: int) -> None:
+        self._keep = keep
+        self._records: OrderedDict[str, tuple[str, RouteDecision, Settlement | None]] = OrderedDict()
+
+    def add(self, tenant: str, decision: RouteDecision) -> None:
+        """Remember a decision whose request is under way."""
+        self._records[decision.id] = (tenant, decision, None)
+        if len(self._records) > self._keep:
+            self._records.popitem(last=False)
+
+    def settle(self, decision_id: str, settlement: Settlement) -> None:
+        """Attach the outcome, unless the decision has been forgotten."""
+        record = self._records.get(decision_id)
+        if record is not None:
+            self._records[decision_id] = (record[0], record[1], settlement)
+
+    def find(self, tenant: str, decision_id: str) -> tuple[RouteDecision, Settlement | None] | None:
+        """Return a tenant's own decision, or None."""
+        record = self._records.get(decision_id)
+        if record is None or record[0] != tenant:
+            return None
+        return record[1], record[2]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 5)
+
+
+def _usd(value: float | None) -> str | None:
+    """Write an estimate as plain decimal text, to a billionth of a dollar."""
+    return None if value is None else format_usd(Decimal(f"{value:.9f}"))

@@ -1,0 +1,191 @@
+"""What is right and wrong with an installation: one finding per line, each with its fix.
+
+Owns the checks behind ``penstock doctor``. It changes nothing, calls no provider and shows no secret. Read `examine`
+first.
+"""
+
+from __future__ import annotations
+
+import platform
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from penstock_gateway.configuration_problems import ConfigurationError
+from penstock_gateway.settings import Settings, find_configuration, load_settings, note_settings
+from penstock_gateway.settings_models import RoutingSettings
+from penstock_gateway.wiring import load_routing
+
+Level = Literal["ok", "warn", "fail"]
+VersionOf = Callable[[str], str | None]
+
+PINNED_LITELLM = "1.105.3"
+_MINIMUM_PYTHON = (3, 11)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes
+    ----------
+    level : str
+        ``"ok"``, ``"warn"`` (works, but not as it should) or ``"fail"``.
+    subject, detail : str
+    fix : str
+        What to do; empty when nothing needs doing.
+    """
+
+    level: Level
+    subject: str
+    detail: str
+    fix: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """Return the finding as plain text fields, for ``--json``."""
+        return asdict(self)
+
+
+def installed_version(distribution: str) -> str | None:
+    """Return the version of an installed distribution without importing it; None when it is not there."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def examine(
+    path: Path | None, environ: Mapping[str, str], *, version_of: VersionOf = installed_version
+) -> tuple[Finding, ...]:
+    """Look at the installation and the configuration.
+
+    Parameters
+    ----------
+    path : Path or None
+        Configuration file; None looks where ``penstock serve`` looks.
+    environ : mapping of str to str
+    version_of : callable
+        Distribution name → version or None; tests pass their own.
+
+    Returns
+    -------
+    tuple of Finding
+        In reading order. The installation works when none is a ``"fail"``.
+    """
+    findings = [_python(), *_builds(version_of), *_options(version_of)]
+    settings, found = _configuration(path, environ)
+    findings += found
+    findings += _routing(settings.routing if settings else RoutingSettings())
+    if settings is not None:
+        findings.append(_port(settings.server.host, settings.server.port))
+    return tuple(findings)
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    detail = f"{version} on {platform.system()} {platform.machine()}"
+    if sys.version_info[:2] < _MINIMUM_PYTHON:
+        return Finding("fail", "python", detail, "install Python 3.11 or newer")
+    return Finding("ok", "python", detail)
+
+
+def _builds(version_of: VersionOf) -> list[Finding]:
+    """Two builds of one library overwrite each other's files, and pip does not notice."""
+    findings = [_build("onnxruntime", version_of, is_needed=True), _build("faiss", version_of, is_needed=False)]
+    has_cpu = version_of("onnxruntime") is not None or version_of("faiss-cpu") is not None
+    has_gpu = version_of("onnxruntime-gpu") is not None or version_of("faiss-gpu") is not None
+    if has_cpu and has_gpu and all(finding.level == "ok" for finding in findings):
+        detail = "one library is the CPU build, the other the GPU build"
+        findings.append(Finding("warn", "builds", detail, "choose one of the extras penstock[cpu] and penstock[gpu]"))
+    return findings
+
+
+def _build(library: str, version_of: VersionOf, *, is_needed: bool) -> Finding:
+    cpu_name = "onnxruntime" if library == "onnxruntime" else f"{library}-cpu"
+    cpu, gpu = version_of(cpu_name), version_of(f"{library}-gpu")
+    if cpu is not None and gpu is not None:
+        fix = f"pip uninstall -y {cpu_name} {library}-gpu, then pip install 'penstock[cpu]' or 'penstock[gpu]'"
+        return Finding("fail", library, f"both {cpu_name} {cpu} and {library}-gpu {gpu} are installed", fix)
+    if cpu is None and gpu is None:
+        if is_needed:
+            fix = "pip install 'penstock[cpu]' (or 'penstock[gpu]')"
+            return Finding("fail", library, "is not installed, so nothing can be routed", fix)
+        return Finding("ok", library, "not installed; not needed for routing")
+    return Finding("ok", library, f"{cpu_name} {cpu}" if cpu is not None else f"{library}-gpu {gpu}")
+
+
+def _options(version_of: VersionOf) -> list[Finding]:
+    litellm, redis = version_of("litellm"), version_of("redis")
+    if litellm is None:
+        found = Finding("ok", "litellm", "not installed; only deployments with adapter litellm need it")
+    elif litellm != PINNED_LITELLM:
+        detail = f"{litellm}; Penstock is tested with {PINNED_LITELLM}"
+        found = Finding("warn", "litellm", detail, "pip install 'penstock[litellm]'")
+    else:
+        found = Finding("ok", "litellm", litellm)
+    return [found, Finding("ok", "redis", redis or "not installed; state is kept in this process")]
+
+
+def _configuration(path: Path | None, environ: Mapping[str, str]) -> tuple[Settings | None, list[Finding]]:
+    file = path or find_configuration(environ)
+    try:
+        settings = load_settings(path, environ)
+    except ConfigurationError as error:
+        if file is None and len(error.problems) == 1:
+            problem = error.problems[0]
+            return None, [Finding("warn", "configuration", problem.message, problem.hint)]
+        return None, [
+            Finding("fail", "configuration", f"{problem.where}: {problem.setting}: {problem.message}", problem.hint)
+            for problem in error.problems
+        ]
+    origin = str(file) if file else "provider keys in the environment"
+    detail = f"{origin}: {len(settings.deployments)} deployments, default {settings.default_arm}"
+    count = len(note_settings(settings))
+    notes = [Finding("ok", "configuration", f"{count} notes: penstock check-config shows them")] if count else []
+    return settings, [Finding("ok", "configuration", detail), *notes]
+
+
+def _routing(routing: RoutingSettings) -> list[Finding]:
+    parts, refused = load_routing(routing)
+    if refused is not None:
+        fix = "reinstall penstock, or set routing.artifact and routing.encoder"
+        return [Finding("fail", "routing", f"{refused.message} [{refused.code}]", fix)]
+    if parts is None:
+        return [Finding("warn", "routing", "routing.artifact is none: 'auto' always takes the default arm")]
+    return [Finding("ok", "routing", f"encoder {routing.encoder}, artifact {parts.artifact.id[:19]}")]
+
+
+def _port(host: str, port: int) -> Finding:
+    problem = port_problem(host, port)
+    if problem is None:
+        return Finding("ok", "port", f"{host}:{port} is free")
+    return Finding("warn", "port", problem, "stop what listens there, or use --port")
+
+
+def port_problem(host: str, port: int) -> str | None:
+    """Return why an address cannot be bound, or None when it can.
+
+    Parameters
+    ----------
+    host : str
+    port : int
+        0 is always free.
+
+    Returns
+    -------
+    str or None
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        return f"{host}:{port} cannot be bound: {error.strerror or error}"
+    return None

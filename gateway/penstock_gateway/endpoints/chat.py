@@ -1,0 +1,116 @@
+"""``POST /v1/chat/completions``: raw ASGI, so that a request costs microseconds and a stream is relayed as bytes.
+
+Reads the body, hands it to the pipeline, sends what comes back. Read `ChatEndpoint.__call__`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from contextlib import aclosing
+
+from penstock_gateway.asgi import (
+    ClientGoneError,
+    Receive,
+    RequestHead,
+    Scope,
+    Send,
+    read_body,
+    send_body,
+    send_error,
+)
+from penstock_gateway.errors import GatewayError, Overloaded
+from penstock_gateway.pipeline import Answer, Caller, Pipeline, decision_headers
+from penstock_gateway.request_body import parse_chat_request
+
+_SSE_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+
+
+class ChatEndpoint:
+    """The chat completions endpoint.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+    max_body_bytes : int
+    max_in_flight : int
+        Requests under way at once; further ones are answered with 503 and ``Retry-After``.
+    """
+
+    def __init__(self, pipeline: Pipeline, *, max_body_bytes: int, max_in_flight: int) -> None:
+        self._pipeline = pipeline
+        self._max_body_bytes = max_body_bytes
+        self._max_in_flight = max_in_flight
+        self._in_flight = 0
+        pipeline.metrics.in_flight.set_function(lambda: self._in_flight)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, head: RequestHead, tenant: str) -> None:
+        """Answer one request; errors raised before the first byte are shown in OpenAI's shape by the caller."""
+        if self._in_flight >= self._max_in_flight:
+            raise Overloaded("Too many requests are in flight; try again shortly.", headers={"retry-after": "1"})
+        self._in_flight += 1
+        try:
+            await self._answer(receive, send, head, tenant)
+        except ClientGoneError:
+            return
+        finally:
+            self._in_flight -= 1
+
+    async def _answer(self, receive: Receive, send: Send, head: RequestHead, tenant: str) -> None:
+        body = await read_body(head, receive, max_bytes=self._max_body_bytes)
+        request_id = head.request_id or f"req_{secrets.token_hex(12)}"
+        caller = Caller(tenant, request_id, head.tradeoff, head.include_cost, time.perf_counter())
+        try:
+            answer = await self._pipeline.answer(caller, parse_chat_request(body))
+            headers = _headers(answer, request_id)
+            if answer.is_stream:
+                await _send_stream(answer, receive, send, headers)
+            else:
+                content = await answer.body()
+                await send_body(send, answer.reply.status, content, "application/json", headers)
+        except GatewayError as error:
+            await send_error(send, error, [(b"x-request-id", request_id.encode())])
+
+
+async def _send_stream(answer: Answer, receive: Receive, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+    """Relay a stream; when the client leaves, the provider's connection is closed at once."""
+    relay = asyncio.current_task()
+    assert relay is not None
+    has_left = False
+
+    def on_disconnect(_: asyncio.Task[object]) -> None:
+        nonlocal has_left
+        if not watcher.cancelled() and not is_over:
+            has_left = True
+            relay.cancel()
+
+    async def wait_for_disconnect() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    is_over = False
+    watcher = asyncio.ensure_future(wait_for_disconnect())
+    watcher.add_done_callback(on_disconnect)
+    try:
+        await send({"type": "http.response.start", "status": 200, "headers": [*_SSE_HEADERS, *headers]})
+        async with aclosing(answer.events()) as blocks:
+            async for block in blocks:
+                await send({"type": "http.response.body", "body": block, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    except asyncio.CancelledError:
+        if not has_left:
+            raise
+        relay.uncancel()
+    finally:
+        is_over = True
+        watcher.cancel()
+        answer.settle(200, "client_disconnected")
+
+
+def _headers(answer: Answer, request_id: str) -> list[tuple[bytes, bytes]]:
+    own = decision_headers(answer.decision, answer.overhead_ms)
+    headers = [(name.encode(), value.encode()) for name, value in own.items()]
+    headers.append((b"x-request-id", request_id.encode()))
+    headers.extend(pair for pair in answer.reply.headers if pair[0] != b"x-request-id")
+    return headers

@@ -1,0 +1,171 @@
+"""Everything beside the hot path: models, dry runs, decisions, probes and metrics, as FastAPI routes.
+
+The chat endpoint is declared here too, so that the OpenAPI document holds it and a parity test can compare; in
+production the dispatcher in `app` answers it before FastAPI sees it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request
+from fastapi.responses import JSONResponse, Response
+
+from penstock_gateway.asgi import RequestHead, read_body, read_head
+from penstock_gateway.endpoints.chat import ChatEndpoint
+from penstock_gateway.errors import NotFound
+from penstock_gateway.metrics import CONTENT_TYPE
+from penstock_gateway.pipeline import Caller, Pipeline
+from penstock_gateway.request_body import AUTO_ALIASES, parse_chat_request
+
+_CHAT_DOC: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["model", "messages"],
+                    "properties": {
+                        "model": {"type": "string", "examples": ["auto", "auto:cost", "auto@0.7"]},
+                        "messages": {"type": "array", "minItems": 1, "items": {"type": "object"}},
+                        "stream": {"type": "boolean"},
+                        "penstock": {
+                            "type": "object",
+                            "description": "Controls of the gateway; removed before the request is passed on.",
+                            "properties": {
+                                "tradeoff": {"oneOf": [{"type": "string"}, {"type": "number"}]},
+                                "include_cost": {"type": "boolean"},
+                            },
+                            "additionalProperties": False,
+                        },
+                    },
+                    "additionalProperties": True,
+                }
+            }
+        },
+    }
+}
+
+
+def inspection_routes(
+    pipeline: Pipeline, chat: ChatEndpoint, *, started_at: float, max_body_bytes: int, readiness: dict[str, Any]
+) -> APIRouter:
+    """Return the routes of one gateway.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+    chat : ChatEndpoint
+    started_at : float
+        Unix time, shown as the models' ``created``.
+    max_body_bytes : int
+    readiness : dict
+        What ``/readyz`` shows.
+    """
+    routes = APIRouter()
+    _add_models(routes, pipeline, int(started_at))
+    _add_decisions(routes, pipeline, max_body_bytes)
+    _add_probes(routes, pipeline, readiness)
+
+    @routes.post("/v1/chat/completions", openapi_extra=_CHAT_DOC, summary="Answer a conversation")
+    async def chat_completions(request: Request) -> Response:
+        """Answer a conversation with the cheapest model that will answer it well, or with the model named."""
+        return _ChatResponse(chat, read_head(request.scope), request.scope["penstock.tenant"])
+
+    return routes
+
+
+class _ChatResponse(Response):
+    """Hands the connection over to the raw endpoint."""
+
+    def __init__(self, chat: ChatEndpoint, head: RequestHead, tenant: str) -> None:
+        super().__init__()
+        self._chat, self._head, self._tenant = chat, head, tenant
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self._chat(scope, receive, send, self._head, self._tenant)
+
+
+def _add_models(routes: APIRouter, pipeline: Pipeline, created: int) -> None:
+    def model_object(name: str) -> dict[str, Any] | None:
+        if name in AUTO_ALIASES:
+            return {"id": name, "object": "model", "created": created, "owned_by": "penstock"}
+        deployment = pipeline.deployments.get(name)
+        if deployment is None:
+            return None
+        return {
+            "id": name,
+            "object": "model",
+            "created": created,
+            "owned_by": deployment.provider or "unknown",
+            "penstock": {
+                "tier": deployment.tier,
+                "arm": deployment.arm,
+                "is_routable": deployment.is_routable,
+                "context_tokens": deployment.context_tokens,
+                "max_output_tokens": deployment.max_output_tokens,
+                "abilities": sorted(deployment.abilities),
+                "price_usd_per_million_tokens": {
+                    "input": str(deployment.price.input),
+                    "cached_input": str(deployment.price.cached_input),
+                    "output": str(deployment.price.output),
+                    "reasoning": str(deployment.price.reasoning),
+                    "source": deployment.price.source,
+                    "as_of": deployment.price.as_of,
+                },
+            },
+        }
+
+    @routes.get("/v1/models", summary="List aliases and models")
+    async def models() -> JSONResponse:
+        """List the aliases that ask for a choice and the models that can be named."""
+        names = [*AUTO_ALIASES, *pipeline.deployments]
+        return JSONResponse({"object": "list", "data": [model_object(name) for name in names]})
+
+    @routes.get("/v1/models/{model:path}", summary="Show one alias or model")
+    async def model(model: Annotated[str, Path()]) -> JSONResponse:
+        """Show one alias or model."""
+        found = model_object(model)
+        if found is None:
+            raise NotFound(f"The model '{model[:80]}' does not exist here.", code="model_not_found", param="model")
+        return JSONResponse(found)
+
+
+def _add_decisions(routes: APIRouter, pipeline: Pipeline, max_body_bytes: int) -> None:
+    @routes.post("/v1/route", openapi_extra=_CHAT_DOC, summary="Show what would be chosen, without calling a model")
+    async def route(request: Request) -> JSONResponse:
+        """Decide as for a chat completion and show every candidate with its scores or why it was rejected."""
+        head = read_head(request.scope)
+        body = await read_body(head, request.receive, max_bytes=max_body_bytes)
+        tenant = request.scope["penstock.tenant"]
+        caller = Caller(tenant, head.request_id or "", head.tradeoff, head.include_cost, time.perf_counter())
+        decision = await pipeline.decide(caller, parse_chat_request(body, default_model="auto"))
+        return JSONResponse(decision.as_json())
+
+    @routes.get("/v1/decisions/{decision_id}", summary="Show a recent decision and what it came to")
+    async def decision(request: Request, decision_id: Annotated[str, Path()]) -> JSONResponse:
+        """Show one of the caller's recent decisions, with its actual cost once the request is over."""
+        found = pipeline.decisions.find(request.scope["penstock.tenant"], decision_id)
+        if found is None:
+            raise NotFound("No such decision; only recent ones are kept.", code="decision_not_found")
+        made, settlement = found
+        return JSONResponse({**made.as_json(), "outcome": None if settlement is None else settlement.as_json()})
+
+
+def _add_probes(routes: APIRouter, pipeline: Pipeline, readiness: dict[str, Any]) -> None:
+    @routes.get("/livez", summary="Whether the process is alive")
+    async def livez() -> JSONResponse:
+        """Answer as long as the event loop turns."""
+        return JSONResponse({"status": "alive"})
+
+    @routes.get("/readyz", summary="Whether requests can be answered")
+    async def readyz() -> JSONResponse:
+        """Answer once the gateway can take requests; a refused artifact is named, and the default arm serves."""
+        return JSONResponse(readiness)
+
+    @routes.get("/metrics", summary="Prometheus metrics")
+    async def metrics() -> Response:
+        """Show all metrics in Prometheus' text format."""
+        return Response(pipeline.metrics.render(), media_type=CONTENT_TYPE)

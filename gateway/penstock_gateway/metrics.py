@@ -1,0 +1,92 @@
+"""Prometheus metrics of one gateway: names, units, bounded labels.
+
+One registry per application object, nothing global. Label values come from closed sets: configured deployment
+names, route reasons, status codes, error codes of our own.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from penstock_gateway.decisions import RouteDecision, Settlement
+
+_OVERHEAD_BUCKETS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+_DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class GatewayMetrics:
+    """The counters, gauges and histograms that the request path feeds."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "penstock_requests",
+            "Requests by served model, HTTP status and route reason.",
+            ("model", "status", "reason"),
+            registry=self.registry,
+        )
+        self.errors = Counter(
+            "penstock_errors", "Requests that ended in an error, by stable code.", ("code",), registry=self.registry
+        )
+        self.duration = Histogram(
+            "penstock_request_duration_seconds",
+            "Whole request, first byte in to last byte out.",
+            ("model",),
+            buckets=_DURATION_BUCKETS,
+            registry=self.registry,
+        )
+        self.overhead = Histogram(
+            "penstock_overhead_seconds",
+            "The gateway's own time before the provider is called.",
+            buckets=_OVERHEAD_BUCKETS,
+            registry=self.registry,
+        )
+        self.routing = Histogram(
+            "penstock_routing_duration_seconds",
+            "Embedding, estimating and deciding.",
+            buckets=_OVERHEAD_BUCKETS,
+            registry=self.registry,
+        )
+        self.tokens = Counter("penstock_tokens", "Tokens by model and kind.", ("model", "kind"), registry=self.registry)
+        self.cost = Counter(
+            "penstock_cost_usd",
+            "Cost in USD by model; is_estimated tells whether the provider reported usage.",
+            ("model", "is_estimated"),
+            registry=self.registry,
+        )
+        self.in_flight = Gauge("penstock_in_flight_requests", "Requests under way.", registry=self.registry)
+        self.router_failures = Counter(
+            "penstock_router_failures",
+            "Times the router failed and the default arm answered.",
+            registry=self.registry,
+        )
+        self.log_dropped = Counter(
+            "penstock_log_dropped", "Log lines dropped because the queue was full.", registry=self.registry
+        )
+        self.artifact = Gauge(
+            "penstock_artifact_info", "The router artifact in force.", ("artifact",), registry=self.registry
+        )
+
+    def observe(self, decision: RouteDecision, settlement: Settlement) -> None:
+        """Count one finished request."""
+        model = decision.chosen
+        self.requests.labels(model, str(settlement.status), decision.reason.value).inc()
+        self.duration.labels(model).observe(settlement.duration_ms / 1000.0)
+        self.overhead.observe(settlement.overhead_ms / 1000.0)
+        if decision.routing_ms:
+            self.routing.observe(decision.routing_ms / 1000.0)
+        if settlement.error_code:
+            self.errors.labels(settlement.error_code).inc()
+        usage = settlement.usage
+        if usage is not None:
+            self.tokens.labels(model, "input").inc(usage.input_tokens)
+            self.tokens.labels(model, "cached_input").inc(usage.cached_input_tokens)
+            self.tokens.labels(model, "output").inc(usage.output_tokens)
+            self.tokens.labels(model, "reasoning").inc(usage.reasoning_tokens)
+        if usage is not None and settlement.cost_usd is not None:
+            self.cost.labels(model, str(usage.is_estimated).lower()).inc(float(settlement.cost_usd))
+
+    def render(self) -> bytes:
+        """Return the exposition in Prometheus' text format."""
+        return generate_latest(self.registry)

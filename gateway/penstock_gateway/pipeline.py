@@ -1,0 +1,365 @@
+"""One chat request from parsed body to settled bill: a step per line in `Pipeline.answer`.
+
+Owns the order of the steps and nothing else: the choice is made in `chooser`, the provider is called in
+`upstream`, prices live in `money`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import msgspec
+
+from penstock_gateway.chooser import ArmChooser
+from penstock_gateway.compatibility import body_for
+from penstock_gateway.decisions import RecentDecisions, RouteDecision, Settlement
+from penstock_gateway.deployments import Deployment
+from penstock_gateway.errors import GatewayError, InvalidRequest, NotFound, UpstreamBroken
+from penstock_gateway.metrics import GatewayMetrics
+from penstock_gateway.money.prices import cost_usd, format_usd
+from penstock_gateway.money.usage import Usage
+from penstock_gateway.request_body import (
+    AUTO_ALIASES,
+    ChatRequest,
+    TradeoffValue,
+    is_alias,
+    parse_alias,
+    parse_tradeoff,
+    raw,
+)
+from penstock_gateway.upstream.protocol import Upstream, UpstreamReply, UpstreamRequest
+
+_log = logging.getLogger("penstock.requests")
+
+_BYTES_PER_TOKEN = 4.0  # as in request_body: OpenAI's rule of thumb
+_DONE = b"data: [DONE]"
+_object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks, and with which control headers.
+
+    Attributes
+    ----------
+    tenant : str
+    request_id : str
+    tradeoff : str or None
+        Value of ``x-penstock-tradeoff``.
+    includes_cost : bool
+        ``x-penstock-include-cost``.
+    started : float
+        ``time.perf_counter()`` when the body was complete.
+    """
+
+    tenant: str
+    request_id: str
+    tradeoff: str | None
+    includes_cost: bool
+    started: float
+
+
+class Answer:
+    """An upstream reply on its way to the client; settles itself exactly once.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+    caller : Caller
+    request : ChatRequest
+    decision : RouteDecision
+    reply : UpstreamReply
+    overhead_ms : float
+        The gateway's own time before the provider was called.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        caller: Caller,
+        request: ChatRequest,
+        decision: RouteDecision,
+        reply: UpstreamReply,
+        overhead_ms: float,
+    ) -> None:
+        self.decision = decision
+        self.reply = reply
+        self.overhead_ms = overhead_ms
+        self.is_stream = request.is_stream and reply.status < 400
+        self._pipeline = pipeline
+        self._caller = caller
+        self._request = request
+        self._includes_cost = caller.includes_cost or request.includes_cost
+        self._is_settled = False
+
+    async def body(self) -> bytes:
+        """Return the whole body, untouched unless the client asked for the cost in its usage.
+
+        Raises
+        ------
+        UpstreamError
+            The body broke off or came too late.
+        """
+        try:
+            body = await self.reply.read()
+            if self.reply.status >= 400:
+                self._refuse_foreign_error()
+        except GatewayError as error:
+            self.settle(error.status, error.code)
+            raise
+        finally:
+            await self.reply.aclose()
+        settlement = self.settle(self.reply.status, None if self.reply.status < 400 else "upstream_status")
+        return self._with_cost(body, settlement) if self._includes_cost and settlement else body
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """Yield the stream's events; a failure becomes an error event and there is no ``[DONE]`` then."""
+        error_code: str | None = "client_disconnected"
+        try:
+            async with aclosing(self.reply.events()) as blocks:
+                async for block in blocks:
+                    if self._includes_cost and _DONE in block:
+                        before, _, after = block.rpartition(_DONE)
+                        yield before + self._cost_event(self.settle(200, None)) + _DONE + after
+                    else:
+                        yield block
+            if self._includes_cost and (settlement := self.settle(200, None)):
+                yield self._cost_event(settlement)
+            error_code = None if self.reply.stream_error is None else "upstream_stream_error"
+        except GatewayError as error:
+            error_code = error.code
+            yield error.sse_event()
+        finally:
+            self.settle(200, error_code)
+            await self.reply.aclose()
+
+    def settle(self, status: int, error_code: str | None) -> Settlement | None:
+        """Charge the request once; later calls return None."""
+        if self._is_settled:
+            return None
+        self._is_settled = True
+        return self._pipeline.settle(
+            self._caller, self._request, self.decision, self.reply, status, error_code, self.overhead_ms
+        )
+
+    def _refuse_foreign_error(self) -> None:
+        """Pass a provider's JSON error on; hide anything else (an HTML page of some proxy, say)."""
+        if not self.reply.content_type.startswith("application/json"):
+            raise UpstreamBroken(f"The provider answered with status {self.reply.status} and no JSON.")
+
+    def _with_cost(self, body: bytes, settlement: Settlement) -> bytes:
+        try:
+            fields = _object_decoder.decode(body)
+            usage = _object_decoder.decode(fields["usage"]) if "usage" in fields else {}
+        except (msgspec.DecodeError, RecursionError):
+            return body
+        fields["usage"] = raw({**usage, **_cost_fields(settlement)})
+        return msgspec.json.encode(fields)
+
+    def _cost_event(self, settlement: Settlement | None) -> bytes:
+        if settlement is None or settlement.usage is None:
+            return b""
+        usage = settlement.usage
+        chunk = {
+            "id": self.decision.id,
+            "object": "chat.completion.chunk",
+            "created": int(self.decision.created_at),
+            "model": self.decision.chosen,
+            "choices": [],
+            "usage": {
+                "prompt_tokens": usage.input_tokens,
+                "completion_tokens": usage.output_tokens,
+                "total_tokens": usage.input_tokens + usage.output_tokens,
+                **_cost_fields(settlement),
+            },
+        }
+        return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+
+
+class Pipeline:
+    """The steps of one request over the parts built at start.
+
+    Parameters
+    ----------
+    deployments : sequence of Deployment
+    chooser : ArmChooser
+    upstreams : mapping of str to Upstream
+        By adapter name.
+    decisions : RecentDecisions
+    metrics : GatewayMetrics
+    """
+
+    def __init__(
+        self,
+        deployments: Sequence[Deployment],
+        chooser: ArmChooser,
+        upstreams: Mapping[str, Upstream],
+        decisions: RecentDecisions,
+        metrics: GatewayMetrics,
+    ) -> None:
+        self.deployments = {deployment.name: deployment for deployment in deployments}
+        self.chooser = chooser
+        self.upstreams = upstreams
+        self.decisions = decisions
+        self.metrics = metrics
+
+    async def answer(self, caller: Caller, request: ChatRequest) -> Answer:
+        """Choose a deployment, call it, and return its reply.
+
+        Parameters
+        ----------
+        caller : Caller
+        request : ChatRequest
+
+        Returns
+        -------
+        Answer
+            Settles itself when its body or its events have been read.
+
+        Raises
+        ------
+        GatewayError
+            Before any byte of an answer.
+        """
+        decision = await self.decide(caller, request)
+        self.decisions.add(caller.tenant, decision)
+        deployment = self.deployments[decision.chosen]
+        attempt = self._prepare(caller, request, deployment)
+        overhead_ms = (time.perf_counter() - caller.started) * 1000.0
+        try:
+            reply = await self.upstreams[deployment.adapter].send(attempt)
+        except GatewayError as error:
+            self.settle(caller, request, decision, None, error.status, error.code, overhead_ms)
+            error.headers.update(decision_headers(decision, overhead_ms))
+            raise
+        return Answer(self, caller, request, decision, reply, overhead_ms)
+
+    async def decide(self, caller: Caller, request: ChatRequest) -> RouteDecision:
+        """Return the decision for an alias or a physical model.
+
+        Raises
+        ------
+        NotFound
+            Code ``model_not_found``.
+        InvalidRequest
+            An unknown or contradictory trade-off.
+        NoCandidate
+            Nothing can take the request.
+        """
+        header = None if caller.tradeoff is None else parse_tradeoff(caller.tradeoff, param="x-penstock-tradeoff")
+        if is_alias(request.model):
+            tradeoff = _one_tradeoff(parse_alias(request.model), header, request.tradeoff)
+            return await self.chooser.choose(request, tradeoff)
+        deployment = self.deployments.get(request.model)
+        if deployment is None:
+            raise self._unknown_model(request.model)
+        return self.chooser.physical(request, deployment)
+
+    def settle(
+        self,
+        caller: Caller,
+        request: ChatRequest,
+        decision: RouteDecision,
+        reply: UpstreamReply | None,
+        status: int,
+        error_code: str | None,
+        overhead_ms: float,
+    ) -> Settlement:
+        """Work out the actual cost, remember it, count it and write the request's log line."""
+        usage = _usage_of(request, reply)
+        deployment = self.deployments[decision.chosen]
+        settlement = Settlement(
+            status=status,
+            error_code=error_code,
+            usage=usage,
+            cost_usd=None if usage is None else cost_usd(usage, deployment.price),
+            duration_ms=(time.perf_counter() - caller.started) * 1000.0,
+            overhead_ms=overhead_ms,
+        )
+        self.decisions.settle(decision.id, settlement)
+        self.metrics.observe(decision, settlement)
+        _log.info("request", extra=_log_fields(caller, decision, settlement, request.is_stream))
+        return settlement
+
+    def _prepare(self, caller: Caller, request: ChatRequest, deployment: Deployment) -> UpstreamRequest:
+        may_ask = "stream_options" not in deployment.parameters.unsupported
+        asks_usage = request.is_stream and not request.wants_usage and may_ask
+        body = body_for(request, deployment, is_routed=is_alias(request.model), asks_usage=asks_usage)
+        return UpstreamRequest(deployment, body, request.is_stream, asks_usage, caller.request_id)
+
+    def _unknown_model(self, model: str) -> NotFound:
+        known = [*AUTO_ALIASES, *self.deployments]
+        shown = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
+        return NotFound(
+            f"The model '{model[:80]}' does not exist here. Known: {shown}; or auto@0.7.",
+            code="model_not_found",
+            param="model",
+        )
+
+
+def decision_headers(decision: RouteDecision, overhead_ms: float) -> dict[str, str]:
+    """Return the ``x-penstock-`` response headers of one decision."""
+    headers = {
+        "x-penstock-model": _ascii(decision.chosen),
+        "x-penstock-reason": decision.reason.value,
+        "x-penstock-decision-id": decision.id,
+        "x-penstock-baseline": _ascii(decision.baseline),
+        "x-penstock-overhead-ms": f"{overhead_ms:.3f}",
+    }
+    if decision.artifact_id is not None:
+        headers["x-penstock-artifact"] = decision.artifact_id
+    if decision.estimated_cost_usd is not None:
+        headers["x-penstock-estimated-cost-usd"] = f"{decision.estimated_cost_usd:.9f}"
+    saving = decision.estimated_saving_usd
+    if saving is not None:
+        headers["x-penstock-estimated-saving-usd"] = f"{saving:.9f}"
+    return headers
+
+
+def _one_tradeoff(*given: TradeoffValue | None) -> TradeoffValue | None:
+    """Return the one setting given by alias, header or body; they may agree but not contradict."""
+    settings = {value for value in given if value is not None}
+    if len(settings) > 1:
+        raise InvalidRequest(
+            "The model alias, the x-penstock-tradeoff header and the body ask for different trade-offs.",
+            code="conflicting_tradeoff",
+        )
+    return settings.pop() if settings else None
+
+
+def _usage_of(request: ChatRequest, reply: UpstreamReply | None) -> Usage | None:
+    """Return the reported usage, or an estimate, or None when the provider did no work."""
+    if reply is None or reply.status >= 400:
+        return None
+    if reply.usage is not None:
+        return reply.usage
+    output_tokens = int(reply.output_bytes / _BYTES_PER_TOKEN + 0.5)
+    return Usage(input_tokens=request.input_tokens, output_tokens=output_tokens, is_estimated=True)
+
+
+def _cost_fields(settlement: Settlement) -> dict[str, str | bool | None]:
+    return {
+        "cost_usd": None if settlement.cost_usd is None else format_usd(settlement.cost_usd),
+        "is_cost_estimated": None if settlement.usage is None else settlement.usage.is_estimated,
+    }
+
+
+def _log_fields(caller: Caller, decision: RouteDecision, settlement: Settlement, is_stream: bool) -> dict[str, object]:
+    return {
+        "request_id": caller.request_id,
+        "tenant": caller.tenant,
+        "decision_id": decision.id,
+        "requested_model": decision.requested_model[:80],
+        "model": decision.chosen,
+        "reason": decision.reason.value,
+        "is_stream": is_stream,
+        **settlement.as_json(),
+    }
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "replace").decode()

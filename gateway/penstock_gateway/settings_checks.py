@@ -1,0 +1,279 @@
+"""What the shape of the settings cannot say: names that must agree, prices that must exist, doors that must be closed.
+
+Owns the checks across settings, each a function of one idea that adds problems to the source, and the notes that do
+not stop the gateway. Read `check_settings` first.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from importlib.util import find_spec
+from urllib.parse import urlsplit
+
+from penstock_gateway.configuration_problems import Problem, did_you_mean, setting_path
+from penstock_gateway.model_facts import find_model
+from penstock_gateway.providers import PROVIDERS
+from penstock_gateway.settings_deployments import (
+    adapter_of,
+    arm_of,
+    base_url_of,
+    facts_of,
+    price_of,
+    provider_of,
+    read_artifact_arms,
+)
+from penstock_gateway.settings_models import DeploymentSettings, Settings
+from penstock_gateway.settings_secrets import SecretFileError, is_readable_by_others, read_secret
+from penstock_gateway.settings_source import SettingKey, SettingsSource
+
+LITELLM_INSTALL = "pip install 'penstock[litellm]'"
+_FORBIDDEN_HEADERS = frozenset(
+    {"host", "content-length", "content-type", "transfer-encoding", "connection", "keep-alive", "te", "trailer"}
+    | {"upgrade", "expect", "accept-encoding", "proxy-authorization", "proxy-connection"}
+)
+
+
+def check_settings(settings: Settings, source: SettingsSource, *, is_insecure: bool) -> None:
+    """Add a problem to `source` for everything that does not fit together.
+
+    Parameters
+    ----------
+    settings : Settings
+        Valid in shape.
+    source : SettingsSource
+        Where each setting was written.
+    is_insecure : bool
+        Accept a non-loopback address without client keys.
+    """
+    _check_names(settings, source)
+    _check_routing(settings, source)
+    for index, entry in enumerate(settings.deployments):
+        key: SettingKey = ("deployments", index)
+        _check_provider(entry, key, source)
+        _check_base_url(entry, key, source)
+        _check_price(entry, key, source)
+        _check_credential(entry, key, source)
+        _check_headers(entry, key, source)
+    _check_client_keys(settings, source)
+    if not settings.client_keys and not is_insecure and not is_loopback(settings.server.host):
+        source.report(
+            ("server", "host"),
+            f"{settings.server.host} can be reached from other machines and there are no client keys",
+            "add client_keys, bind 127.0.0.1, or start with --insecure",
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether an address to bind can only be reached from this machine.
+
+    Examples
+    --------
+    >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("0.0.0.0")
+    (True, True, False)
+    """
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_names(settings: Settings, source: SettingsSource) -> None:
+    if not settings.deployments:
+        source.report(("deployments",), "is empty, so there is no model to call", "add a deployment")
+    elif not any(entry.routable for entry in settings.deployments):
+        source.report(("deployments",), "has no routable deployment for 'auto'", "set 'routable: true' on one")
+    first_index: dict[str, int] = {}
+    for index, entry in enumerate(settings.deployments):
+        key: SettingKey = ("deployments", index, "name")
+        if entry.name in first_index:
+            first = source.place(("deployments", first_index[entry.name], "name"))
+            source.report(key, f"{entry.name!r} is the name of another deployment ({first})")
+        first_index.setdefault(entry.name, index)
+        if entry.name == "auto" or entry.name.startswith(("auto:", "auto@")):
+            source.report(key, f"{entry.name!r} is how clients let Penstock choose", "take another name")
+
+
+def _check_routing(settings: Settings, source: SettingsSource) -> None:
+    names = [entry.name for entry in settings.deployments]
+    if any(key[0] == "deployments" and key[-1] == "name" for key in source.muted if key):
+        return  # a name is wrong itself, so nothing can be said about what refers to it
+    for setting, name in (("default_arm", settings.routing.default_arm), ("baseline", settings.routing.baseline)):
+        if name is not None and name not in names:
+            source.report(("routing", setting), f"there is no deployment {name!r}", did_you_mean(name, names))
+    default = next((entry for entry in settings.deployments if entry.name == settings.routing.default_arm), None)
+    if default is not None and not default.routable:
+        source.report(("routing", "default_arm"), f"{default.name!r} is not routable", "set 'routable: true' on it")
+
+
+def _check_provider(entry: DeploymentSettings, key: SettingKey, source: SettingsSource) -> None:
+    if entry.provider is None and entry.base_url is None:
+        hint = "add 'provider: openai', or the base_url of an OpenAI-compatible server"
+        source.report((*key, "provider"), f"{entry.name!r} has neither provider nor base_url", hint)
+        return
+    if entry.provider is not None and entry.provider not in PROVIDERS and entry.adapter is None:
+        near = did_you_mean(entry.provider, list(PROVIDERS))
+        hint = f"{near}; or set adapter: litellm" if near else "set adapter: litellm"
+        source.report((*key, "provider"), f"there is no known provider {entry.provider!r}", hint)
+        return
+    if adapter_of(entry) == "direct" and not base_url_of(entry):
+        source.report((*key, "base_url"), f"{entry.name!r} needs a base_url", "for example https://host/v1")
+    if adapter_of(entry) == "litellm" and find_spec("litellm") is None:
+        message = f"{entry.name!r} is reached through litellm, which is not installed"
+        source.report((*key, "adapter" if entry.adapter else "provider"), message, f"run: {LITELLM_INSTALL}")
+
+
+def _check_base_url(entry: DeploymentSettings, key: SettingKey, source: SettingsSource) -> None:
+    if entry.base_url is None:
+        return
+    key = (*key, "base_url")
+    try:
+        parts = urlsplit(entry.base_url)
+        has_host = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        source.report(key, "is not a URL")
+        return
+    if parts.scheme not in ("http", "https") or not has_host:
+        source.report(key, "should start with https:// (or http://) and a host")
+    elif any(character.isspace() or ord(character) < 32 for character in entry.base_url):
+        source.report(key, "should have no white space")
+    elif parts.username or parts.password:
+        source.report(key, "should hold no credentials", "use api_key or headers")
+    elif parts.fragment or parts.query:
+        source.report(key, "should have no query and no fragment")
+    elif parts.path.rstrip("/").endswith("/chat/completions"):
+        source.report(key, "should end before /chat/completions", "for example https://host/v1")
+
+
+def _check_price(entry: DeploymentSettings, key: SettingKey, source: SettingsSource) -> None:
+    try:
+        price_of(entry, facts_of(entry))
+    except LookupError:
+        model = entry.model or entry.name
+        message = f"the price of {provider_of(entry)} model {model!r} is not known"
+        hint = "add 'price: {input: …, output: …}' in USD per million tokens (0 for a model of your own)"
+        source.report((*key, "price"), message, hint)
+
+
+def _check_credential(entry: DeploymentSettings, key: SettingKey, source: SettingsSource) -> None:
+    if entry.api_key is not None and entry.api_key_file is not None:
+        source.report((*key, "api_key_file"), "is given together with api_key", "keep one of them")
+    text = _readable_secret(entry.api_key, entry.api_key_file, (*key, "api_key_file"), source)
+    if text and not (text.isascii() and text.isprintable()):
+        source.report((*key, "api_key"), "has characters that cannot stand in an HTTP header (a line break?)")
+    known = PROVIDERS.get(provider_of(entry))
+    has_own_header = any(name.lower() in ("authorization", "api-key", "x-api-key") for name in entry.headers)
+    is_missing = entry.api_key is None and entry.api_key_file is None and (*key, "api_key") not in source.unresolved
+    if not is_missing or has_own_header or adapter_of(entry) != "direct" or entry.base_url is not None:
+        return
+    if known is not None and known.key_variable:
+        message = f"{entry.name!r} has no credential: environment variable {known.key_variable} is not set"
+        source.report((*key, "api_key"), message, f"export {known.key_variable}=…, or add api_key / api_key_file")
+
+
+def _readable_secret(secret: object, file: str | None, key: SettingKey, source: SettingsSource) -> str:
+    if secret is not None or file is None:
+        return secret.get_secret_value() if hasattr(secret, "get_secret_value") else ""
+    try:
+        return read_secret(None, file)
+    except SecretFileError as error:
+        source.report(key, str(error))
+        return ""
+
+
+def _check_headers(entry: DeploymentSettings, key: SettingKey, source: SettingsSource) -> None:
+    for name, value in entry.headers.items():
+        if name.lower() in _FORBIDDEN_HEADERS:
+            source.report((*key, "headers", name), "is set by the gateway itself", "remove it")
+        text = value.get_secret_value()
+        if not (text.isascii() and text.isprintable()):
+            source.report((*key, "headers", name), "has characters that cannot stand in an HTTP header")
+
+
+def _check_client_keys(settings: Settings, source: SettingsSource) -> None:
+    first_index: dict[str, int] = {}
+    for index, entry in enumerate(settings.client_keys):
+        key: SettingKey = ("client_keys", index)
+        if entry.key is None and entry.key_file is None:
+            if (*key, "key") not in source.unresolved:
+                source.report(key, f"{entry.name!r} has neither key nor key_file", "add 'key: ${VARIABLE}'")
+            continue
+        if entry.key is not None and entry.key_file is not None:
+            source.report((*key, "key_file"), "is given together with key", "keep one of them")
+        text = _readable_secret(entry.key, entry.key_file, (*key, "key_file"), source)
+        if entry.key is None and text and len(text) < 16:
+            source.report((*key, "key_file"), "holds a key of less than 16 characters")
+        if text and text in first_index:
+            other = settings.client_keys[first_index[text]].name
+            source.report(key, f"{entry.name!r} has the same key as {other!r}", "give each its own")
+        first_index.setdefault(text, index)
+
+
+def note_settings(settings: Settings) -> tuple[Problem, ...]:
+    """Return what is worth knowing about a valid configuration and does not stop the gateway.
+
+    Parameters
+    ----------
+    settings : Settings
+
+    Returns
+    -------
+    tuple of Problem
+        Deployments that ``auto`` cannot use for want of estimates, guessed limits, prompt lengths beyond which a
+        provider charges more, models that are switched off soon, key files that everybody may read.
+    """
+    arms = read_artifact_arms(settings.routing)
+    notes: list[Problem] = []
+    for index, entry in enumerate(settings.deployments):
+        where = setting_path(("deployments", index))
+        notes += [Problem(entry.name, where, text, hint) for text, hint in _deployment_notes(entry, arms)]
+    if settings.routing.artifact not in ("none", "default") and not arms:
+        text = "has no readable manifest; every request to 'auto' goes to the default arm"
+        notes.append(Problem("routing", "routing.artifact", text))
+    for kind, files in (
+        ("client_keys", [entry.key_file for entry in settings.client_keys]),
+        ("deployments", [entry.api_key_file for entry in settings.deployments]),
+    ):
+        for index, file in enumerate(files):
+            if file is not None and is_readable_by_others(file):
+                text = f"{file} may be read by everybody on this machine"
+                notes.append(Problem(file, setting_path((kind, index)), text, f"chmod o-r {file}"))
+    return tuple(notes)
+
+
+def _deployment_notes(entry: DeploymentSettings, arms: tuple[str, ...]) -> list[tuple[str, str]]:
+    notes: list[tuple[str, str]] = []
+    provider, model = provider_of(entry), entry.model or entry.name
+    facts = find_model(provider, model, adapter_of(entry))
+    if entry.routable and arms and arm_of(entry, arms) not in arms:
+        known = ", ".join(arms)
+        notes.append(
+            (
+                "the artifact has no estimates for it, so 'auto' takes it only as the default arm",
+                f"set tier or arm to one of: {known}",
+            )
+        )
+    guessed = [name for name in ("context_tokens", "max_output_tokens", "abilities") if getattr(entry, name) is None]
+    if facts is None and guessed:
+        notes.append((f"the snapshot does not know {model!r}: {', '.join(guessed)} are cautious guesses", "set them"))
+    if facts is not None and facts.context_tokens < facts.provider_context_tokens and entry.price is None:
+        if (entry.context_tokens or 0) > facts.context_tokens:
+            notes.append(
+                (
+                    f"the provider charges more beyond {facts.context_tokens} prompt tokens; the bill of longer "
+                    "prompts will be too low",
+                    "lower context_tokens",
+                )
+            )
+        elif entry.context_tokens is None:
+            notes.append(
+                (
+                    f"'auto' sends it at most {facts.context_tokens} prompt tokens, because the provider charges more "
+                    f"beyond (its own limit is {facts.provider_context_tokens})",
+                    "set context_tokens to change that",
+                )
+            )
+    if facts is not None and facts.deprecated_on:
+        notes.append((f"its maker switches it off on {facts.deprecated_on}", "plan its replacement"))
+    return notes

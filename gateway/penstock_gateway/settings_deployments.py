@@ -1,0 +1,215 @@
+"""From the settings to the deployments that the request path uses: every default filled in.
+
+Owns the rules for defaults (provider, adapter, base URL, price, limits, abilities, arm). It checks nothing twice:
+`settings.load_settings` has refused what cannot work. Read `build_deployments` first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import msgspec
+
+from penstock_gateway.configuration_problems import ConfigurationError, Problem, setting_path
+from penstock_gateway.deployments import TIERS, Ability, Deployment, ParameterRules
+from penstock_gateway.model_facts import ModelFacts, find_model, find_rules
+from penstock_gateway.money.prices import Price
+from penstock_gateway.providers import PROVIDERS
+from penstock_gateway.settings_models import DeploymentSettings, PriceSettings, RoutingSettings, Settings
+from penstock_gateway.settings_secrets import SecretFileError, read_secret
+from penstock_routers.bundled import bundled_folder
+
+UNKNOWN_CONTEXT_TOKENS = 8192
+UNKNOWN_MAX_OUTPUT_TOKENS = 4096
+DEFAULT_ARTIFACT = "default-router"
+_MAX_MANIFEST_BYTES = 8_388_608
+
+
+class _ManifestArm(msgspec.Struct):
+    name: str
+
+
+class _ManifestArms(msgspec.Struct):
+    arms: list[_ManifestArm | str]
+
+
+def build_deployments(settings: Settings, *, artifact_arms: Collection[str] | None = None) -> tuple[Deployment, ...]:
+    """Return the deployments of a configuration, in its order, with every default filled in.
+
+    Parameters
+    ----------
+    settings : Settings
+    artifact_arms : collection of str, optional
+        Arms of the router artifact, to find the arm of a deployment that names none; read from the configured
+        artifact's manifest when not given.
+
+    Returns
+    -------
+    tuple of Deployment
+
+    Raises
+    ------
+    ConfigurationError
+        A deployment has no price or a key file cannot be used. `load_settings` finds these earlier, with lines.
+    """
+    arms = read_artifact_arms(settings.routing) if artifact_arms is None else artifact_arms
+    deployments: list[Deployment] = []
+    problems: list[Problem] = []
+    for index, entry in enumerate(settings.deployments):
+        try:
+            deployments.append(_build(entry, arms))
+        except (LookupError, SecretFileError) as error:
+            problems.append(Problem("settings", setting_path(("deployments", index)), str(error)))
+    if problems:
+        raise ConfigurationError(problems)
+    return tuple(deployments)
+
+
+def _build(entry: DeploymentSettings, arms: Collection[str]) -> Deployment:
+    provider, adapter = provider_of(entry), adapter_of(entry)
+    model = entry.model or entry.name
+    facts = facts_of(entry)
+    return Deployment(
+        name=entry.name,
+        model=_litellm_name(provider, model) if adapter == "litellm" else model,
+        adapter=adapter,
+        base_url=base_url_of(entry),
+        tier=entry.tier,
+        arm=arm_of(entry, arms),
+        price=price_of(entry, facts),
+        context_tokens=entry.context_tokens or (facts.context_tokens if facts else UNKNOWN_CONTEXT_TOKENS),
+        max_output_tokens=entry.max_output_tokens or (facts.max_output_tokens if facts else UNKNOWN_MAX_OUTPUT_TOKENS),
+        abilities=_abilities_of(entry, facts),
+        parameters=rules_of(entry),
+        api_key=read_secret(entry.api_key, entry.api_key_file),
+        headers={name: value.get_secret_value() for name, value in entry.headers.items()},
+        connect_timeout_seconds=entry.timeouts.connect_seconds,
+        first_byte_timeout_seconds=entry.timeouts.first_byte_seconds,
+        idle_timeout_seconds=entry.timeouts.idle_seconds,
+        total_timeout_seconds=entry.timeouts.total_seconds,
+        is_routable=entry.routable,
+        provider=provider,
+    )
+
+
+def provider_of(entry: DeploymentSettings) -> str:
+    """Return the provider's name; a base URL without a provider is some OpenAI-compatible server."""
+    return entry.provider or "openai_compatible"
+
+
+def adapter_of(entry: DeploymentSettings) -> str:
+    """Return the adapter: as configured, else the provider's, else by whether there is a base URL."""
+    if entry.adapter is not None:
+        return entry.adapter
+    known = PROVIDERS.get(provider_of(entry))
+    if entry.base_url is not None and provider_of(entry) == "azure":
+        return "direct"  # Azure's own /openai/v1 endpoint takes the common schema
+    return known.adapter if known else "direct" if entry.base_url else "litellm"
+
+
+def base_url_of(entry: DeploymentSettings) -> str:
+    """Return the base URL without a slash at its end; empty when litellm knows it."""
+    if entry.base_url is not None:
+        return entry.base_url.rstrip("/")
+    known = PROVIDERS.get(provider_of(entry))
+    return known.base_url if known and adapter_of(entry) == "direct" else ""
+
+
+def facts_of(entry: DeploymentSettings) -> ModelFacts | None:
+    """Return what the snapshot knows of the deployment's model."""
+    return find_model(provider_of(entry), entry.model or entry.name, adapter_of(entry))
+
+
+def price_of(entry: DeploymentSettings, facts: ModelFacts | None) -> Price:
+    """Return the configured price, else the snapshot's.
+
+    Raises
+    ------
+    LookupError
+        Neither is there.
+    """
+    if entry.price is not None:
+        return _configured_price(entry.price)
+    if facts is None:
+        raise LookupError(f"deployment {entry.name!r} has no price")
+    return facts.price
+
+
+def _configured_price(price: PriceSettings) -> Price:
+    return Price(
+        input=price.input,
+        cached_input=price.input if price.cached_input is None else price.cached_input,
+        output=price.output,
+        reasoning=price.output if price.reasoning is None else price.reasoning,
+    )
+
+
+def arm_of(entry: DeploymentSettings, arms: Collection[str]) -> str:
+    """Return the artifact arm of a deployment: as configured, its own name if the artifact has it, else its tier.
+
+    Without a tier, its own name, for which there are then no estimates.
+    """
+    if entry.arm is not None:
+        return entry.arm
+    return entry.name if entry.name in arms or entry.tier is None else entry.tier
+
+
+def rules_of(entry: DeploymentSettings) -> ParameterRules:
+    """Return the parameter rules: the built-in ones of the model, replaced where configured."""
+    built_in = find_rules(provider_of(entry), entry.model or entry.name, adapter_of(entry))
+    given = entry.parameters
+    return ParameterRules(
+        max_tokens_field=given.max_tokens_field or built_in.max_tokens_field,
+        unsupported=built_in.unsupported if given.unsupported is None else frozenset(given.unsupported),
+        droppable=built_in.droppable if given.droppable is None else dict(given.droppable),
+    )
+
+
+def _abilities_of(entry: DeploymentSettings, facts: ModelFacts | None) -> frozenset[Ability]:
+    if entry.abilities is not None:
+        return frozenset(entry.abilities)
+    return facts.abilities if facts else frozenset({Ability.STREAMING})
+
+
+def _litellm_name(provider: str, model: str) -> str:
+    """Return the model as litellm names it: with the provider in front."""
+    if provider == "openai_compatible":
+        provider = "openai"  # litellm's name for "any server with this schema", with api_base
+    if provider == "together":
+        provider = "together_ai"
+    if provider == "fireworks":
+        provider = "fireworks_ai"
+    return model if model.startswith(provider + "/") else f"{provider}/{model}"
+
+
+def artifact_folder(routing: RoutingSettings) -> Path | None:
+    """Return the folder of the configured router artifact; None when routing is off.
+
+    Raises
+    ------
+    RouterError
+        The bundled artifact is missing from this installation.
+    """
+    if routing.artifact == "none":
+        return None
+    return bundled_folder(DEFAULT_ARTIFACT) if routing.artifact == "default" else Path(routing.artifact)
+
+
+def read_artifact_arms(routing: RoutingSettings) -> tuple[str, ...]:
+    """Return the arm names in the configured artifact's manifest, without loading the artifact.
+
+    An artifact that is missing or damaged has none here: it is refused later, with the reason, and the gateway serves
+    its default arm. The bundled artifact always has the four tiers.
+    """
+    if routing.artifact == "default":
+        return TIERS
+    folder = artifact_folder(routing)
+    if folder is None:
+        return ()
+    try:
+        with (folder / "manifest.json").open("rb") as file:
+            manifest = msgspec.json.decode(file.read(_MAX_MANIFEST_BYTES), type=_ManifestArms)
+    except (OSError, msgspec.MsgspecError):
+        return ()
+    return tuple(arm if isinstance(arm, str) else arm.name for arm in manifest.arms)

@@ -1,0 +1,259 @@
+"""The shape of the configuration: frozen, strict models with a range on every number.
+
+Owns what may be written, its defaults and its descriptions (the table in docs/configuration.md and the JSON Schema are
+made from them). It reads no file and no environment. Read `Settings` first; `settings.load_settings` fills it.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, StringConstraints
+
+from penstock_gateway.deployments import TIERS, Ability
+
+Tier = Literal["small", "medium", "large", "frontier"]
+Adapter = Literal["direct", "litellm"]
+
+MAX_PRICE_USD_PER_MILLION = Decimal(100_000)
+"""Above this a price is taken for a typing error; the dearest model of the bundled snapshot costs 600."""
+
+
+def _exact_decimal(value: object) -> object:
+    """Turn text and integers into Decimal; a binary float is refused, because 0.1 is not 0.1 in it."""
+    if isinstance(value, bool | float):
+        raise ValueError("should be a decimal number (in Python, pass Decimal or text, not a float)")
+    if isinstance(value, int):
+        return Decimal(value)
+    if isinstance(value, str):
+        try:
+            return Decimal(value)
+        except InvalidOperation:
+            raise ValueError("should be a decimal number") from None
+    return value
+
+
+def _plain_float(value: object) -> object:
+    """Numbers with a point arrive from the file as Decimal; deadlines and the knob need no exactness."""
+    if isinstance(value, Decimal) and value.is_finite():
+        return float(value)
+    return value
+
+
+def _plain_tradeoff(value: object) -> object:
+    number = _plain_float(value)
+    if isinstance(number, int) and not isinstance(number, bool):
+        number = float(number)
+    if isinstance(number, float):
+        if not 0.0 <= number <= 1.0:
+            raise ValueError("a number should lie between 0 (cheapest) and 1 (best)")
+    elif number not in ("cost", "balanced", "quality"):
+        raise ValueError("should be cost, balanced, quality or a number between 0 and 1")
+    return number
+
+
+UsdPerMillion = Annotated[
+    Decimal,
+    Field(ge=0, le=MAX_PRICE_USD_PER_MILLION, allow_inf_nan=False, max_digits=24),
+    BeforeValidator(_exact_decimal),
+]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False), BeforeValidator(_plain_float)]
+Tradeoff = Annotated[float | str, BeforeValidator(_plain_tradeoff)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}$")]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+Key = Annotated[SecretStr, Field(strict=False, min_length=1, max_length=8192)]
+ClientKey = Annotated[SecretStr, Field(strict=False, min_length=16, max_length=1024)]
+HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$")]
+HostName = Annotated[str, StringConstraints(pattern=r"^(\*\.)?[A-Za-z0-9_.:\[\]-]{1,253}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
+
+
+class ServerSettings(_Section):
+    """Where the gateway listens, and how much it takes at once."""
+
+    host: Text = Field(
+        "127.0.0.1", description="Address to bind. Anything but loopback needs `client_keys` (or `--insecure`)."
+    )
+    port: int = Field(4000, ge=0, le=65_535, description="TCP port; 0 takes a free one.")
+    allowed_hosts: tuple[HostName, ...] = Field(
+        (),
+        strict=False,
+        max_length=256,
+        description="`Host` names accepted besides loopback names and `host` itself; `*.example.org` takes a domain.",
+    )
+    max_body_bytes: int = Field(20_971_520, ge=1024, le=1_073_741_824, description="Largest request body, bytes.")
+    max_in_flight: int = Field(1024, ge=1, le=100_000, description="Requests in progress before new ones get a 503.")
+
+
+class ClientKeySettings(_Section):
+    """One key that clients may present."""
+
+    name: Name = Field(description="Tenant that the key stands for; shown in logs and decisions.")
+    key: ClientKey | None = Field(
+        None, description="The key, by reference only: `${VARIABLE}`. At least 16 characters."
+    )
+    key_file: Text | None = Field(None, description="File that holds the key, instead of `key`.")
+
+
+class PriceSettings(_Section):
+    """Price of one deployment, USD per million tokens."""
+
+    input: UsdPerMillion = Field(description="USD per million prompt tokens.")
+    cached_input: UsdPerMillion | None = Field(
+        None, description="USD per million prompt tokens read from the provider's cache; default: `input`."
+    )
+    output: UsdPerMillion = Field(description="USD per million completion tokens.")
+    reasoning: UsdPerMillion | None = Field(
+        None, description="USD per million hidden reasoning tokens; default: `output`."
+    )
+
+
+class ParameterSettings(_Section):
+    """How the model's parameters differ from the common chat schema; replaces the built-in rules where given."""
+
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens", "both"] | None = Field(
+        None, description="Which of the two length fields the model takes; `both` leaves it as sent."
+    )
+    unsupported: tuple[Name, ...] | None = Field(
+        None,
+        strict=False,
+        max_length=64,
+        description="Body fields the model refuses; requests that set one go elsewhere.",
+    )
+    droppable: dict[Name, Annotated[bool | int | float | str | None, BeforeValidator(_plain_float)]] | None = Field(
+        None, description="Fields with one fixed value: dropped when the request asks for just that value."
+    )
+
+
+class TimeoutSettings(_Section):
+    """Deadlines of one attempt, seconds."""
+
+    connect_seconds: Seconds = Field(5.0, description="Connection and TLS.")
+    first_byte_seconds: Seconds = Field(60.0, description="From the request to the status line.")
+    idle_seconds: Seconds = Field(60.0, description="Between two chunks.")
+    total_seconds: Seconds = Field(600.0, description="The whole attempt.")
+
+
+class DeploymentSettings(_Section):
+    """One callable place of a model."""
+
+    name: Name = Field(description="What clients ask for; unique; not `auto…`, which lets Penstock choose.")
+    provider: Name | None = Field(
+        None, description="Who serves it; gives base URL, key variable and adapter. Not needed with `base_url`."
+    )
+    model: Text | None = Field(None, description="What the provider calls it; default: `name`.")
+    adapter: Adapter | None = Field(
+        None, description="`direct` for OpenAI-compatible servers, `litellm` for others; default: the provider's."
+    )
+    base_url: Text | None = Field(
+        None, description="OpenAI-compatible API, up to and without `/chat/completions`; default: the provider's."
+    )
+    api_key: Key | None = Field(
+        None, description="Upstream credential, by reference only: `${VARIABLE}`; default: the provider's variable."
+    )
+    api_key_file: Text | None = Field(None, description="File that holds the credential, instead of `api_key`.")
+    headers: dict[HeaderName, Annotated[SecretStr, Field(strict=False, max_length=8192)]] = Field(
+        default_factory=dict, max_length=64, description="Extra request headers; secret ones by reference only."
+    )
+    tier: Tier | None = Field(
+        None, description="Class of capability and price; the default artifact's estimates are per tier."
+    )
+    arm: Name | None = Field(
+        None, description="Artifact arm whose estimates apply; default: `name` if the artifact has it, else `tier`."
+    )
+    price: PriceSettings | None = Field(None, description="Default: the bundled price snapshot.")
+    context_tokens: int | None = Field(
+        None, ge=1, le=100_000_000, description="Most prompt tokens; default: the snapshot, else 8192."
+    )
+    max_output_tokens: int | None = Field(
+        None, ge=1, le=100_000_000, description="Most completion tokens; default: the snapshot, else 4096."
+    )
+    abilities: tuple[Annotated[Ability, Field(strict=False)], ...] | None = Field(
+        None, strict=False, max_length=16, description="What it can do; default: the snapshot, else `[streaming]`."
+    )
+    parameters: ParameterSettings = Field(
+        default_factory=ParameterSettings, description="Parameter rules; default: the built-in ones of the model."
+    )
+    timeouts: TimeoutSettings = Field(default_factory=TimeoutSettings, description="Deadlines of one attempt.")
+    routable: bool = Field(True, description="Whether `auto` may choose it.")
+
+
+class RoutingSettings(_Section):
+    """How `auto` chooses."""
+
+    artifact: Text = Field(
+        "default", description="Router artifact: `default` (bundled), a folder, or `none` (always the default arm)."
+    )
+    encoder: Text = Field("static-minilm-256", description="Prompt encoder: a bundled name or a folder.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the encoder runs.")
+    default_arm: Name | None = Field(
+        None,
+        description="Deployment that answers when the router is not sure; default: the routable one of the highest "
+        "tier, the first of several.",
+    )
+    baseline: Name | None = Field(
+        None, description="Deployment that savings are measured against; default: the default arm."
+    )
+    tradeoff: Tradeoff = Field(
+        "balanced", description="`cost`, `balanced`, `quality`, or a number from 0 (cheapest) to 1 (best)."
+    )
+
+
+class DecisionSettings(_Section):
+    """What is remembered of past decisions."""
+
+    keep: int = Field(10_000, ge=0, le=1_000_000, description="Decisions kept in memory for `GET /v1/decisions/{id}`.")
+
+
+class MetricSettings(_Section):
+    """Metrics; nothing to set yet."""
+
+
+class LogSettings(_Section):
+    """Logging to standard error, one JSON object a line."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level written.")
+
+
+class Settings(_Section):
+    """The whole configuration, immutable.
+
+    Built by `settings.load_settings` from a file and the environment, or directly in Python. A value of this
+    type has the right shape; that names agree with each other is checked by `load_settings`.
+    """
+
+    version: Literal[1] = Field(1, description="Version of this format.")
+    server: ServerSettings = Field(default_factory=ServerSettings, description="Listening address and limits.")
+    client_keys: tuple[ClientKeySettings, ...] = Field(
+        (), strict=False, max_length=10_000, description="Keys that clients must present; none: no key is asked for."
+    )
+    deployments: tuple[DeploymentSettings, ...] = Field(
+        (), strict=False, max_length=1000, description="The models that can be called."
+    )
+    routing: RoutingSettings = Field(default_factory=RoutingSettings, description="How `auto` chooses.")
+    decisions: DecisionSettings = Field(default_factory=DecisionSettings, description="Memory of past decisions.")
+    metrics: MetricSettings = Field(default_factory=MetricSettings, description="Metrics; nothing to set yet.")
+    log: LogSettings = Field(default_factory=LogSettings, description="Logging.")
+
+    @property
+    def default_arm(self) -> str:
+        """Name of the deployment that answers when the router is not sure.
+
+        ``routing.default_arm``, else the routable deployment of the highest tier (the first of several; no tier
+        counts as the lowest), else the first deployment; empty when there is none.
+        """
+        if self.routing.default_arm is not None:
+            return self.routing.default_arm
+        routable = [d for d in self.deployments if d.routable] or list(self.deployments)
+        if not routable:
+            return ""
+        return max(routable, key=lambda d: TIERS.index(d.tier) if d.tier else -1).name
+
+    @property
+    def baseline(self) -> str:
+        """Name of the deployment that savings are measured against: ``routing.baseline``, else the default arm."""
+        return self.routing.baseline or self.default_arm

@@ -1,0 +1,103 @@
+"""The contract between the pipeline and whatever speaks to a provider.
+
+A transport is a class with one coroutine, `Upstream.send`. `direct` and `litellm` implement it; tests pass
+their own. Nothing here imports an HTTP client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from penstock_gateway.deployments import Deployment
+from penstock_gateway.money.usage import Usage
+
+JsonObject = dict[str, msgspec.Raw]
+"""A JSON object whose values are still the client's own bytes, so unknown fields survive untouched."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """One attempt at one deployment.
+
+    Attributes
+    ----------
+    deployment : Deployment
+    body : JsonObject
+        The request as it shall reach the model: model name set, control fields stripped, parameters
+        translated.
+    is_stream : bool
+    hides_usage : bool
+        We asked for the stream's usage and the client did not: the usage-only chunk is kept from it.
+    request_id : str
+        Passed on as ``x-request-id``.
+    """
+
+    deployment: Deployment
+    body: JsonObject
+    is_stream: bool
+    hides_usage: bool
+    request_id: str
+
+
+class UpstreamReply(Protocol):
+    """An answer whose status is known; the body may still be on its way.
+
+    Attributes
+    ----------
+    status : int
+    content_type : str
+    headers : tuple of (bytes, bytes)
+        The provider's headers that are worth passing on (rate limits, retry-after, request id).
+    usage : Usage or None
+        What the provider reported; set once the body is complete (None until then, or when missing).
+    output_bytes : int
+        Bytes of generated text seen so far, JSON escapes included, for an estimate when no usage arrives.
+    stream_error : str or None
+        Code of an error event that the provider itself sent inside a stream. The event was passed on and the
+        stream then ends without raising: the client has been told, the request still failed.
+    """
+
+    status: int
+    content_type: str
+    headers: tuple[tuple[bytes, bytes], ...]
+    usage: Usage | None
+    output_bytes: int
+    stream_error: str | None
+
+    async def read(self) -> bytes:
+        """Return the whole body, of any status (for streams: of an error status only). Raises `UpstreamError`."""
+        ...
+
+    def events(self) -> AsyncGenerator[bytes, None]:
+        """Yield blocks of one or more complete server-sent events, byte for byte as sent.
+
+        The final ``data: [DONE]`` event is yielded like any other. Raises `UpstreamError` when the stream
+        stalls, is reset or ends without ``[DONE]`` and without a finish reason for every choice.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Release the connection; safe to call twice, and in the middle of a stream."""
+        ...
+
+
+class Upstream(Protocol):
+    """Something that can send a request to a deployment."""
+
+    async def send(self, request: UpstreamRequest) -> UpstreamReply:
+        """Send one request and return when the status line is known.
+
+        Raises
+        ------
+        UpstreamError
+            Before any byte of an answer: unreachable, timed out, broken, credential refused.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close pooled connections."""
+        ...

@@ -1,0 +1,80 @@
+"""The benches run: a short pass of each, so that they cannot rot. No figure is judged here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def _bench(root: Path, name: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(root / "bench" / f"{name}.py"), *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=110, check=False, cwd=root)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the overhead bench reads /proc")
+def test_overhead_bench_in_quick_mode_measures_every_installed_target(repository_root: Path) -> None:
+    """The quick pass starts the gateway and the mock provider and gives a positive cost for each target."""
+    done = _bench(repository_root, "overhead", "--quick", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    rows: dict[str, dict[str, Any]] = {row["target"]: row for row in document["results"]}
+    assert {"bare", "penstock", "penstock-auto"} <= set(rows)
+    assert all(row["requests_per_second"] > 0 and row["cpu_us_per_request"] >= 0 for row in rows.values())
+    assert rows["penstock"]["cpu_us_per_request"] > 0
+    assert document["machine"]["packages"]["penstock"] != "absent"
+    assert "abstained_no_estimate" not in document["auto_reasons"], document["warnings"]
+
+
+def test_overhead_bench_with_an_unknown_target_is_refused(repository_root: Path) -> None:
+    """A typing error in the targets is a usage error."""
+    done = _bench(repository_root, "overhead", "--targets", "apache")
+    assert done.returncode == 2
+    assert "unknown targets: apache" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"host": "192.0.2.1"}, "loopback addresses only"),
+        ({"connections": 100_000}, "at most"),
+        ({"seconds": 1e9}, "at most"),
+        ({"rate_per_second": 1e9}, "at most"),
+        ({"max_requests": 10**9}, "at most"),
+        ({"bodies": []}, "at least one body"),
+    ],
+)
+def test_load_generator_beyond_its_bounds_refuses_to_run(
+    repository_root: Path, changes: dict[str, Any], message: str
+) -> None:
+    """Load is bounded in number and time, and never leaves this machine."""
+    plan = {"port": 9, "bodies": ["{}"], "connections": 1, "seconds": 0.1, **changes}
+    done = subprocess.run(
+        [sys.executable, str(repository_root / "bench" / "load.py")],
+        input=json.dumps(plan),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
+def test_machine_description_names_processor_cores_and_versions(repository_root: Path) -> None:
+    """Every result can be judged: what it ran on is printed with it."""
+    done = _bench(repository_root, "machine")
+    assert done.returncode == 0, done.stderr
+    assert "cores usable" in done.stdout
+    assert "penstock 0." in done.stdout
+
+
+def test_encoder_bench_in_quick_mode_gives_times(repository_root: Path) -> None:
+    """The quick pass of the encoder bench times the bundled encoders."""
+    done = _bench(repository_root, "encoder", "--quick", "--no-quality", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)

@@ -1,0 +1,125 @@
+"""Rules of the demonstration's three displays."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from penstock_gateway.demo.results import DemoRow, Forecast, SettingOutlook, Strategy
+from penstock_gateway.demo.table import (
+    NOTE,
+    Display,
+    JsonDisplay,
+    PlainDisplay,
+    TerminalDisplay,
+    open_display,
+)
+
+FACTS: dict[str, Any] = {
+    "base_url": "http://127.0.0.1:4000/v1",
+    "artifact": "sha256:0",
+    "tradeoff": "0.7",
+    "default_model": "sim-frontier",
+    "baseline_model": "sim-frontier",
+}
+TOTALS = [
+    Strategy("routed", 0.75, Decimal("0.10"), Decimal("0.11")),
+    Strategy("always sim-frontier", 0.8, Decimal("0.25"), Decimal("0.26")),
+    Strategy("always sim-small", 0.6, Decimal("0.004"), Decimal("0.003")),
+]
+OUTLOOKS = [SettingOutlook("cost", {"large": 2, "small": 1}, None, Decimal("0.01"))]
+
+
+def _row(number: int = 1, prompt: str = "Why is the sky blue?", quality: float | None = 0.75) -> DemoRow:
+    reason = "routed" if quality is not None else "abstained_novel"
+    forecasts = {"sim-medium": Forecast(quality, Decimal("0.0004"))}
+    cost, saving = Decimal("0.0004"), Decimal("0.0076")
+    return DemoRow(number, prompt, "sim-medium", "medium", reason, "dec_1", quality, cost, saving, cost, 0.4, forecasts)
+
+
+def _show(display: Display, rows: Sequence[DemoRow]) -> None:
+    display.begin("Penstock demo", len(rows))
+    for row in rows:
+        display.add(row)
+    display.finish(TOTALS, OUTLOOKS, FACTS)
+
+
+def test_plain_display_of_rows_is_aligned_and_has_no_escape_codes() -> None:
+    """In a pipe every row is one line, columns line up, and there is no control character."""
+    stream = io.StringIO()
+    _show(PlainDisplay(stream), [_row(1), _row(12, "a\nb " * 60)])
+    lines = stream.getvalue().splitlines()
+    rows = [line for line in lines if line.lstrip().startswith(("1 ", "12 "))]
+    assert len(rows) == 2
+    assert rows[0].index("sim-medium") == rows[1].index("sim-medium")
+    assert "\x1b" not in stream.getvalue()
+
+
+def test_plain_display_before_any_row_says_what_is_simulated() -> None:
+    """The note on simulation stands above the figures."""
+    stream = io.StringIO()
+    _show(PlainDisplay(stream), [_row()])
+    text = stream.getvalue()
+    assert text.index(NOTE) < text.index("sim-medium")
+
+
+def test_plain_display_of_totals_names_each_figure() -> None:
+    """The totals' columns say predicted or simulated, and comparisons are of predictions."""
+    stream = io.StringIO()
+    _show(PlainDisplay(stream), [_row()])
+    text = stream.getvalue()
+    assert "predicted quality  predicted cost USD  simulated cost USD" in text
+    assert "Against always sim-frontier: predicted cost 60 % less, predicted quality -0.050." in text
+    assert "Against always sim-small: predicted cost 25.0 times as much, predicted quality +0.150." in text
+
+
+def test_plain_display_of_an_abstention_shows_no_quality() -> None:
+    """A prompt without an opinion shows n/a where the quality would be."""
+    stream = io.StringIO()
+    _show(PlainDisplay(stream), [_row(quality=None)])
+    assert "abstained_novel" in stream.getvalue()
+    assert "n/a" in stream.getvalue()
+
+
+def test_json_display_writes_one_document_and_keeps_messages_apart() -> None:
+    """Standard output is valid JSON and nothing else."""
+    stream, messages = io.StringIO(), io.StringIO()
+    display = JsonDisplay(stream, messages)
+    _show(display, [_row(1), _row(2, quality=None)])
+    display.say("hello")
+    document = json.loads(stream.getvalue())
+    assert document["note"] == NOTE
+    assert [row["predicted_quality"] for row in document["prompts"]] == [0.75, None]
+    assert [total["strategy"] for total in document["totals"]] == [total.name for total in TOTALS]
+    assert document["same_prompts_at_other_settings"][0]["decisions_by_tier"] == {"large": 2, "small": 1}
+    assert "hello" in messages.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_terminal_display_of_any_width_prints_every_row_once_done(width: int) -> None:
+    """The final table holds all rows, although the live one follows the last ones only."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, height=20, legacy_windows=False)
+    display = TerminalDisplay(console)
+    _show(display, [_row(number, prompt=f"p{number}") for number in range(1, 41)])
+    display.close()
+    assert isinstance(console.file, io.StringIO)
+    final = console.file.getvalue().partition("Trade-off:")[0].rpartition("40 of 40 prompts")[2]
+    assert all(f"p{number}" in final for number in range(1, 41))
+
+
+def test_open_display_for_a_pipe_is_plain() -> None:
+    """A stream that is no terminal gets plain text."""
+    with open_display(io.StringIO(), as_json=False) as display:
+        assert isinstance(display, PlainDisplay)
+
+
+def test_open_display_for_machines_is_json() -> None:
+    """The JSON option wins over the kind of stream."""
+    with open_display(io.StringIO(), as_json=True) as display:
+        assert isinstance(display, JsonDisplay)

@@ -1,0 +1,110 @@
+"""From the public model map to the snapshot."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from penstock_gateway.money import rebuild_snapshot
+from penstock_gateway.money.snapshot import Snapshot
+
+CHAT: dict[str, object] = {
+    "litellm_provider": "openai",
+    "mode": "chat",
+    "input_cost_per_token": Decimal("2.5e-07"),
+    "output_cost_per_token": Decimal("0.000002"),
+    "max_input_tokens": 1000,
+    "max_output_tokens": 100,
+}
+
+
+def _build(entries: dict[str, dict[str, object]]) -> Snapshot:
+    return rebuild_snapshot.build_snapshot(entries, as_of="2026-01-02", litellm_version="1.2.3")
+
+
+def test_price_per_token_becomes_an_exact_price_per_million() -> None:
+    """Scaling keeps every digit: 2.5e-07 a token is 0.25 a million."""
+    model = _build({"m": CHAT}).models["openai"]["m"]
+    assert (str(model.input), str(model.output)) == ("0.25", "2")
+
+
+def test_entry_with_everything_is_carried_over() -> None:
+    """Cache and reasoning prices, abilities, surcharge bounds and marks arrive."""
+    entry = CHAT | {
+        "cache_read_input_token_cost": Decimal("1e-08"),
+        "output_cost_per_reasoning_token": Decimal("3e-06"),
+        "supports_function_calling": True,
+        "supports_vision": True,
+        "supports_pdf_input": False,
+        "supports_reasoning": True,
+        "supports_sampling_params": False,
+        "default_reasoning_effort": "none",
+        "input_cost_per_token_above_200k_tokens": Decimal("5e-07"),
+        "input_cost_per_token_above_128k_tokens": Decimal("4e-07"),
+        "deprecation_date": "2027-01-01",
+    }
+    model = _build({"m": entry}).models["openai"]["m"]
+    assert (model.cached_input, model.reasoning) == (Decimal("0.01"), Decimal(3))
+    assert model.abilities == ("streaming", "tools", "vision")
+    assert model.dearer_above_tokens == 128_000
+    assert (model.is_reasoning, model.has_optional_reasoning, model.takes_sampling) == (True, True, False)
+    assert model.deprecated_on == "2027-01-01"
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("m", {"mode": "embedding"}),
+        ("m", {"litellm_provider": "nobody"}),
+        ("m", {"input_cost_per_token": 0}),
+        ("m", {"output_cost_per_token": None}),
+        ("m", {"max_input_tokens": None}),
+        ("ft:m", {}),
+        ("eu/m", {}),
+    ],
+)
+def test_entry_that_is_no_priced_chat_model_is_left_out(name: str, change: dict[str, object]) -> None:
+    """Other modes and providers, models without price or limit, fine-tunes and regional prices are left out."""
+    assert _build({name: CHAT | change}).models.get("openai", {}) == {}
+
+
+def test_dated_twin_of_a_model_is_left_out_when_equal() -> None:
+    """A dated name stays only where it differs from the plain one."""
+    dearer = CHAT | {"input_cost_per_token": Decimal("9e-07")}
+    models = _build({"m": CHAT, "m-2025-01-01": CHAT, "m-2024-01-01": dearer, "n-2025-01-01": CHAT}).models["openai"]
+    assert set(models) == {"m", "m-2024-01-01", "n-2025-01-01"}
+
+
+def test_snapshot_written_twice_is_equal_and_reads_back(tmp_path: Path) -> None:
+    """Writing is deterministic, one model a line, and decodes to the same values."""
+    snapshot = _build({"b": CHAT, "a": CHAT, "anthropic/c": CHAT | {"litellm_provider": "anthropic"}})
+    content = rebuild_snapshot._encode(snapshot)
+    assert content == rebuild_snapshot._encode(snapshot)
+    assert msgspec.json.decode(content, type=Snapshot) == snapshot
+    assert json.loads(content)["models"]["openai"]["a"]["input"] == "0.25"
+    assert len(content.splitlines()) == 14
+
+
+def test_rebuild_without_litellm_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Without the package there is nothing to build from; nothing is written."""
+    monkeypatch.setattr(rebuild_snapshot, "find_spec", lambda _: None)
+    assert rebuild_snapshot.main(["--output", str(tmp_path / "s.json")]) == 1
+    assert "pip install 'penstock[litellm]'" in capsys.readouterr().err
+    assert not (tmp_path / "s.json").exists()
+
+
+def test_rebuild_from_the_installed_package_gives_the_shipped_models(tmp_path: Path) -> None:
+    """The shipped file is what the script makes of the pinned package."""
+    shipped_path = Path(rebuild_snapshot.__file__).with_name("snapshot.json")
+    shipped = msgspec.json.decode(shipped_path.read_bytes(), type=Snapshot)
+    spec = rebuild_snapshot.find_spec("litellm")
+    if spec is None or rebuild_snapshot.metadata.version("litellm") != shipped.litellm_version:
+        pytest.skip(f"litellm {shipped.litellm_version} is not installed")
+    assert rebuild_snapshot.main(["--as-of", shipped.as_of, "--output", str(tmp_path / "s.json")]) == 0
+    assert (tmp_path / "s.json").read_bytes() == shipped_path.read_bytes()
