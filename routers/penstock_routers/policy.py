@@ -19,6 +19,7 @@ class RouteReason(StrEnum):
     DEFAULT_BEST = "default_best"  # the default arm has the highest utility itself
     DEFAULT_KEPT = "default_kept"  # another arm looks better, but not by more than the guard asks
     DEFAULT_FILTERED = "default_filtered"  # the default cannot take this request; best of the rest
+    CHEAPEST = "cheapest"  # the knob stands at 0: the cheapest candidate, whatever the estimates say
     ABSTAINED_NOVEL = "abstained_novel"  # the prompt is unlike anything the artifact knows
     ABSTAINED_NO_ESTIMATE = "abstained_no_estimate"  # no artifact, no text, or the router failed
     PHYSICAL_MODEL = "physical_model"  # the client named a model; nothing was chosen
@@ -36,6 +37,7 @@ class RejectReason(StrEnum):
     NO_DOCUMENTS = "no_documents"
     NO_JSON = "no_json"
     NO_STREAMING = "no_streaming"
+    REMOTE_MEDIA = "remote_media"  # the adapter would have to fetch a URL of the client's
     PARAMETER_UNSUPPORTED = "parameter_unsupported"
     NO_ESTIMATE = "no_estimate"
     NOT_ALLOWED = "not_allowed"
@@ -129,11 +131,9 @@ def switch_bound(candidate: Candidate, default: Candidate, tradeoff: Tradeoff, c
     -------
     float
         ``gain - z · gain_se - λ · (cost - default cost) / cost_scale_usd``; the switch is taken when it
-        is positive. With an infinite λ, the saving alone.
+        is positive. λ is finite here: with an infinite one `decide` takes the cheapest.
     """
     relative_saving = (default.cost_usd - candidate.cost_usd) / cost_scale_usd
-    if math.isinf(tradeoff.cost_weight):
-        return relative_saving
     return candidate.gain - tradeoff.guard_z * candidate.gain_se + tradeoff.cost_weight * relative_saving
 
 
@@ -148,8 +148,8 @@ def decide(
     """Choose an arm.
 
     The ranking is by utility, ties going to the cheaper arm and then to the name, so the order of
-    `candidates` never matters. Leaving the default arm needs a positive `switch_bound`; a novel prompt
-    keeps it.
+    `candidates` never matters. An infinite λ takes the first of that ranking, the cheapest.
+    Otherwise leaving the default arm needs a positive `switch_bound`, and a novel prompt keeps it.
 
     Parameters
     ----------
@@ -194,6 +194,8 @@ def _choose(
     if len(ranked) == 1:
         is_default = default is not None
         return ranked[0].arm, RouteReason.DEFAULT_BEST if is_default else RouteReason.ONLY_CANDIDATE
+    if math.isinf(tradeoff.cost_weight):
+        return ranked[0].arm, RouteReason.CHEAPEST
     if default is None:
         return ranked[0].arm, RouteReason.DEFAULT_FILTERED
     if is_novel:

@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+
 from penstock_routers.features import FEATURE_NAMES
 from penstock_routers.manifest import EncoderReference, Manifest, SourceEntry
 from penstock_training.fit import Corpus, FitOptions, FittedRouter, fit_router

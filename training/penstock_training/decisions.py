@@ -24,6 +24,7 @@ REASONS: Final = (
     RouteReason.DEFAULT_BEST,
     RouteReason.DEFAULT_KEPT,
     RouteReason.ABSTAINED_NOVEL,
+    RouteReason.CHEAPEST,
 )
 
 
@@ -118,7 +119,7 @@ def decide_rows(
     cost_scale_usd : float
         As for `penstock_routers.policy.decide`; > 0.
     novelty_max : float
-        Prompts with a larger novelty keep the default arm; ``inf`` switches that off.
+        Prompts with a larger novelty keep the default arm, unless λ is infinite; ``inf`` switches that off.
 
     Returns
     -------
@@ -136,10 +137,10 @@ def decide_rows(
     if len(estimates.arms) < 2:
         raise ValueError("a decision needs at least two arms")
     default = estimates.arms.index(estimates.reference_arm)
+    if math.isinf(tradeoff.cost_weight):
+        return _cheapest(estimates, cost_scale_usd)
     utility, bound = _scores(estimates, default, tradeoff, cost_scale_usd)
-    rank_of_name = np.argsort(np.argsort(np.array(estimates.arms, dtype=object)))
-    names = np.broadcast_to(rank_of_name, utility.shape)
-    order = np.lexsort((names, estimates.cost_usd, -utility), axis=1)
+    order = _ranking(estimates, utility)
     is_default = order == default
     may_stop = is_default | (np.take_along_axis(bound, order, axis=1) > 0.0)
     position = np.argmax(may_stop, axis=1)
@@ -151,14 +152,25 @@ def decide_rows(
     )
 
 
+def _cheapest(estimates: EstimateArrays, cost_scale_usd: float) -> RowDecisions:
+    """Take the cheapest arm of every prompt, as the policy does at an infinite λ."""
+    chosen = _ranking(estimates, -(estimates.cost_usd / cost_scale_usd))[:, 0]
+    return RowDecisions(chosen, np.full(chosen.shape, REASONS.index(RouteReason.CHEAPEST), dtype=np.int64))
+
+
+def _ranking(estimates: EstimateArrays, utility: FloatMatrix) -> IndexArray:
+    """Order the arms of every prompt by utility, then cost, then name, (n, m)."""
+    rank_of_name = np.argsort(np.argsort(np.array(estimates.arms, dtype=object)))
+    names = np.broadcast_to(rank_of_name, utility.shape)
+    return np.lexsort((names, estimates.cost_usd, -utility), axis=1)
+
+
 def _scores(
     estimates: EstimateArrays, default: int, tradeoff: Tradeoff, cost_scale_usd: float
 ) -> tuple[FloatMatrix, FloatMatrix]:
     """Compute utility and switch bound of `penstock_routers.policy`, each (n, m)."""
     relative_cost = estimates.cost_usd / cost_scale_usd
     relative_saving = (estimates.cost_usd[:, [default]] - estimates.cost_usd) / cost_scale_usd
-    if math.isinf(tradeoff.cost_weight):
-        return -relative_cost, relative_saving
     utility = estimates.quality - tradeoff.cost_weight * relative_cost
     guarded = estimates.gain - tradeoff.guard_z * estimates.gain_se
     return utility, guarded + tradeoff.cost_weight * relative_saving

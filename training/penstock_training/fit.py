@@ -38,8 +38,6 @@ from penstock_training.splits import grouped_split
 
 Progress = Callable[[str, int, int], None]
 
-ASSUMED_CHARACTERS_PER_TOKEN: Final = 4.0
-ASSUMED_OUTPUT_TOKENS: Final = 256.0
 # One in ten familiar prompts is given up so that more of the unfamiliar ones are caught: of 1,330 real chat prompts
 # 47 % instead of 36 %, of 3,000 assistant commands 69 % instead of 45 % (docs/routing.md).
 NOVELTY_QUANTILE: Final = 0.90
@@ -107,15 +105,6 @@ class Corpus:
             self.is_free_form[index],
             self.prices,
         )
-
-    @property
-    def input_tokens(self) -> NDArray[np.float64]:
-        """Prompt tokens, shape (n,): mean over the arms, or a quarter of the characters where none was counted."""
-        counts = self.matrix.input_tokens.astype(np.float64)
-        known = np.isfinite(counts)
-        lengths = np.array([len(prompt) for prompt in self.matrix.prompts]) / ASSUMED_CHARACTERS_PER_TOKEN
-        totals = np.where(known, counts, 0.0).sum(axis=1)
-        return np.asarray(np.where(known.any(axis=1), totals / np.maximum(known.sum(axis=1), 1), lengths))
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +230,7 @@ def _turn_the_knob(
         knob=Knob(0.0, (), ()),  # type: ignore[arg-type]
         novelty_max=round(float(np.quantile(predicted.novelty, NOVELTY_QUANTILE)), 4),
         reference_arm=reference_arm,
-        reference_input_tokens=round(float(corpus.rows(split["train"]).input_tokens.mean()), 1),
+        reference_input_tokens=round(float(corpus.rows(split["train"]).matrix.prompt_tokens.mean()), 1),
         reference_output_tokens=round(
             float(estimator.priors.output_tokens[corpus.matrix.arms.index(reference_arm)]), 1
         ),
@@ -269,7 +258,7 @@ def estimate_arrays(fitted: FittedRouter, corpus: Corpus) -> EstimateArrays:
     """Estimates and expected costs of all prompts, as `penstock_training.evaluation.evaluate` takes them."""
     predicted = estimate_rows(fitted.estimator, corpus, fitted.reference_arm)
     prices = np.array([corpus.prices[arm] for arm in corpus.matrix.arms])
-    cost = (corpus.input_tokens[:, None] * prices[:, 0] + predicted.output_tokens * prices[:, 1]) / 1e6
+    cost = (corpus.matrix.prompt_tokens[:, None] * prices[:, 0] + predicted.output_tokens * prices[:, 1]) / 1e6
     return EstimateArrays(
         arms=corpus.matrix.arms,
         reference_arm=fitted.reference_arm,

@@ -16,12 +16,12 @@ import numpy as np
 from penstock_routers.artifact import RouterArtifact
 from penstock_routers.encoder import PromptEncoder
 from penstock_routers.manifest import SourceEntry
+from penstock_routers.token_counts import ASSUMED_OUTPUT_TOKENS
 from penstock_training.card import CardArm, CardReport, CardSource, write_card
 from penstock_training.default_router import evaluate_on
 from penstock_training.errors import TrainingError
 from penstock_training.evaluation_report import EvaluationReport
 from penstock_training.fit import (
-    ASSUMED_OUTPUT_TOKENS,
     Corpus,
     FitOptions,
     FittedRouter,
@@ -140,7 +140,7 @@ def arm_prices(corpus: Corpus, given: Mapping[str, tuple[float, float]]) -> dict
     unknown = sorted(set(given) - set(matrix.arms))
     if unknown:
         raise TrainingError(f"prices name arms without outcomes: {', '.join(unknown)}", code="unknown_arm")
-    lengths = corpus.input_tokens
+    lengths = corpus.matrix.prompt_tokens
     found, missing = dict(given), []
     for index, arm in enumerate(matrix.arms):
         if arm in found:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from penstock_routers.artifact import RouterArtifact
 from penstock_routers.encoder import PromptEncoder
@@ -20,11 +20,8 @@ from penstock_routers.estimates import Estimate
 from penstock_routers.features import prompt_features
 from penstock_routers.manifest import Manifest
 from penstock_routers.policy import Candidate, Choice, RouteReason, Tradeoff, decide
+from penstock_routers.token_counts import ASSUMED_OUTPUT_TOKENS, TOKENS_PER_MESSAGE, estimate_tokens
 from penstock_training.errors import TrainingError
-
-# As in the gateway's request body reader: four bytes of text per token, four tokens around a message.
-BYTES_PER_TOKEN: Final = 4.0
-TOKENS_PER_MESSAGE: Final = 4
 
 Prices = Mapping[str, tuple[float, float]]
 
@@ -111,12 +108,12 @@ def predict_prompt(
     Returns
     -------
     Prediction
-        A blank prompt keeps the default arm without an estimate, as in the gateway.
+        A blank prompt keeps the default arm without an estimate, or with the knob at 0 takes the cheapest, as in
+        the gateway.
     """
-    input_tokens = math.ceil(len(prompt.encode("utf-8", "surrogatepass")) / BYTES_PER_TOKEN) + TOKENS_PER_MESSAGE
+    input_tokens = estimate_tokens(len(prompt.encode("utf-8", "surrogatepass"))) + TOKENS_PER_MESSAGE
     if not prompt.strip():
-        choice = Choice(default_arm, RouteReason.ABSTAINED_NO_ESTIMATE, (default_arm,), (0.0,))
-        return Prediction(prompt, choice, tradeoff, None, input_tokens, {})
+        return Prediction(prompt, _blank_choice(prices, tradeoff, default_arm), tradeoff, None, input_tokens, {})
     vector = encoder.encode([prompt])[0]
     estimate = artifact.estimate(vector, prompt_features(prompt), reference_arm=default_arm)
     cost = {
@@ -200,3 +197,13 @@ def _candidate(estimate: Estimate, index: int, cost_usd: float) -> Candidate:
         gain_se=float(estimate.gain_se[index]),
         cost_usd=cost_usd,
     )
+
+
+def _blank_choice(prices: Prices, tradeoff: Tradeoff, default_arm: str) -> Choice:
+    """Choose without an estimate."""
+    if not math.isinf(tradeoff.cost_weight):
+        return Choice(default_arm, RouteReason.ABSTAINED_NO_ESTIMATE, (default_arm,), (0.0,))
+    cheapest = min(
+        prices, key=lambda arm: (TOKENS_PER_MESSAGE * prices[arm][0] + ASSUMED_OUTPUT_TOKENS * prices[arm][1], arm)
+    )
+    return Choice(cheapest, RouteReason.CHEAPEST, (cheapest,), (0.0,))

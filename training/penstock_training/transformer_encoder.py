@@ -41,7 +41,7 @@ def transformer_graph(traced: bytes, precision: Literal["int8", "fp16", "fp32"])
     -----
     The int8 weights use 7 bits of range. x86 processors without VNNI (AMD before Zen 4, Intel before Ice Lake) add two
     products of unsigned and signed 8-bit numbers in 16 bits, where full-range weights saturate; with 7 bits
-    ``2 · 255 · 64 < 32,768`` cannot, so all processors give the same vectors. On 1,800 questions that kept as many
+    ``2 · 255 · 64 < 32,768`` cannot. On 1,800 questions that kept as many
     nearest neighbours (95.7 %) as 8 bits (95.5 %).
     """
     import onnx

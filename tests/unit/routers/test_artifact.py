@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -11,11 +12,11 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+
 from penstock_routers.artifact import MAX_ARTIFACT_BYTES, RouterArtifact, interpolate_cost_weight
 from penstock_routers.errors import ArtifactError
 from penstock_routers.features import FEATURE_NAMES
 from penstock_routers.manifest import FrontierPoint, Manifest, artifact_id, encode_manifest
-
 from support.small_router import ARMS, DIMENSION, ENCODER, fitted_small_router, small_manifest, write_small_router
 
 
@@ -31,9 +32,7 @@ def _write(folder: Path, manifest: Manifest, graph: bytes) -> None:
     """Write an artifact with a right id and right hashes, so that later checks are reached."""
     import hashlib
 
-    manifest = msgspec.structs.replace(
-        manifest, graph_sha256=hashlib.sha256(graph).hexdigest(), graph_bytes=len(graph)
-    )
+    manifest = msgspec.structs.replace(manifest, graph_sha256=hashlib.sha256(graph).hexdigest(), graph_bytes=len(graph))
     manifest = msgspec.structs.replace(manifest, id=artifact_id(manifest, graph))
     (folder / "manifest.json").write_bytes(encode_manifest(manifest))
     (folder / "router.onnx").write_bytes(graph)
@@ -123,7 +122,7 @@ def test_load_external_data_is_refused(tmp_path: Path) -> None:
         entry.key, entry.value = "location", "../../etc/passwd"
 
     _write(tmp_path, small_manifest(), _edited(point_outside))
-    assert _refused(tmp_path) == "onnx_external_data"
+    assert _refused(tmp_path) == "graph_external_data"
 
 
 @pytest.mark.parametrize("domain", ["com.microsoft", "evil.example"])
@@ -135,7 +134,7 @@ def test_load_custom_operator_is_refused(tmp_path: Path, domain: str) -> None:
         model.graph.node.append(onnx.helper.make_node("Gelu", ["features"], ["unused"], domain=domain))
 
     _write(tmp_path, small_manifest(), _edited(add_custom))
-    assert _refused(tmp_path) == "onnx_unknown_operator"
+    assert _refused(tmp_path) == "graph_unknown_operator"
 
 
 def test_load_graph_with_other_outputs_is_refused(tmp_path: Path) -> None:
@@ -243,7 +242,7 @@ def test_tradeoff_number_never_raises_cost_weight_and_has_exact_ends(artifact: R
     weights = [artifact.tradeoff(step / 200).cost_weight for step in range(201)]
     assert weights[0] == math.inf
     assert weights[-1] == 0.0
-    assert all(later <= earlier for earlier, later in zip(weights, weights[1:], strict=False))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(weights))
     assert artifact.tradeoff("0.7").cost_weight == artifact.tradeoff(0.7).cost_weight
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from penstock_routers.errors import ArtifactError
 from penstock_routers.manifest import artifact_id, canonical_bytes, decode_manifest, encode_manifest
-
 from support.small_router import fitted_small_router, small_manifest
 
 

@@ -41,8 +41,10 @@ def _model(
 
 
 def _if_node(inner: onnx.NodeProto, initializers: list[onnx.TensorProto] | None = None) -> onnx.NodeProto:
-    branch = helper.make_graph([inner], "branch", [], [_value("z")], initializers or [])
-    return helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    """Put a node into the second branch; the first stays plain, so that nesting doubles nothing."""
+    plain = helper.make_graph([helper.make_node("Neg", ["x"], ["z"])], "then", [], [_value("z")])
+    branch = helper.make_graph([inner], "else", [], [_value("z")], initializers or [])
+    return helper.make_node("If", ["c"], ["y"], then_branch=plain, else_branch=branch)
 
 
 def _with_function() -> onnx.ModelProto:

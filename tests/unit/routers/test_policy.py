@@ -90,7 +90,9 @@ def test_decide_infinite_weight_takes_cheapest() -> None:
     """The knob's zero takes the cheapest arm whatever its quality and uncertainty."""
     arms = [candidate("big", 0.9, 5.0, 0.0, 0.0), candidate("tiny", 0.1, 0.1, -0.8, 0.5)]
     choice = decide(arms, default_arm="big", tradeoff=CHEAPEST, cost_scale_usd=1.0)
-    assert (choice.arm, choice.reason) == ("tiny", RouteReason.ROUTED)
+    assert (choice.arm, choice.reason) == ("tiny", RouteReason.CHEAPEST)
+    novel = decide(arms, default_arm="big", tradeoff=CHEAPEST, cost_scale_usd=1.0, is_novel=True)
+    assert (novel.arm, novel.reason) == ("tiny", RouteReason.CHEAPEST)
 
 
 def test_decide_single_candidate_names_its_reason() -> None:
@@ -131,7 +133,9 @@ def test_decide_routed_arm_passes_the_guard(arms, tradeoff) -> None:
     """Leaving a present default arm always has a positive lower bound."""
     choice = decide(arms, default_arm="arm0", tradeoff=tradeoff, cost_scale_usd=1.0)
     by_name = {c.arm: c for c in arms}
-    if choice.arm != "arm0":
+    if choice.reason is RouteReason.CHEAPEST:
+        assert by_name[choice.arm].cost_usd == min(c.cost_usd for c in arms)
+    elif choice.arm != "arm0":
         assert switch_bound(by_name[choice.arm], by_name["arm0"], tradeoff, 1.0) > 0.0
         assert choice.reason is RouteReason.ROUTED
 

@@ -63,11 +63,13 @@ def test_decide_rows_every_decision_equals_the_policy(
 
 
 def test_decide_rows_all_reasons_occur_and_shares_sum_to_one() -> None:
-    """The comparison above is about all four reasons."""
+    """The comparison above is about all reasons; the cheapest is its own, at an infinite weight only."""
     estimates = _random_estimates(5, 5, is_coarse=False)
     found = decide_rows(estimates, Tradeoff("t", 0.3, 1.0), cost_scale_usd=COST_SCALE_USD, novelty_max=0.8)
     shares = found.reason_shares()
-    assert all(share > 0 for share in shares.values())
+    assert {reason for reason, share in shares.items() if share == 0} == {"cheapest"}
+    free = decide_rows(estimates, Tradeoff("0", math.inf, 1.0), cost_scale_usd=COST_SCALE_USD, novelty_max=0.8)
+    assert free.reason_shares()["cheapest"] == 1.0
     assert sum(shares.values()) == pytest.approx(1.0)
     assert found.arm_shares(5).sum() == pytest.approx(1.0)
 

@@ -1,0 +1,164 @@
+"""The penstock-train command: help without heavy imports, predictions, errors in one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from penstock_routers.artifact import RouterArtifact
+from penstock_routers.bundled import DEFAULT_ENCODER, bundled_folder
+from penstock_routers.encoder import PromptEncoder
+from penstock_training.cli import main
+from penstock_training.errors import TrainingError
+from penstock_training.predict import artifact_prices, predict_prompt, prices_of_arms, read_price_list
+
+PROMPTS = ["What is 12 * 12?", "Which organ makes insulin?"]
+
+
+def _json_lines(output: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """Listing the commands loads neither scikit-learn, torch, pyarrow, onnx nor a runtime."""
+    heavy = ("sklearn", "torch", "pyarrow", "onnx", "onnxruntime", "matplotlib", "pandas", "scipy")
+    script = (
+        "import sys; from click.testing import CliRunner; from penstock_training.cli import main; "
+        "result = CliRunner().invoke(main, ['--help']); print(result.output); "
+        f"print('HEAVY', [name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert "HEAVY []" in done.stdout
+    for command in ("evaluate", "export-encoder", "fit", "predict"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize("command", ["fit", "predict", "evaluate", "export-encoder"])
+def test_every_listed_command_has_help(command: str) -> None:
+    """Commands named by text in the lazy group exist."""
+    result = CliRunner().invoke(main, [command, "--help"])
+    assert result.exit_code == 0
+    assert "Usage" in result.output
+
+
+def test_predict_json_lists_every_arm_with_numbers() -> None:
+    """One JSON object per prompt, candidates in the order of the ranking."""
+    result = CliRunner().invoke(main, ["predict", "--json", *PROMPTS])
+    assert result.exit_code == 0, result.output
+    rows = _json_lines(result.output)
+    assert [row["prompt"] for row in rows] == PROMPTS
+    for row in rows:
+        candidates = row["candidates"]
+        assert isinstance(candidates, list)
+        assert candidates[0]["arm"] == row["arm"]
+        assert {c["arm"] for c in candidates} == {"small", "medium", "large", "frontier"}
+
+
+def test_predict_reads_prompts_from_a_file_and_text_output_names_reason(tmp_path: Path) -> None:
+    """A file gives one prompt per line; the text output shows arm and reason."""
+    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
+    result = CliRunner().invoke(main, ["predict", "--prompts", str(tmp_path / "prompts.txt"), "--tradeoff", "0"])
+    assert result.exit_code == 0
+    assert result.output.count("quality") == 8
+
+
+def test_predict_cheapest_setting_takes_cheapest_arm_always() -> None:
+    """At 0 every prompt goes to the cheapest arm, familiar or not, blank ones too."""
+    rows = _json_lines(CliRunner().invoke(main, ["predict", "--json", "--tradeoff", "0", *PROMPTS, " "]).output)
+    assert {(row["arm"], row["reason"]) for row in rows} == {("small", "cheapest")}
+
+
+def test_predict_unpriced_arms_are_never_chosen() -> None:
+    """Only arms with a price are candidates."""
+    encoder = PromptEncoder.load(bundled_folder(DEFAULT_ENCODER))
+    artifact = RouterArtifact.load(bundled_folder("default-router"), encoder_id=encoder.encoder_id)
+    prices = artifact_prices(artifact.manifest)
+    del prices["small"]
+    found = predict_prompt(
+        PROMPTS[0],
+        artifact=artifact,
+        encoder=encoder,
+        prices=prices,
+        tradeoff=artifact.tradeoff(0.0),
+        default_arm="frontier",
+    )
+    assert set(found.choice.ranking) == {"medium", "large", "frontier"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["predict", "--tradeoff", "best", "x"], "bad_tradeoff"),
+        (["predict", "--default-arm", "nobody", "x"], "unknown_arm"),
+        (["predict", "--artifact", "no/where", "x"], "artifact_missing"),
+        (["fit", "--outcomes", "nowhere.jsonl", "--out", "unused"], "outcome_file_missing"),
+        (["fit", "--default", "--data", "nowhere", "--out", "unused"], "data_missing"),
+    ],
+)
+def test_commands_wrong_input_is_one_line_with_a_code(
+    arguments: list[str], code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's mistake ends with status 1 and a sentence that carries the code, as text and as JSON."""
+    monkeypatch.chdir(tmp_path)
+    text = CliRunner().invoke(main, arguments)
+    as_json = CliRunner().invoke(main, [arguments[0], "--json", *arguments[1:]])
+    assert text.exit_code == as_json.exit_code == 1
+    assert f"[{code}]" in text.output
+    assert json.loads(as_json.output)["error"]["code"] == code
+
+
+@pytest.mark.parametrize(
+    "arguments", [["fit"], ["fit", "--default", "--outcomes", "x"], ["fit", "--outcomes", "x"], ["predict"]]
+)
+def test_commands_contradictory_options_are_usage_errors(arguments: list[str]) -> None:
+    """Options that do not go together are refused before anything is read."""
+    assert CliRunner().invoke(main, arguments).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"a": 1}', '{"a": [1]}', '{"a": [1, -2]}', '{"a": [1, "NaN"]}', '{"a": [null, 1]}']
+)
+def test_read_price_list_bad_content_is_refused(tmp_path: Path, content: str) -> None:
+    """A price list is an object of pairs of finite numbers."""
+    path = tmp_path / "prices.json"
+    path.write_text(content)
+    with pytest.raises(TrainingError) as caught:
+        read_price_list(path)
+    assert caught.value.code == "bad_prices"
+
+
+def test_read_price_list_good_content_and_unknown_arms(tmp_path: Path) -> None:
+    """Pairs are read as numbers; a name that is no arm is refused with the names that are."""
+    path = tmp_path / "prices.json"
+    path.write_text('{"a": [1, 2.5]}')
+    assert read_price_list(path) == {"a": (1.0, 2.5)}
+    assert prices_of_arms({"a": (1.0, 2.5)}, ("a", "b")) == {"a": (1.0, 2.5)}
+    with pytest.raises(TrainingError, match="its arms are b"):
+        prices_of_arms({"a": (1.0, 2.5)}, ("b",))
+
+
+def test_fit_own_outcomes_writes_an_artifact_that_predicts(tmp_path: Path) -> None:
+    """From a JSONL file of one's own to decisions, with the arms' own names."""
+    lines = []
+    for i in range(300):
+        prompt = f"Add {i} and {i + 7}." if i % 2 else f"Write line {i} of a sonnet about {i + 7} ships."
+        for arm, price, score in (("mini", 1e-4, i % 2), ("maxi", 1e-3, 1)):
+            row = {"prompt": prompt, "arm": arm, "score": score, "input_tokens": 10, "output_tokens": 40 + i % 9}
+            lines.append(json.dumps({**row, "cost_usd": price * (50 + i % 9) / 50}))
+    (tmp_path / "own.jsonl").write_text("\n".join(lines))
+    out = tmp_path / "router"
+    result = CliRunner().invoke(main, ["fit", "--json", "--outcomes", str(tmp_path / "own.jsonl"), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.output)
+    assert summary["arms"] == ["maxi", "mini"]
+    assert summary["reference_arm"] == "maxi"
+    assert (out / "CARD.md").is_file()
+    shown = CliRunner().invoke(
+        main, ["predict", "--json", "--artifact", str(out), "Add 31 and 38.", "Add 151 and 158."]
+    )
+    assert [row["arm"] for row in _json_lines(shown.output)] == ["mini", "mini"]
