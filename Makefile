@@ -79,5 +79,5 @@ build: ## Build the wheel and the source distribution into dist/.
 	@$(BIN)/python -m hatchling build -d dist
 
 clean: ## Remove .venv, builds and caches.
-	@rm -rf .venv build dist htmlcov .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf .venv .bench build dist htmlcov .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find $(PACKAGES) tests bench scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SKIPPED_FOLDERS = frozenset({".git", ".venv", "build", "dist", "node_modules"})
+SKIPPED_FOLDERS = frozenset({"build", "dist", "node_modules"})  # and every folder whose name begins with a dot
 
 _FENCE = re.compile(r"^(```|~~~).*?^\1", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]\n]*\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)")
@@ -40,7 +40,7 @@ def problems(root: Path = ROOT) -> Iterator[str]:
 
 def _documents(root: Path) -> Iterator[Path]:
     for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if name not in SKIPPED_FOLDERS]
+        subfolders[:] = [name for name in subfolders if name not in SKIPPED_FOLDERS and not name.startswith(".")]
         yield from (Path(folder, name) for name in names if name.endswith(".md"))
 
 

@@ -23,12 +23,10 @@ from penstock_routers.encoder_service import EncoderService
 from penstock_routers.estimates import Estimate
 from penstock_routers.features import prompt_features
 from penstock_routers.policy import Candidate, Choice, RejectReason, RouteReason, decide
+from penstock_routers.token_counts import ASSUMED_OUTPUT_TOKENS
 
 _log = logging.getLogger("penstock.router")
 
-# Completion length assumed when no artifact gives one: about the mean of the chat part of the Azure LLM
-# inference trace 2023 (211 output tokens), rounded up.
-ASSUMED_OUTPUT_TOKENS = 256.0
 # Embedding and estimating take well under a millisecond on an idle machine; past this the default arm answers.
 ROUTING_TIMEOUT_SECONDS = 0.5
 
@@ -179,16 +177,18 @@ class ArmChooser:
         return self._record(request, name, reports[0], choice.reason, reports + unscored, estimate)
 
     def _abstain(self, request: ChatRequest, setting: TradeoffValue, eligible: list[Deployment]) -> RouteDecision:
-        """Take the default, or when it was filtered the highest tier that is left."""
+        """Take the default, or when it was filtered the highest tier that is left; with the knob at 0 the cheapest."""
+        wants_cheapest = setting == 0.0
         ranking = sorted(
             (self._score(request, deployment, None) for deployment in eligible),
             key=lambda s: (
-                s.deployment.name != self._default.name,
-                -_tier_rank(s.deployment),
+                not wants_cheapest and s.deployment.name != self._default.name,
+                0 if wants_cheapest else -_tier_rank(s.deployment),
                 s.cost_usd,
                 s.deployment.name,
             ),
         )
+        reason = RouteReason.CHEAPEST if wants_cheapest else RouteReason.ABSTAINED_NO_ESTIMATE
         reports = tuple(
             CandidateReport(
                 s.deployment.name,
@@ -199,7 +199,7 @@ class ArmChooser:
             )
             for s in ranking
         )
-        return self._record(request, str(setting), reports[0], RouteReason.ABSTAINED_NO_ESTIMATE, reports, None)
+        return self._record(request, str(setting), reports[0], reason, reports, None)
 
     def _score(
         self, request: ChatRequest, deployment: Deployment, estimate: Estimate | None, column: int | None = None

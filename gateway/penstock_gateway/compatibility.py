@@ -11,6 +11,7 @@ import msgspec
 
 from penstock_gateway.deployments import Ability, Deployment
 from penstock_gateway.request_body import ChatRequest, raw
+from penstock_gateway.upstream.litellm_request import has_remote_media
 from penstock_gateway.upstream.protocol import JsonObject
 from penstock_routers.policy import RejectReason
 
@@ -62,7 +63,7 @@ def reject(request: ChatRequest, deployment: Deployment) -> Rejection | None:
     if request.max_tokens is not None and request.max_tokens > deployment.max_output_tokens:
         detail = f"{request.max_tokens} output tokens exceed the limit of {deployment.max_output_tokens}"
         return Rejection(RejectReason.OUTPUT_LENGTH, detail)
-    return _reject_parameter(request.fields, deployment)
+    return _reject_parameter(request.fields, deployment) or _reject_adapter(request, deployment)
 
 
 def body_for(request: ChatRequest, deployment: Deployment, *, is_routed: bool, asks_usage: bool) -> JsonObject:
@@ -101,6 +102,17 @@ def _reject_parameter(fields: JsonObject, deployment: Deployment) -> Rejection |
     for name, fixed in rules.droppable.items():
         if name in fields and msgspec.json.decode(fields[name]) not in (None, fixed):
             return Rejection(RejectReason.PARAMETER_UNSUPPORTED, f"the model takes '{name}' only as {fixed}")
+    return None
+
+
+def _reject_adapter(request: ChatRequest, deployment: Deployment) -> Rejection | None:
+    """Return what the litellm adapter cannot do: fetch a client's URL, or tell the choices of a stream apart."""
+    if deployment.adapter != "litellm":
+        return None
+    if request.attachments and has_remote_media(msgspec.json.decode(request.fields["messages"])):
+        return Rejection(RejectReason.REMOTE_MEDIA, "media must be sent inline (data:) through this adapter")
+    if request.is_stream and request.choices > 1:
+        return Rejection(RejectReason.PARAMETER_UNSUPPORTED, "the adapter does not stream more than one choice")
     return None
 
 

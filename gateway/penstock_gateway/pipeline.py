@@ -32,10 +32,10 @@ from penstock_gateway.request_body import (
     raw,
 )
 from penstock_gateway.upstream.protocol import Upstream, UpstreamReply, UpstreamRequest
+from penstock_routers.token_counts import estimate_tokens
 
 _log = logging.getLogger("penstock.requests")
 
-_BYTES_PER_TOKEN = 4.0  # as in request_body: OpenAI's rule of thumb
 _DONE = b"data: [DONE]"
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -337,7 +337,7 @@ def _usage_of(request: ChatRequest, reply: UpstreamReply | None) -> Usage | None
         return None
     if reply.usage is not None:
         return reply.usage
-    output_tokens = int(reply.output_bytes / _BYTES_PER_TOKEN + 0.5)
+    output_tokens = estimate_tokens(reply.output_bytes)
     return Usage(input_tokens=request.input_tokens, output_tokens=output_tokens, is_estimated=True)
 
 

@@ -17,6 +17,7 @@ import msgspec
 from penstock_gateway.deployments import Ability
 from penstock_gateway.errors import InvalidRequest
 from penstock_gateway.upstream.protocol import JsonObject
+from penstock_routers.token_counts import TOKENS_PER_MESSAGE, estimate_tokens
 
 _T = TypeVar("_T")
 
@@ -24,10 +25,6 @@ TRADEOFF_NAMES = ("cost", "balanced", "quality")
 AUTO_ALIASES = ("auto", *(f"auto:{name}" for name in TRADEOFF_NAMES))
 CONTROL_FIELD = "penstock"
 
-# About four bytes of English text make a token (OpenAI's published rule of thumb); counted in UTF-8 bytes, so
-# that scripts with fewer characters per token are not undercounted.
-_BYTES_PER_TOKEN = 4.0
-_TOKENS_PER_MESSAGE = 4
 # A mid-sized image costs 765 tokens on the tile scheme most providers follow; used for estimates only.
 _TOKENS_PER_ATTACHMENT = 765
 _ALIAS_NUMBER = re.compile(r"auto@(.*)", re.DOTALL)
@@ -351,8 +348,8 @@ def _last_user_text(messages: list[_Message]) -> str:
 
 def _estimate_input_tokens(fields: JsonObject, text_bytes: int, messages: int, attachments: int) -> int:
     extra = sum(len(bytes(fields[name])) for name in ("tools", "functions", "response_format") if name in fields)
-    text_tokens = math.ceil((text_bytes + extra) / _BYTES_PER_TOKEN)
-    return text_tokens + _TOKENS_PER_MESSAGE * messages + _TOKENS_PER_ATTACHMENT * attachments
+    around = TOKENS_PER_MESSAGE * messages + _TOKENS_PER_ATTACHMENT * attachments
+    return estimate_tokens(text_bytes + extra) + around
 
 
 def _max_tokens(fields: JsonObject) -> int | None:
@@ -368,7 +365,7 @@ def _max_tokens(fields: JsonObject) -> int | None:
 
 
 def _choices(fields: JsonObject) -> int:
-    choices = _optional(fields, "n", _count_decoder)
+    choices: int | None = _optional(fields, "n", _count_decoder)
     if choices is None:
         return 1
     if not 1 <= choices <= 128:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import http.client
 import json
 import math
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import openai
@@ -176,3 +181,24 @@ def test_speed_that_is_not_positive_is_refused(speed: float) -> None:
     """Time cannot stand still or run backwards."""
     with pytest.raises(ValueError, match="positive"):
         create_simulated_upstream(speed=speed)
+
+
+def test_simulated_provider_alone_serves_the_port_that_it_was_given() -> None:
+    """The module is a program of its own, for examples and experiments, and ends when it is interrupted."""
+    with bind_loopback(0) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "penstock_gateway.demo.simulated_upstream", "--port", str(port), "--speed", "inf"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        for _ in range(600):
+            with suppress(ConnectionRefusedError):
+                body = json.dumps({"model": "sim-small", "messages": MESSAGES}).encode()
+                status, answer = _call(port, "POST", "/v1/chat/completions", body)
+                break
+            time.sleep(0.05)
+        assert (status, answer["model"]) == (200, "sim-small")
+        process.send_signal(signal.SIGINT)
+        assert "no language model runs" in process.communicate(timeout=30)[1]
+    finally:
+        process.kill()
+        process.wait()

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 MAX_MODELS_BYTES = 34_000_000
 MAX_TEXT_BYTES = 2_000_000
-IGNORED_FOLDERS = frozenset({".git", ".venv", "build", "dist"})
+IGNORED_FOLDERS = frozenset({".git", ".venv", ".bench", "build", "dist"})
 
 # Written in halves, so that this file does not hold what it forbids.
 REGISTRY_HOSTS = tuple("".join(halves) for halves in [("pypi", ".org"), ("python", "hosted.org"), ("npmjs", ".org")])

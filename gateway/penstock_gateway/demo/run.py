@@ -309,8 +309,8 @@ print(reply.model, reply.choices[0].message.content)
 
 
 def _wait_for_interrupt(display: Display) -> None:
-    display.say("Press Ctrl-C to stop.")
     try:
+        display.say("Press Ctrl-C to stop.")
         threading.Event().wait()
     except KeyboardInterrupt:
         display.say("Stopped.")

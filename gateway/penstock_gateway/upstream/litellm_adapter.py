@@ -26,7 +26,7 @@ from penstock_gateway.errors import (
     UpstreamUnreachable,
 )
 from penstock_gateway.money.usage import Usage
-from penstock_gateway.upstream.litellm_request import CHAT_ARGUMENTS, has_remote_media, split_body
+from penstock_gateway.upstream.litellm_request import CHAT_ARGUMENTS, has_remote_media, split_body, takes_extra_body
 from penstock_gateway.upstream.protocol import UpstreamRequest
 from penstock_gateway.upstream.sse import EventScanner
 from penstock_gateway.upstream.usage import read_reply, read_usage
@@ -134,7 +134,7 @@ class LitellmUpstream:
         }
         if request.is_stream:
             keywords["stream_options"] = {"include_usage": True}
-        if extra_body:
+        if extra_body and takes_extra_body(deployment.model):
             keywords["extra_body"] = extra_body
         return keywords
 

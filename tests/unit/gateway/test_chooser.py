@@ -7,12 +7,13 @@ from typing import Any, cast
 
 import pytest
 
-from penstock_gateway.chooser import ASSUMED_OUTPUT_TOKENS, ArmChooser, RoutingParts
+from penstock_gateway.chooser import ArmChooser, RoutingParts
 from penstock_gateway.deployments import Ability, Deployment
 from penstock_gateway.errors import NoCandidate
 from penstock_gateway.request_body import ChatRequest, parse_chat_request
 from penstock_routers.errors import EncoderError
 from penstock_routers.policy import RejectReason, RouteReason
+from penstock_routers.token_counts import ASSUMED_OUTPUT_TOKENS
 from support.fakes import ALL_ABILITIES, FakeArtifact, FakeEncoderService, deployment, price
 
 SMALL = deployment("small", price=price("0.1", "0.4"))
@@ -153,6 +154,13 @@ async def test_choose_two_deployments_of_one_arm_take_the_cheaper() -> None:
     dear = deployment("dear", arm="small", tier="small", price=price("0.2", "0.8"))
     decision = await chooser(FakeArtifact(EQUAL_QUALITY), dear, SMALL, FRONTIER).choose(request(), None)
     assert decision.chosen == "small"
+
+
+async def test_choose_knob_zero_needs_no_estimate() -> None:
+    """The cheapest is the cheapest, whether or not the router knows the prompt."""
+    for asked in (chooser(None), chooser(FakeArtifact(EQUAL_QUALITY, novelty=0.9))):
+        decision = await asked.choose(request(), 0.0)
+        assert (decision.chosen, decision.reason) == ("small", RouteReason.CHEAPEST)
 
 
 async def test_choose_knob_zero_is_cheapest_and_one_is_best() -> None:

@@ -83,6 +83,26 @@ def test_reject_fixed_parameter_only_at_other_values(value: object, is_rejected:
     assert (reject(request(temperature=value), deployment("d", parameters=REASONING)) is not None) is is_rejected
 
 
+@pytest.mark.parametrize(
+    ("url", "reason"), [("https://example.org/a.png", RejectReason.REMOTE_MEDIA), ("data:image/png;base64,AA==", None)]
+)
+def test_reject_remote_media_through_litellm(url: str, reason: RejectReason | None) -> None:
+    """The litellm adapter might fetch a URL itself, so routing avoids it for anything but inline media."""
+    parts = [{"type": "image_url", "image_url": {"url": url}}]
+    asked = request(messages=[{"role": "user", "content": parts}])
+    rejection = reject(asked, deployment("d", adapter="litellm"))
+    assert (rejection and rejection.reason) == reason
+    assert reject(asked, deployment("d")) is None
+
+
+def test_reject_streamed_choices_through_litellm() -> None:
+    """The litellm adapter cannot stream several choices, so routing avoids it for them."""
+    rejection = reject(request(stream=True, n=2), deployment("d", adapter="litellm"))
+    assert rejection is not None
+    assert rejection.reason is RejectReason.PARAMETER_UNSUPPORTED
+    assert reject(request(stream=True, n=1), deployment("d", adapter="litellm")) is None
+
+
 def test_body_routed_request_is_translated() -> None:
     """A routed request gets the model's own name, token field and no redundant fixed parameters."""
     body = sent(

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from penstock_gateway.upstream.litellm_request import CHAT_ARGUMENTS, has_remote_media, is_reserved, split_body
+from penstock_gateway.upstream.litellm_request import (
+    CHAT_ARGUMENTS,
+    has_remote_media,
+    is_reserved,
+    split_body,
+    takes_extra_body,
+)
 
 OWNED = frozenset({"metadata", "timeout", "fallbacks", "tags"})
 
@@ -19,7 +25,7 @@ def test_split_chat_parameters_become_arguments() -> None:
 
 def test_split_unknown_fields_go_to_the_provider() -> None:
     """What neither we nor litellm know may mean something to the provider."""
-    body = {"top_k": 4, "chat_template_kwargs": {"enable_thinking": False}, "guided_json": {}}
+    body = {"min_p": 0.5, "chat_template_kwargs": {"enable_thinking": False}, "guided_json": {}}
     assert split_body(body, OWNED) == ({}, body)
 
 
@@ -131,3 +137,21 @@ def test_media_in_the_request_itself_is_not_remote(part: dict[str, Any]) -> None
 def test_media_in_a_malformed_conversation_is_none(messages: object) -> None:
     """Malformed messages are somebody else's error, and plain text is no media."""
     assert not has_remote_media(messages)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("openai/gpt-4o", True),
+        ("gpt-4o", True),
+        ("openrouter/anthropic/claude-sonnet", True),
+        ("gemini/gemini-pro", True),
+        ("vertex_ai/gemini-pro", True),
+        ("anthropic/claude-sonnet", False),
+        ("bedrock/converse/amazon.nova-pro", False),
+        ("vertex_ai/claude-sonnet", False),
+    ],
+)
+def test_extra_body_goes_only_where_it_is_merged(model: str, expected: bool) -> None:
+    """Where litellm would send a field named extra_body, the provider would refuse the request."""
+    assert takes_extra_body(model) is expected
