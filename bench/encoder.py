@@ -9,13 +9,12 @@ Usage::
     python bench/encoder.py --quick                  a minute: fewer sizes, no fp32, a sample of the sets
     PYTHONPATH=routers python bench/encoder.py --device cuda --folder minilm-fp16 --no-quality
 
-The last form needs numpy, tokenizers and onnxruntime-gpu, and nothing else of this project.
+The last form needs numpy, msgspec, tokenizers and onnxruntime-gpu, and nothing else of this project.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib.util
 import json
 import os
@@ -26,6 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from machine import describe_machine, machine_lines
 
@@ -87,7 +87,7 @@ def _encoders(
 
 def _with_runs_of(encoder: PromptEncoder, rows: int) -> PromptEncoder:
     """Show what batching would save where the manifest forbids it for the vectors' sake."""
-    manifest = dataclasses.replace(encoder.manifest, rows_per_run=rows)
+    manifest = msgspec.structs.replace(encoder.manifest, rows_per_run=rows)
     return PromptEncoder(manifest, encoder._tokenizer, encoder._session)
 
 

@@ -6,7 +6,8 @@ nothing behind. Read `RouterArtifact.load`, then `RouterArtifact.estimate`.
 
 Codes: ``artifact_missing``, ``artifact_oversize``, ``artifact_schema``, ``artifact_corrupt``,
 ``artifact_encoder_mismatch``, ``artifact_feature_mismatch``, ``artifact_graph_mismatch``, ``artifact_golden_mismatch``,
-``artifact_unknown_arm``, and those of `penstock_routers.onnx_session.create_session` for an unsafe graph.
+``artifact_unknown_arm``, ``artifact_not_finite``, and those of `penstock_routers.onnx_session.create_session` for an
+unsafe graph.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +25,11 @@ from penstock_routers.estimates import Estimate
 from penstock_routers.features import FEATURE_NAMES
 from penstock_routers.manifest import (
     GRAPH_FILE,
+    INPUT_NAMES,
     MANIFEST_FILE,
+    OUTPUT_NAMES,
     FrontierPoint,
     Manifest,
-    TensorSpec,
     artifact_id,
     decode_manifest,
 )
@@ -38,8 +40,6 @@ FloatArray = NDArray[np.float32]
 
 MAX_ARTIFACT_BYTES: Final = 64 << 20  # 30 times the default artifact; a larger one is a mistake or an attack
 MAX_MANIFEST_BYTES: Final = 4 << 20
-_OUTPUTS: Final = ("quality", "quality_se", "gain", "gain_se", "output_tokens", "novelty", "category")
-_INPUTS: Final = ("prompt_vector", "features", "reference_arm")
 _GENERAL: Final = "general"
 
 
@@ -62,7 +62,7 @@ class RouterArtifact:
         self._session = session
         self._arms = manifest.arms
         self._reference = {name: np.array([index], dtype=np.int64) for index, name in enumerate(manifest.arms)}
-        self._output_order = [session.output_names.index(name) for name in _OUTPUTS]
+        self._output_order = [session.output_names.index(name) for name in OUTPUT_NAMES]
         self._points = {
             point.name: Tradeoff(point.name, _weight(point.cost_weight), point.guard_z)
             for point in manifest.operating_points
@@ -100,7 +100,7 @@ class RouterArtifact:
         session = create_session(
             graph, device="cpu", threads=threads, allow_contrib_operators=False, max_bytes=MAX_ARTIFACT_BYTES
         )
-        if set(session.input_names) != set(_INPUTS) or set(session.output_names) != set(_OUTPUTS):
+        if set(session.input_names) != set(INPUT_NAMES) or set(session.output_names) != set(OUTPUT_NAMES):
             raise ArtifactError(
                 "the graph's inputs or outputs are not those of a router", code="artifact_graph_mismatch"
             )
@@ -127,7 +127,7 @@ class RouterArtifact:
         ------
         ArtifactError
             ``artifact_unknown_arm``: the artifact has no such arm; ``onnx_run_failed``: the graph failed, for example
-            on a vector of another length.
+            on a vector of another length; ``artifact_not_finite``: it gave numbers that nothing can be decided by.
 
         Notes
         -----
@@ -144,6 +144,8 @@ class RouterArtifact:
             }
         )
         quality, quality_se, gain, gain_se, tokens, novelty, category = (results[i] for i in self._output_order)
+        if not math.isfinite(float((quality + gain + gain_se + tokens).sum())):
+            raise ArtifactError("the graph gave numbers that are not finite", code="artifact_not_finite")
         name, probability = self._category(category[0])
         return Estimate(
             arms=self._arms,
@@ -261,7 +263,9 @@ def _weight(cost_weight: float | None) -> float:
 
 
 def _read(path: Path, limit: int) -> bytes:
-    """Read a file of the artifact, no more than `limit` bytes of it."""
+    """Read a regular file of the artifact, no more than `limit` bytes of it."""
+    if path.exists() and not path.is_file():  # a pipe would block for ever
+        raise ArtifactError(f"artifact file {path.name} is no regular file", code="artifact_missing")
     try:
         with path.open("rb") as file:
             content = file.read(limit + 1)
@@ -293,34 +297,27 @@ def _check_compatibility(manifest: Manifest, encoder_id: str | None) -> None:
         )
     arms, categories = len(manifest.arms), len(manifest.categories)
     widths = {"quality": arms, "gain": arms, "category": categories, "prompt_vector": manifest.encoder.dimension}
-    if any(_last(spec) != widths.get(spec.name, _last(spec)) for spec in manifest.inputs + manifest.outputs):
-        raise ArtifactError("the manifest's tensors do not fit its arms or categories", code="artifact_schema")
-
-
-def _last(spec: TensorSpec) -> str | int:
-    return spec.shape[-1]
+    for spec in manifest.inputs + manifest.outputs:
+        if spec.shape[-1] != widths.get(spec.name, spec.shape[-1]):
+            raise ArtifactError("the manifest's tensors do not fit its arms or categories", code="artifact_schema")
 
 
 def _check_golden(manifest: Manifest, session: OnnxSession) -> None:
     """Run the golden batch and compare; a broken runtime or processor shows here and not in decisions."""
     golden = manifest.golden
-    expected = {name: np.asarray(rows, dtype=np.float64) for name, rows in golden.outputs.items()}
-    vectors = np.asarray(golden.prompt_vectors, dtype=np.float32)
-    if set(expected) != set(_OUTPUTS) or vectors.ndim != 2 or vectors.shape[0] == 0:
-        raise ArtifactError("the golden batch is incomplete", code="artifact_schema")
-    found = dict(
-        zip(
-            session.output_names,
-            session.run(
-                {
-                    "prompt_vector": vectors,
-                    "features": np.asarray(golden.features, dtype=np.float32),
-                    "reference_arm": np.array([golden.reference_arm], dtype=np.int64),
-                }
-            ),
-            strict=True,
-        )
-    )
+    try:
+        expected = {name: np.asarray(golden.outputs[name], dtype=np.float64) for name in OUTPUT_NAMES}
+        vectors, features = (np.asarray(rows, dtype=np.float32) for rows in (golden.prompt_vectors, golden.features))
+    except (KeyError, ValueError) as error:  # an output is missing, or rows differ in length
+        raise ArtifactError("the golden batch is incomplete", code="artifact_schema") from error
+    if vectors.ndim != 2 or not vectors.any(axis=1).all() or not vectors.size:
+        raise ArtifactError("the golden batch has no prompt, or an empty one", code="artifact_schema")
+    feeds: dict[str, NDArray[Any]] = {
+        "prompt_vector": vectors,
+        "features": features,
+        "reference_arm": np.array([golden.reference_arm], dtype=np.int64),
+    }
+    found = dict(zip(session.output_names, session.run(feeds), strict=True))
     widths = {"novelty": 1, "category": len(manifest.categories)}
     for name, wanted in expected.items():
         if wanted.shape != (vectors.shape[0], widths.get(name, len(manifest.arms))):
@@ -328,7 +325,7 @@ def _check_golden(manifest: Manifest, session: OnnxSession) -> None:
         if found[name].size != wanted.size:
             raise ArtifactError(f"the graph gives {name} in another shape", code="artifact_graph_mismatch")
         difference = np.abs(found[name].reshape(wanted.shape).astype(np.float64) - wanted)
-        scale = 1.0 + wanted if name == "output_tokens" else 1.0
+        scale = 1.0 + np.abs(wanted) if name == "output_tokens" else 1.0
         if not bool((difference <= golden.tolerance * scale).all()):
             raise ArtifactError(
                 f"the golden batch gives other {name} here than where the artifact was made",

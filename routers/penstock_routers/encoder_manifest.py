@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
+
+import msgspec
 
 from penstock_routers.errors import EncoderError
 from penstock_routers.onnx_session import MAX_GRAPH_BYTES
@@ -33,8 +33,7 @@ Kind = Literal["static", "transformer"]
 Precision = Literal["int8", "fp16", "fp32"]
 
 
-@dataclass(frozen=True, slots=True)
-class SourceModel:
+class SourceModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the weights come from.
 
     Attributes
@@ -52,8 +51,7 @@ class SourceModel:
     weights_sha256: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncoderManifest:
+class EncoderManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Content of ``manifest.json`` in an encoder folder.
 
     Attributes
@@ -141,7 +139,8 @@ class EncoderManifest:
         return (json.dumps(self._plain(), indent=2, sort_keys=True) + "\n").encode()
 
     def _plain(self) -> dict[str, Any]:
-        return asdict(self)
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
 
 
 def parse_manifest(raw: bytes) -> EncoderManifest:
@@ -158,16 +157,10 @@ def parse_manifest(raw: bytes) -> EncoderManifest:
 
     Raises
     ------
-    ValueError
+    msgspec.DecodeError
         With one sentence naming the field.
     """
-    try:
-        content = json.loads(raw)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    _refuse_other_fields(EncoderManifest, content)
-    values = {name: _typed(name, _FIELD_TYPES[name], value) for name, value in content.items()}
-    return EncoderManifest(**values)
+    return msgspec.json.decode(raw, type=EncoderManifest)
 
 
 def read_encoder_folder(folder: Path) -> tuple[EncoderManifest, bytes, bytes]:
@@ -192,7 +185,7 @@ def read_encoder_folder(folder: Path) -> tuple[EncoderManifest, bytes, bytes]:
     raw = _read(folder / MANIFEST_FILE, _MAX_MANIFEST_BYTES)
     try:
         manifest = parse_manifest(raw)
-    except ValueError as failure:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as failure:
         raise EncoderError(
             f"the manifest of encoder folder {folder.name!r} is not valid: {failure}", code="encoder_manifest_invalid"
         ) from failure
@@ -207,88 +200,9 @@ def read_encoder_folder(folder: Path) -> tuple[EncoderManifest, bytes, bytes]:
     return manifest, graph, tokenizer
 
 
-def _integer(value: object) -> int:
-    if type(value) is not int:
-        raise ValueError("an integer is expected")
-    return value
-
-
-def _string(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("a string is expected")
-    return value
-
-
-def _one_of(choices: tuple[str, ...]) -> Callable[[object], str]:
-    def check(value: object) -> str:
-        if value not in choices:
-            raise ValueError(f"one of {', '.join(choices)} is expected")
-        return str(value)
-
-    return check
-
-
-def _integers(value: object) -> tuple[int, ...]:
-    if not isinstance(value, list):
-        raise ValueError("a list of integers is expected")
-    return tuple(_integer(item) for item in value)
-
-
-def _strings_by_name(value: object) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise ValueError("an object of strings is expected")
-    return {name: _string(item) for name, item in value.items()}
-
-
-def _text_window(value: object) -> TextWindow:
-    _refuse_other_fields(TextWindow, value)
-    assert isinstance(value, dict)
-    return TextWindow(**{name: _integer(item) for name, item in value.items()})
-
-
-def _source_model(value: object) -> SourceModel:
-    _refuse_other_fields(SourceModel, value)
-    return SourceModel(**_strings_by_name(value))
-
-
-_FIELD_TYPES: dict[str, Callable[[object], Any]] = {
-    "schema_version": _integer,
-    "name": _string,
-    "kind": _one_of(get_args(Kind)),
-    "dimension": _integer,
-    "precision": _one_of(get_args(Precision)),
-    "pooling": _string,
-    "files": _strings_by_name,
-    "window": _text_window,
-    "max_tokens": lambda value: None if value is None else _integer(value),
-    "head_tokens": _integer,
-    "prefix_token_ids": _integers,
-    "suffix_token_ids": _integers,
-    "padding_token_id": _integer,
-    "rows_per_run": _integer,
-    "source": _source_model,
-    "tools": _strings_by_name,
-}
-
-
-def _typed(name: str, convert: Callable[[object], Any], value: object) -> Any:
-    try:
-        return convert(value)
-    except ValueError as failure:
-        raise ValueError(f"field {name!r}: {failure}") from failure
-
-
-def _refuse_other_fields(record: type[Any], content: object) -> None:
-    """Raise unless `content` is an object with exactly the fields of a record class."""
-    if not isinstance(content, dict):
-        raise ValueError("an object is expected")
-    expected = {field.name for field in fields(record)}
-    missing, unknown = sorted(expected - set(content)), sorted(set(content) - expected)
-    if missing or unknown:
-        raise ValueError(f"missing fields: {missing}; unknown fields: {[name[:40] for name in unknown]}")
-
-
 def _read(path: Path, max_bytes: int) -> bytes:
+    if path.exists() and not path.is_file():  # a pipe would block for ever
+        raise EncoderError(f"{path.parent.name}/{path.name} is no regular file", code="encoder_missing")
     try:
         with path.open("rb") as file:
             content = file.read(max_bytes + 1)

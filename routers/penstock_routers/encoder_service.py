@@ -74,11 +74,6 @@ class EncoderService:
         if encoder.kind != "static":
             self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="penstock-encoder")
 
-    @property
-    def waiting(self) -> int:
-        """Texts in the queue now, without those being encoded."""
-        return len(self._waiting)
-
     async def encode(self, text: str) -> FloatArray:
         """Encode one text.
 

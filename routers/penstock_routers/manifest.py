@@ -7,6 +7,7 @@ here is immutable. Read `Manifest` first, then `artifact_id`.
 from __future__ import annotations
 
 import hashlib
+import math
 from itertools import pairwise
 from typing import Any, Final, Literal
 
@@ -17,6 +18,10 @@ from penstock_routers.errors import ArtifactError
 SCHEMA_VERSION: Final = 1
 GRAPH_FILE: Final = "router.onnx"
 MANIFEST_FILE: Final = "manifest.json"
+INPUT_NAMES: Final = ("prompt_vector", "features", "reference_arm")
+OUTPUT_NAMES: Final = ("quality", "quality_se", "gain", "gain_se", "output_tokens", "novelty", "category")
+# Ten times what another processor's rounding makes of the golden batch; a manifest cannot switch its own check off.
+MAX_GOLDEN_TOLERANCE: Final = 1e-2
 
 
 class EncoderReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -205,7 +210,17 @@ class TrainingData(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How prompts were divided; groups of one normalised question never cross."""
+    """How prompts were divided; groups of one normalised question never cross.
+
+    Attributes
+    ----------
+    method : str
+    seed : int
+    fractions : dict of str to float
+        Shares asked for, per part; with the seed and the same prompts they give the same parts again.
+    prompts : dict of str to int
+        Prompts that each part got.
+    """
 
     method: str
     seed: int
@@ -250,9 +265,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     arm_entries : tuple of ArmEntry, length m
         In the same order.
     reference_arm : str
-        The arm of the cost scale and of the operating points' default.
+        The default arm that the operating points were measured with.
     reference_input_tokens, reference_output_tokens : float
-        A typical request; its cost on the reference arm in the user's prices is the cost scale.
+        A typical request; its cost on the dearest arm in the user's prices is the cost scale.
     inputs, outputs : tuple of TensorSpec
     categories : tuple of str, length c
         The last one is ``general``.
@@ -267,7 +282,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     training : TrainingData
     split : Split
     metrics : dict of str to list of float
-        Name to value, or to value, low and high end of its 95 % interval.
+        Name to value, or to value, low and high end of its 95 % interval; without what is undefined (a share of a
+        quality of 0).
     versions : dict of str to str
         Libraries that made the artifact.
     parent : str or None
@@ -378,29 +394,46 @@ class _VersionOnly(msgspec.Struct):
 
 def _check_consistency(manifest: Manifest) -> None:
     """Refuse a manifest whose parts contradict each other."""
-    names = list(manifest.arms)
-    positions = [point.position for point in manifest.frontier]
-    weights = [float("inf") if p.cost_weight is None else p.cost_weight for p in manifest.frontier]
-    problems = {
-        "arm names must be unique and at least one": not names or len(set(names)) != len(names),
-        "arm_entries do not follow arms": [entry.name for entry in manifest.arm_entries] != names,
-        "reference_arm is not an arm": manifest.reference_arm not in names,
-        "categories must end in general": not manifest.categories or manifest.categories[-1] != "general",
-        "reference token counts must be positive": not (
-            manifest.reference_input_tokens > 0 and manifest.reference_output_tokens > 0
-        ),
-        "frontier must run from 0 to 1 in rising order": len(positions) < 2
-        or positions[0] != 0.0
-        or positions[-1] != 1.0
-        or any(b <= a for a, b in pairwise(positions)),
-        "cost weights must not rise along the frontier": any(w < 0 for w in weights)
-        or any(b > a for a, b in pairwise(weights)),
-        "operating points must be cost, balanced and quality": {p.name for p in manifest.operating_points}
-        != {"cost", "balanced", "quality"},
-        "guard settings must be finite and not negative": not (
-            0.0 <= manifest.guard.z < 100.0 and 0.0 <= manifest.guard.novelty_max < 100.0
-        ),
+    names, golden, guard = list(manifest.arms), manifest.golden, manifest.guard
+    prices = [
+        price
+        for entry in manifest.arm_entries
+        for price in (entry.price_usd_per_million_input_tokens, entry.price_usd_per_million_output_tokens)
+    ]
+    checks = {
+        "arm names must be unique and at least one": bool(names) and len(set(names)) == len(names),
+        "arm_entries do not follow arms": [entry.name for entry in manifest.arm_entries] == names,
+        "prices must not be negative": min(prices, default=0.0) >= 0.0,
+        "reference_arm is not an arm": manifest.reference_arm in names,
+        "categories must end in general": manifest.categories[-1:] == ("general",),
+        "reference token counts must be positive": manifest.reference_input_tokens > 0
+        and manifest.reference_output_tokens > 0,
+        "operating points must be cost, balanced and quality, with weights and guards >= 0": sorted(
+            point.name for point in manifest.operating_points if (point.cost_weight or 0.0) >= 0 and point.guard_z >= 0
+        )
+        == ["balanced", "cost", "quality"],
+        "guard settings must lie between 0 and 100": 0.0 <= guard.z < 100.0 and 0.0 <= guard.novelty_max < 100.0,
+        "the golden batch needs an arm and a tolerance up to 0.01": 0 <= golden.reference_arm < len(names)
+        and 0.0 < golden.tolerance <= MAX_GOLDEN_TOLERANCE,
+        "tensors must be those of a router, each with a shape": _has_names(manifest.inputs, INPUT_NAMES)
+        and _has_names(manifest.outputs, OUTPUT_NAMES),
+    } | _frontier_checks(manifest.frontier)
+    for sentence, is_good in checks.items():
+        if not is_good:
+            raise ArtifactError(f"manifest.json: {sentence}", code="artifact_schema")
+
+
+def _frontier_checks(frontier: tuple[FrontierPoint, ...]) -> dict[str, bool]:
+    positions = [point.position for point in frontier]
+    weights = [math.inf if point.cost_weight is None else point.cost_weight for point in frontier]
+    return {
+        "frontier must run from 0 to 1 in rising order": len(positions) >= 2
+        and (positions[0], positions[-1]) == (0.0, 1.0)
+        and all(a < b for a, b in pairwise(positions)),
+        "cost weights must not rise along the frontier": min(weights, default=0.0) >= 0
+        and all(a >= b for a, b in pairwise(weights)),
     }
-    for problem, is_present in problems.items():
-        if is_present:
-            raise ArtifactError(f"manifest.json: {problem}", code="artifact_schema")
+
+
+def _has_names(specs: tuple[TensorSpec, ...], names: tuple[str, ...]) -> bool:
+    return tuple(spec.name for spec in specs) == names and all(spec.shape for spec in specs)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock_routers.errors import ArtifactError, MissingExtraError, RouterError
+from penstock_routers.installation import install_command
 from penstock_routers.onnx_guard import MAX_GRAPH_BYTES, refuse_unsafe_graph
 
 if TYPE_CHECKING:
@@ -25,12 +26,11 @@ if TYPE_CHECKING:
 Device = Literal["auto", "cpu", "cuda"]
 FloatArray = NDArray[np.float32]
 
-__all__ = ["MAX_GRAPH_BYTES", "Device", "OnnxSession", "create_session", "cuda_is_available", "refuse_unsafe_graph"]
+__all__ = ["MAX_GRAPH_BYTES", "Device", "OnnxSession", "create_session", "refuse_unsafe_graph"]
 
 _LOG = logging.getLogger(__name__)
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
-_INSTALL_COMMAND = "pip install 'penstock[cpu]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +138,6 @@ def create_session(
     return session
 
 
-def cuda_is_available() -> bool:
-    """Tell whether the installed ONNX Runtime offers CUDA (its driver may still be missing)."""
-    return _CUDA in _import_runtime().get_available_providers()
-
-
 def first_line(failure: BaseException) -> str:
     """Return the first line of an error's text, at most 200 characters; runtimes add stack traces below it."""
     lines = str(failure).strip().splitlines()
@@ -188,6 +183,6 @@ def _import_runtime() -> Any:
         import onnxruntime
     except ImportError as missing:
         raise MissingExtraError(
-            f"ONNX Runtime is not installed; run: {_INSTALL_COMMAND} (or 'penstock[gpu]' on a CUDA machine)"
+            f"ONNX Runtime is not installed; run: {install_command('cpu')} (extra gpu on a CUDA machine)"
         ) from missing
     return onnxruntime

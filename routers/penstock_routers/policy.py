@@ -40,8 +40,6 @@ class RejectReason(StrEnum):
     REMOTE_MEDIA = "remote_media"  # the adapter would have to fetch a URL of the client's
     PARAMETER_UNSUPPORTED = "parameter_unsupported"
     NO_ESTIMATE = "no_estimate"
-    NOT_ALLOWED = "not_allowed"
-    UNAVAILABLE = "unavailable"
 
 
 @dataclass(frozen=True, slots=True)

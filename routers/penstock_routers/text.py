@@ -7,14 +7,13 @@ first.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 # Between head and tail, so that the two words at the cut do not melt into one.
 CUT_MARK = "\n"
 
 
-@dataclass(frozen=True, slots=True)
-class TextWindow:
+class TextWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many characters are kept at the two ends of a long text.
 
     Attributes

@@ -40,3 +40,14 @@ def estimate_tokens(utf8_bytes: int) -> int:
     3
     """
     return math.ceil(utf8_bytes / BYTES_PER_TOKEN)
+
+
+def message_tokens(text: str) -> int:
+    """Estimate the input tokens of a request with `text` as its only message.
+
+    Examples
+    --------
+    >>> message_tokens("Hi there!")
+    7
+    """
+    return estimate_tokens(len(text.encode("utf-8", "surrogatepass"))) + TOKENS_PER_MESSAGE

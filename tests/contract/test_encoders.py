@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import shutil
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -103,10 +103,10 @@ def test_encoder_id_is_name_and_fingerprint_of_the_content(encoder: PromptEncode
     name, _, fingerprint = encoder.encoder_id.partition("@")
     assert name == manifest.name
     assert len(bytes.fromhex(fingerprint)) == 6
-    renamed = dataclasses.replace(manifest, tools={}, pooling="other words")
+    renamed = msgspec.structs.replace(manifest, tools={}, pooling="other words")
     assert renamed.encoder_id == encoder.encoder_id
     for change in ({"head_tokens": 1, "max_tokens": 9}, {"padding_token_id": 7}, {"rows_per_run": 3}):
-        assert dataclasses.replace(manifest, **change).encoder_id != encoder.encoder_id
+        assert msgspec.structs.replace(manifest, **change).encoder_id != encoder.encoder_id
 
 
 def test_encoder_golden_vectors_are_those_recorded(encoder: PromptEncoder) -> None:

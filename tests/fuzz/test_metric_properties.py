@@ -8,11 +8,9 @@ from hypothesis import strategies as st
 
 from penstock_training.baselines import ArmMeans, hull_quality, mixing_quality
 from penstock_training.metrics import (
-    average_gap_recovered,
     average_improvement,
     brier_score,
     calibration_bins,
-    call_share_for_gap,
     concave_hull,
     cost_at_quality,
     envelope_area,
@@ -77,23 +75,6 @@ def test_cost_at_quality_is_monotone(pairs: list[tuple[float, float]], one: floa
     """A higher target is never cheaper."""
     curve = upper_envelope(*_split(pairs))
     assert cost_at_quality(curve, min(one, two)) <= cost_at_quality(curve, max(one, two))
-
-
-@given(st.lists(st.tuples(share, share), min_size=1, max_size=20), share, share)
-def test_call_share_for_gap_is_a_share_and_monotone(pairs: list[tuple[float, float]], one: float, two: float) -> None:
-    """Recovering more of the gap never needs fewer strong calls."""
-    shares, quality = _split(pairs)
-    asked = [call_share_for_gap(shares, quality, 0.0, 1.0, recovered) for recovered in sorted((one, two))]
-    assert 0.0 <= asked[0] <= asked[1] + 1e-9 <= 1.0 + 1e-9
-
-
-@given(st.lists(st.tuples(share, share), min_size=1, max_size=20))
-def test_average_gap_recovered_lies_between_worst_and_best_threshold(pairs: list[tuple[float, float]]) -> None:
-    """A mean over shares cannot leave the range of what is averaged."""
-    shares, quality = _split(pairs)
-    found = average_gap_recovered(shares, quality, 0.25, 0.75)
-    relative = np.append((quality - 0.25) / 0.5, [0.0, 1.0])
-    assert relative.min() - 1e-6 <= found <= relative.max() + 1e-6
 
 
 @given(st.lists(st.tuples(share, share), min_size=1, max_size=60), st.integers(1, 12))

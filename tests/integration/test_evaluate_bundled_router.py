@@ -8,7 +8,7 @@ from pathlib import Path
 from click.testing import CliRunner
 
 from penstock_routers.bundled import bundled_folder
-from penstock_training.evaluation import evaluate_command
+from penstock_training.cli import main
 from support.outcome_samples import outcome_row, write_json_lines
 
 TOPICS = ("rivers", "prime numbers", "bread", "contracts", "volcanoes", "sorting a list", "the heart", "taxes")
@@ -33,11 +33,11 @@ def _outcomes(folder: Path) -> Path:
 
 def test_evaluate_command_own_outcomes_give_a_report_as_text_and_as_json(tmp_path: Path) -> None:
     """A user's file with tier names is evaluated at the artifact's operating points, in both forms alike."""
-    arguments = [str(bundled_folder("default-router")), "--outcomes", str(_outcomes(tmp_path)), "--resamples", "50"]
-    text = CliRunner().invoke(evaluate_command, arguments)
+    arguments = ["evaluate", "default-router", "--outcomes", str(_outcomes(tmp_path)), "--resamples", "50"]
+    text = CliRunner().invoke(main, arguments)
     assert text.exit_code == 0, text.output
     assert text.output.startswith("all prompts of the files: 48 prompts")
-    found = CliRunner().invoke(evaluate_command, [*arguments, "--json"])
+    found = CliRunner().invoke(main, [*arguments, "--json"])
     assert found.exit_code == 0, found.output
     report = json.loads(found.output)
     assert [point["name"] for point in report["points"]] == ["cost", "balanced", "quality"]
@@ -51,7 +51,7 @@ def test_evaluate_command_outcomes_of_foreign_arms_are_refused(tmp_path: Path) -
     """Outcomes of arms that the artifact does not know cannot measure it, and the message names the default arm."""
     path = write_json_lines(tmp_path / "own.jsonl", [outcome_row(arm="mine"), outcome_row(arm="yours")])
     result = CliRunner().invoke(
-        evaluate_command, [str(bundled_folder("default-router")), "--outcomes", str(path), "--resamples", "10"]
+        main, ["evaluate", str(bundled_folder("default-router")), "--outcomes", str(path), "--resamples", "10"]
     )
     assert result.exit_code == 1
     assert "frontier" in result.output

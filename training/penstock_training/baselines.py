@@ -6,13 +6,12 @@ bootstrap can recompute each baseline on each resample. Read `hull_quality` and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock_training.metrics import concave_hull
-from penstock_training.outcomes import OutcomeMatrix
 
 FloatVector = NDArray[np.float64]
 
@@ -118,32 +117,3 @@ def oracle_choices(score: NDArray[np.floating], cost_usd: NDArray[np.floating]) 
     """
     is_highest = score >= score.max(axis=1, keepdims=True)
     return np.asarray(np.where(is_highest, cost_usd, np.inf).argmin(axis=1), dtype=np.int64)
-
-
-def shuffled_outcomes(matrix: OutcomeMatrix, seed: int) -> OutcomeMatrix:
-    """Deal the outcomes to other prompts: the control that a fit must fail on.
-
-    Parameters
-    ----------
-    matrix : OutcomeMatrix
-    seed : int
-
-    Returns
-    -------
-    OutcomeMatrix
-        Prompts as they are; rows of scores, tokens and costs permuted together within each source, so that every mean
-        stays and every link between a prompt and its outcomes is gone.
-    """
-    generator = np.random.default_rng(seed)
-    sources = np.asarray(matrix.sources, dtype=object)
-    order = np.arange(len(matrix.prompts))
-    for source in sorted(set(matrix.sources)):
-        rows = np.flatnonzero(sources == source)
-        order[rows] = generator.permutation(rows)
-    return replace(
-        matrix,
-        score=matrix.score[order],
-        input_tokens=matrix.input_tokens[order],
-        output_tokens=matrix.output_tokens[order],
-        cost_usd=matrix.cost_usd[order],
-    )

@@ -70,22 +70,30 @@ def fit_calibration(raw: RawEstimates, score: NDArray[np.float32], anchor: int) 
 
 
 def _fit_logistic(logit: FloatArray, score: FloatArray) -> tuple[float, float]:
-    """Slope and intercept of a logistic model by Newton's method with a Gaussian prior around (1, 0)."""
+    """Slope and intercept of a logistic model; where the slope leaves its bounds, the intercept fits the bound."""
     if logit.size == 0:
         return 1.0, 0.0
-    design = np.column_stack([logit, np.ones_like(logit)])
-    prior = np.array([1.0, 0.0])
-    precision = np.diag([PRIOR_ROWS * 0.25] * 2)  # 0.25 is a Bernoulli prompt's largest information
+    slope, intercept = _newton(np.column_stack([logit, np.ones_like(logit)]), np.zeros_like(logit), score, [1.0, 0.0])
+    bounded = float(np.clip(slope, *SLOPE_BOUNDS))
+    if bounded != slope:
+        (intercept,) = _newton(np.ones((logit.size, 1)), bounded * logit, score, [0.0])
+    return bounded, float(intercept)
+
+
+def _newton(design: FloatArray, offset: FloatArray, score: FloatArray, prior_mean: list[float]) -> FloatArray:
+    """Coefficients of a logistic model by Newton's method, with a Gaussian prior of `PRIOR_ROWS` prompts."""
+    prior = np.array(prior_mean)
+    precision = np.eye(prior.size) * PRIOR_ROWS * 0.25  # 0.25 is a Bernoulli prompt's largest information
     beta = prior.copy()
     for _ in range(_NEWTON_STEPS):
-        mean = 1.0 / (1.0 + np.exp(-(design @ beta)))
+        mean = 1.0 / (1.0 + np.exp(-(offset + design @ beta)))
         gradient = design.T @ (score - mean) - precision @ (beta - prior)
         hessian = (design * (mean * (1.0 - mean))[:, None]).T @ design + precision
         step = np.linalg.solve(hessian, gradient)
         beta += step
         if float(np.abs(step).max()) < 1e-12:
             break
-    return float(np.clip(beta[0], *SLOPE_BOUNDS)), float(beta[1])
+    return beta
 
 
 def _fit_line(raw: FloatArray, target: FloatArray) -> tuple[float, float]:

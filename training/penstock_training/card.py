@@ -61,7 +61,7 @@ class CardReport:
         One paragraph: what the router is for and for whom.
     artifact_id, family, encoder : str
     size_bytes : int
-        Of graph and manifest together.
+        Of the graph.
     default_arm : str
     sources : sequence of CardSource
     arms : sequence of CardArm
@@ -101,7 +101,7 @@ def write_card(folder: Path, report: CardReport) -> tuple[Path, ...]:
     Parameters
     ----------
     folder : Path
-        Must exist; files of earlier cards are replaced.
+        Must exist.
     report : CardReport
 
     Returns
@@ -124,8 +124,6 @@ def write_card(folder: Path, report: CardReport) -> tuple[Path, ...]:
     if report.left_out:
         draw_left_out({"held-out prompts": report.held_out, **report.left_out}, left_out)
         written.append(left_out)
-    else:
-        left_out.unlink(missing_ok=True)
     (folder / CARD_FILE).write_text(render_card(report), encoding="utf-8")
     return tuple(written)
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from penstock_routers.artifact import RouterArtifact
 from penstock_routers.bundled import DEFAULT_ENCODER, bundled_folder
 from penstock_routers.encoder import PromptEncoder
-from penstock_routers.manifest import SourceEntry
-from penstock_training.card import CardArm, CardReport, CardSource, write_card
+from penstock_routers.manifest import Manifest, SourceEntry
+from penstock_training.card import CardArm, CardReport, CardSource
 from penstock_training.errors import TrainingError
 from penstock_training.evaluation import evaluate
 from penstock_training.evaluation_report import EvaluationReport
@@ -50,30 +50,33 @@ class OutcomeSet:
 
     Attributes
     ----------
+    source : str
+        Its name inside the file.
     file : str
         Below ``routing/`` in the data folder.
     licence : str
         As its publisher states it.
     """
 
+    source: str
     file: str
     licence: str
 
 
 FITTED_SETS: Final = (
-    OutcomeSet("mmlu_pro.parquet", _APACHE),
-    OutcomeSet("zeroeval_core.parquet", _APACHE),
-    OutcomeSet("routellm_mmlu_gsm8k_mtbench.parquet", _APACHE),
+    OutcomeSet("mmlu_pro", "mmlu_pro.parquet", _APACHE),
+    OutcomeSet("zeroeval", "zeroeval_core.parquet", _APACHE),
+    OutcomeSet("routellm", "routellm_mmlu_gsm8k_mtbench.parquet", _APACHE),
 )
 # No licence is stated for its outcomes: nothing is fitted on it, it only checks what was fitted on the others.
-CHECK_SET: Final = OutcomeSet("routerbench_3tasks.parquet", "none stated; measured on only")
+CHECK_SET: Final = OutcomeSet("routerbench_3tasks", "routerbench_3tasks.parquet", "none stated; measured on only")
 
 _NOTES: Final = (
     "models of each set grouped into tiers by accuracy and price (docs/routing.md); a tier's score is the mean "
     "over its models",
     "output lengths learned from free-form tasks only: gsm, math-l5, crux, gsm8k, mt_bench",
     "half of the multiple-choice questions were fitted without their options; all test prompts keep them",
-    "rows whose query id names two different prompts were skipped",
+    "rows of one query id with slightly different prompts count as one prompt, the first text standing for all",
 )
 _SUMMARY: Final = (
     "A starting point for gateways whose own outcomes are not collected yet. It scores four capability tiers; map your "
@@ -97,17 +100,7 @@ _USAGE: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class DefaultFit:
-    """What `fit_default` made: the artifact as loaded again, and all evaluations."""
-
-    artifact: RouterArtifact
-    fitted: FittedRouter
-    held_out: EvaluationReport
-    left_out: dict[str, EvaluationReport]
-
-
-def fit_default(data_folder: Path, out: Path, *, options: FitOptions, progress: Progress) -> DefaultFit:
+def fit_default(data_folder: Path, out: Path, *, options: FitOptions, progress: Progress) -> RouterArtifact:
     """Fit, evaluate and write the default artifact.
 
     Parameters
@@ -122,7 +115,8 @@ def fit_default(data_folder: Path, out: Path, *, options: FitOptions, progress: 
 
     Returns
     -------
-    DefaultFit
+    RouterArtifact
+        As serving opens it.
 
     Raises
     ------
@@ -133,7 +127,7 @@ def fit_default(data_folder: Path, out: Path, *, options: FitOptions, progress: 
         return _fit_default(data_folder, out, options, progress)
 
 
-def _fit_default(data_folder: Path, out: Path, options: FitOptions, progress: Progress) -> DefaultFit:
+def _fit_default(data_folder: Path, out: Path, options: FitOptions, progress: Progress) -> RouterArtifact:
     encoder = PromptEncoder.load(bundled_folder(DEFAULT_ENCODER))
     models = _load(data_folder, FITTED_SETS)
     table = group_into_tiers(models)
@@ -157,19 +151,17 @@ def _fit_default(data_folder: Path, out: Path, options: FitOptions, progress: Pr
         seed=options.seed,
     )
     manifest = make_manifest(fitted, corpus, provenance, held_out=held_out, left_out=left_out)
-    artifact = write_artifact(out, manifest, fitted.graph)
-    write_card(out, _card(artifact, corpus, table, sources, held_out, left_out))
-    return DefaultFit(artifact, fitted, held_out, left_out)
+    return write_artifact(out, manifest, fitted.graph, _card(manifest, corpus, table, sources, held_out, left_out))
 
 
 def evaluate_on(fitted: FittedRouter, corpus: Corpus, name: str, options: FitOptions) -> EvaluationReport:
     """Evaluate a fitted router at its own operating points on prompts it was not fitted on."""
     cost, balanced, quality = fitted.knob.tradeoffs
     return evaluate(
-        estimate_arrays(fitted, corpus),
+        estimate_arrays(fitted.estimator, corpus, fitted.reference_arm),
         corpus.matrix,
         tradeoffs=(balanced, cost, quality),
-        cost_scale_usd=cost_scale_usd(fitted, corpus.prices),
+        cost_scale_usd=cost_scale_usd(corpus.prices, fitted.reference_input_tokens, fitted.reference_output_tokens),
         novelty_max=fitted.novelty_max,
         name=name,
         resamples=options.resamples,
@@ -260,28 +252,26 @@ def _with_all_arms(matrix: OutcomeMatrix, arms: tuple[str, ...]) -> OutcomeMatri
 
 def _sources(models: OutcomeMatrix, sets: tuple[OutcomeSet, ...]) -> tuple[SourceEntry, ...]:
     names = np.asarray(models.sources, dtype=object)
-    licence = {entry.file.removesuffix(".parquet"): entry.licence for entry in sets}
     entries = []
-    for name in sorted(set(models.sources)):
-        rows = np.flatnonzero(names == name)
-        stated = next((value for file, value in licence.items() if file.startswith(name)), _APACHE)
-        entries.append(SourceEntry(name, stated, int(rows.size), int(np.isfinite(models.score[rows]).sum())))
+    for entry in sorted(sets, key=lambda entry: entry.source):
+        rows = np.flatnonzero(names == entry.source)
+        outcomes = int(np.isfinite(models.score[rows]).sum())
+        entries.append(SourceEntry(entry.source, entry.licence, int(rows.size), outcomes))
     return tuple(entries)
 
 
 def _card(
-    artifact: RouterArtifact,
+    manifest: Manifest,
     corpus: Corpus,
     table: TierTable,
     sources: tuple[SourceEntry, ...],
     held_out: EvaluationReport,
     left_out: Mapping[str, EvaluationReport],
 ) -> CardReport:
-    manifest = artifact.manifest
     return CardReport(
         title="default-router",
         summary=_SUMMARY,
-        artifact_id=artifact.id,
+        artifact_id=manifest.id,
         family=manifest.family,
         encoder=manifest.encoder.id,
         size_bytes=manifest.graph_bytes,

@@ -138,8 +138,8 @@ def measure_point(
         return [
             quality,
             cost,
-            cost / float(arms.cost_usd[best]),
-            quality / float(arms.score[best]),
+            _ratio(cost, float(arms.cost_usd[best])),
+            _ratio(quality, float(arms.score[best])),
             quality - float(arms.score[cheapest]),
             quality - float(arms.score[best]),
             quality - hull_quality(arms, cost),
@@ -171,6 +171,11 @@ def measure_point(
     )
 
 
+def _ratio(value: float, whole: float) -> float:
+    """Share of `whole`, NaN where that is 0 (a free arm, a bootstrap sample without one right answer)."""
+    return value / whole if whole > 0.0 else math.nan
+
+
 def _with_price_only(arms: ArmMeans, blind: NDArray[np.float64], settings: int) -> ArmMeans:
     """Add the price-only points to the constant arms, so that their hull is never below the constant hull."""
     return ArmMeans(np.append(arms.score, blind[:settings]), np.append(arms.cost_usd, blind[settings:]))
@@ -199,7 +204,7 @@ def _slice(trial: Trial, decisions: RowDecisions, name: str, rows: NDArray[np.bo
         quality=quality,
         default_quality=default_quality,
         over_default=bootstrap.interval(lambda means: float(means[0] - means[2])),
-        relative_cost=cost / default_cost if default_cost > 0 else math.nan,
+        relative_cost=_ratio(cost, default_cost),
         arm_shares={arm: float(share) for arm, share in zip(trial.estimates.arms, shares, strict=True)},
     )
 
@@ -258,7 +263,8 @@ def _curve_numbers(router: ArmMeans, arms: ArmMeans, blind: ArmMeans, fixed: Arm
         constants = average_improvement(arms.cost_usd, arms.score, low, high)
         price_only = average_improvement(blind.cost_usd, blind.score, low, high)
     envelope = upper_envelope(router.cost_usd, router.score)
-    neutral = [quality_neutral_cost(envelope, best_quality, high, share) for share in (0.95, 0.99, 1.0)]
+    shares = (0.95, 0.99, 1.0)
+    neutral = [quality_neutral_cost(envelope, best_quality, high, share) if high > 0 else math.nan for share in shares]
     return [area, hull_area, hull_area - constants, hull_area - price_only, *neutral]
 
 
@@ -298,9 +304,7 @@ def _arm_result(trial: Trial, arm: int, quality: Interval, cost_usd: Interval) -
         arm=trial.estimates.arms[arm],
         quality=quality,
         cost_usd=cost_usd,
-        predicted_cost_ratio=float(trial.estimates.cost_usd[:, arm].mean()) / actual_cost
-        if actual_cost > 0
-        else math.nan,
+        predicted_cost_ratio=_ratio(float(trial.estimates.cost_usd[:, arm].mean()), actual_cost),
         calibration_error=expected_calibration_error(predicted, observed),
         brier=brier_score(predicted, observed),
         brier_constant=float(observed.var()),
@@ -314,8 +318,12 @@ def measure_gap_recovered(trial: Trial, means: ArmMeans) -> Interval:
     Notes
     -----
     Sending prompts to the best arm in falling order of gain g, with u the score difference of the two arms:
-    ``APGR = Σ_i u_i · (share of prompts after i, ties and itself by half) / Σ_i u_i``, which is the exact area of
-    `penstock_training.metrics.average_gap_recovered` when all thresholds are visited.
+    ``APGR = Σ_i u_i · (share of prompts after i, ties and itself by half) / Σ_i u_i``, the exact area under the share
+    of the gap recovered over the share of calls to the best arm; 0.5 for random mixing.
+
+    References
+    ----------
+    RouteLLM (arXiv 2406.18665, section 3), whose code samples a few thresholds.
     """
     cheapest, best = means.cheapest, means.best
     gain = trial.estimates.gain[:, best] - trial.estimates.gain[:, cheapest]
@@ -334,7 +342,7 @@ def measure_gap_recovered(trial: Trial, means: ArmMeans) -> Interval:
 
     value = recovered(np.ones(difference.size))
     count = int(group.max()) + 1
-    blocks = group_weights(count, min(trial.resamples, 400), trial.seed)
+    blocks = group_weights(count, trial.resamples, trial.seed)
     drawn = np.array([recovered(row[group]) for block in blocks for row in block])
     usable = drawn[np.isfinite(drawn)]
     low, high = np.quantile(usable, (0.025, 0.975)) if usable.size else (math.nan, math.nan)

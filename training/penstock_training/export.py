@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock_routers.features import FEATURE_NAMES
-from penstock_routers.manifest import TensorSpec
+from penstock_routers.manifest import INPUT_NAMES, OUTPUT_NAMES, TensorSpec
 from penstock_routers.onnx_session import create_session
 from penstock_training.errors import TrainingError
 from penstock_training.knn import FEATURE_CLIP, QUALITY_BOUND, KnnEstimates, KnnEstimator, gain_slopes
@@ -26,7 +26,6 @@ IR_VERSION: Final = 8
 PARITY_TOLERANCE: Final = 1e-5
 TOKEN_TOLERANCE: Final = 1e-4  # relative: counts of hundreds of tokens have that many digits in float32
 PARITY_SHARE: Final = 0.999
-OUTPUT_NAMES: Final = ("quality", "quality_se", "gain", "gain_se", "output_tokens", "novelty", "category")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +58,11 @@ class ParityReport:
 
 def input_specs(dimension: int) -> tuple[TensorSpec, ...]:
     """Inputs of the graph, in order."""
+    vector, features, reference = INPUT_NAMES
     return (
-        TensorSpec("prompt_vector", "float32", ("n", dimension)),
-        TensorSpec("features", "float32", ("n", len(FEATURE_NAMES))),
-        TensorSpec("reference_arm", "int64", (1,)),
+        TensorSpec(vector, "float32", ("n", dimension)),
+        TensorSpec(features, "float32", ("n", len(FEATURE_NAMES))),
+        TensorSpec(reference, "int64", (1,)),
     )
 
 

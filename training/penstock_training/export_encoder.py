@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import click
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +26,7 @@ from penstock_routers.encoder_manifest import (
     Precision,
     SourceModel,
 )
-from penstock_routers.errors import EncoderError, RouterError
+from penstock_routers.errors import EncoderError
 from penstock_routers.text import TextWindow
 from penstock_training.encoder_card import PROBE_TEXTS, card
 from penstock_training.sentence_model import SentenceModel, find_model
@@ -132,7 +131,7 @@ def _build(
 ) -> tuple[bytes, Callable[[list[int]], FloatArray], int]:
     """Return the graph, the unquantised original as a function of tokens, and the dimension."""
     if kind == "static":
-        table = distil(source.token_vectors(), source.used_token_ids, dimension).vectors
+        table = distil(source.token_vectors(), source.used_token_ids, dimension)
         return static_graph(table, precision), lambda tokens: np.asarray(table[tokens].sum(axis=0)), dimension
     graph = transformer_graph(source.to_onnx(), precision)
     no_text = list(source.prefix_token_ids + source.suffix_token_ids)
@@ -202,37 +201,3 @@ def _tool_versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return versions
-
-
-@click.command("export-encoder")
-@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--kind", type=click.Choice(["static", "transformer"]), required=True, help="Token table, or the model.")
-@click.option("--name", help="First half of the encoder id; the folder's name by default.")
-@click.option("--model", help="Sentence-transformers folder or hub name; the pinned all-MiniLM-L6-v2 by default.")
-@click.option("--weights-sha256", help="Refuse model.safetensors unless it has this SHA-256.")
-@click.option("--precision", type=click.Choice(["int8", "fp16", "fp32"]), default="int8", show_default=True)
-@click.option("--dimension", type=click.IntRange(1, 4096), default=256, show_default=True, help="Of the static kind.")
-def export_encoder_command(
-    out: Path,
-    kind: Kind,
-    name: str | None,
-    model: str | None,
-    weights_sha256: str | None,
-    precision: Precision,
-    dimension: int,
-) -> None:
-    """Export a sentence-transformers model to the encoder folder OUT."""
-    try:
-        exported = export_encoder(
-            out,
-            name=name or out.resolve().name,
-            kind=kind,
-            model=model,
-            weights_sha256=weights_sha256,
-            precision=precision,
-            dimension=dimension,
-        )
-    except RouterError as failure:
-        raise click.ClickException(f"{failure.message} ({failure.code})") from failure
-    click.echo(f"{exported.manifest.encoder_id}: {exported.total_bytes / 1e6:.1f} MB in {exported.folder}")
-    click.echo(f"cosine to the original: mean {exported.mean_cosine:.4f}, smallest {exported.min_cosine:.4f}")

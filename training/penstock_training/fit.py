@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Final
 
@@ -24,7 +24,6 @@ from penstock_training.errors import TrainingError
 from penstock_training.export import ParityReport, build_graph, check_parity
 from penstock_training.knn import (
     IndexArray,
-    KnnEstimates,
     KnnEstimator,
     KnnSettings,
     Prototypes,
@@ -135,8 +134,8 @@ class FittedRouter:
     reference_input_tokens: float
     reference_output_tokens: float
     split: dict[str, IndexArray]
-    validation: dict[str, Measured] = field(default_factory=dict)
-    test: dict[str, Measured] = field(default_factory=dict)
+    validation: dict[str, Measured]
+    test: dict[str, Measured]
 
 
 @contextmanager
@@ -155,7 +154,7 @@ def fit_router(corpus: Corpus, *, reference_arm: str, options: FitOptions, progr
     ----------
     corpus : Corpus
     reference_arm : str
-        The default arm of the operating points and the arm of the cost scale.
+        The default arm of the operating points.
     options : FitOptions
     progress : callable
         Called with a stage's name, steps done and steps in total.
@@ -167,7 +166,8 @@ def fit_router(corpus: Corpus, *, reference_arm: str, options: FitOptions, progr
     Raises
     ------
     TrainingError
-        ``unknown_arm``, ``too_few_prompts``, or ``parity_failed`` when the graph disagrees with the estimator.
+        ``unknown_arm``, ``free_reference_arm``, ``constant_scores``, ``too_few_prompts``, or ``parity_failed`` when the
+        graph disagrees with the estimator.
 
     Notes
     -----
@@ -175,17 +175,8 @@ def fit_router(corpus: Corpus, *, reference_arm: str, options: FitOptions, progr
     from ``train``; settings, guard and operating points are chosen on ``validation``; the calibration is fitted on
     ``calibration``; ``test`` is only measured.
     """
-    matrix = corpus.matrix
-    if reference_arm not in matrix.arms:
-        raise TrainingError(f"no outcome names the arm {reference_arm!r}", code="unknown_arm")
-    split = split_prompts(matrix.groups, options.seed)
-    for part in ("validation", "test"):
-        complete = int(np.isfinite(matrix.score[split[part]]).all(axis=1).sum())
-        if complete < MIN_COMPLETE_PROMPTS:
-            raise TrainingError(
-                f"only {complete} {part} prompts were scored on every arm; {MIN_COMPLETE_PROMPTS} are needed",
-                code="too_few_prompts",
-            )
+    split = split_prompts(corpus.matrix.groups, options.seed)
+    _check_corpus(corpus, split, reference_arm)
     estimator = _choose_estimator(corpus, split, reference_arm, options, progress)
     held_out = corpus.rows(split["calibration"])
     raw = estimator.raw(estimator.weights(_double(held_out.vectors), _double(held_out.features))[0])
@@ -196,72 +187,73 @@ def fit_router(corpus: Corpus, *, reference_arm: str, options: FitOptions, progr
     test = corpus.rows(split["test"])
     parity = check_parity(estimator, graph, test.vectors, test.features)
     progress("export and parity", 1, 1)
-    return _turn_the_knob(corpus, split, estimator, graph, parity, reference_arm, options, progress)
-
-
-def split_prompts(groups: IndexArray, seed: int) -> dict[str, IndexArray]:
-    """Divide prompts into train, calibration, validation and test by question group.
-
-    Notes
-    -----
-    65, 10, 10 and 15 %; below 2,000 prompts 50, 15, 20 and 15 %, because a knob chosen on a few dozen prompts is noise.
-    """
-    fractions = _SMALL_FRACTIONS if groups.size < SMALL_TABLE else _LARGE_FRACTIONS
-    return grouped_split(groups, fractions=fractions, seed=seed)
-
-
-def _turn_the_knob(
-    corpus: Corpus,
-    split: dict[str, IndexArray],
-    estimator: KnnEstimator,
-    graph: bytes,
-    parity: ParityReport,
-    reference_arm: str,
-    options: FitOptions,
-    progress: Progress,
-) -> FittedRouter:
-    """Fix novelty bound and cost scale, choose the operating points and measure them."""
     validation = corpus.rows(split["validation"])
-    predicted = estimate_rows(estimator, validation, reference_arm)
-    fitted = FittedRouter(
-        estimator=estimator,
-        graph=graph,
-        parity=parity,
-        knob=Knob(0.0, (), ()),  # type: ignore[arg-type]
-        novelty_max=round(float(np.quantile(predicted.novelty, NOVELTY_QUANTILE)), 4),
-        reference_arm=reference_arm,
-        reference_input_tokens=round(float(corpus.rows(split["train"]).matrix.prompt_tokens.mean()), 1),
-        reference_output_tokens=round(
-            float(estimator.priors.output_tokens[corpus.matrix.arms.index(reference_arm)]), 1
-        ),
-        split=split,
-    )
+    estimates = estimate_arrays(estimator, validation, reference_arm)
+    novelty_max = round(float(np.quantile(estimates.novelty, NOVELTY_QUANTILE)), 4)
+    written = estimator.priors.output_tokens[corpus.matrix.arms.index(reference_arm)]
+    request = (round(float(corpus.rows(split["train"]).matrix.prompt_tokens.mean()), 1), round(float(written), 1))
     progress("operating points", 0, 1)
-    trial = make_trial(fitted, validation)
+    trial = _make_trial(validation, estimates, request, novelty_max)
+    tested = _make_trial(test, estimate_arrays(estimator, test, reference_arm), request, novelty_max)
     knob = choose_knob(trial, resamples=options.resamples, seed=options.seed)
-    tested = make_trial(fitted, corpus.rows(split["test"]))
     measured = [
         {t.name: measure(part, t, resamples=options.resamples, seed=options.seed) for t in knob.tradeoffs}
         for part in (trial, tested)
     ]
     progress("operating points", 1, 1)
-    return replace(fitted, knob=knob, validation=measured[0], test=measured[1])
+    return FittedRouter(estimator, graph, parity, knob, novelty_max, reference_arm, *request, split, *measured)
 
 
-def estimate_rows(estimator: KnnEstimator, corpus: Corpus, reference_arm: str) -> KnnEstimates:
-    """Run the Python estimator on all prompts of a corpus."""
-    reference = corpus.matrix.arms.index(reference_arm)
-    return estimator.predict(_double(corpus.vectors), _double(corpus.features), reference)
+def split_fractions(prompts: int) -> Mapping[str, float]:
+    """Shares of train, calibration, validation and test.
+
+    Notes
+    -----
+    65, 10, 10 and 15 %; below 2,000 prompts 50, 15, 20 and 15 %, because a knob chosen on a few dozen prompts is noise.
+    """
+    return _SMALL_FRACTIONS if prompts < SMALL_TABLE else _LARGE_FRACTIONS
 
 
-def estimate_arrays(fitted: FittedRouter, corpus: Corpus) -> EstimateArrays:
+def split_prompts(groups: IndexArray, seed: int) -> dict[str, IndexArray]:
+    """Divide prompts into train, calibration, validation and test by question group."""
+    return grouped_split(groups, fractions=split_fractions(groups.size), seed=seed)
+
+
+def _check_corpus(corpus: Corpus, split: Mapping[str, IndexArray], reference_arm: str) -> None:
+    """Refuse what nothing can be learned from, before anything is computed."""
+    matrix = corpus.matrix
+    if reference_arm not in matrix.arms:
+        raise TrainingError(
+            f"no outcome names the arm {reference_arm!r}; there are {', '.join(matrix.arms)}", code="unknown_arm"
+        )
+    if max(corpus.prices[reference_arm]) <= 0.0:
+        raise TrainingError(
+            f"the default arm {reference_arm!r} costs nothing, so costs cannot be measured against it; name another "
+            "one, or give it a price",
+            code="free_reference_arm",
+        )
+    for part in ("validation", "test"):
+        complete = int(np.isfinite(matrix.score[split[part]]).all(axis=1).sum())
+        if complete < MIN_COMPLETE_PROMPTS:
+            raise TrainingError(
+                f"only {complete} of {split[part].size} {part} prompts were scored on every arm; "
+                f"{MIN_COMPLETE_PROMPTS} are needed, so about 150 in all that ask different questions",
+                code="too_few_prompts",
+            )
+    observed = matrix.score[np.isfinite(matrix.score)]
+    if observed.min() == observed.max():
+        raise TrainingError(f"every score is {observed[0]:g}: there is nothing to learn", code="constant_scores")
+
+
+def estimate_arrays(estimator: KnnEstimator, corpus: Corpus, reference_arm: str) -> EstimateArrays:
     """Estimates and expected costs of all prompts, as `penstock_training.evaluation.evaluate` takes them."""
-    predicted = estimate_rows(fitted.estimator, corpus, fitted.reference_arm)
-    prices = np.array([corpus.prices[arm] for arm in corpus.matrix.arms])
+    arms = corpus.matrix.arms
+    predicted = estimator.predict(_double(corpus.vectors), _double(corpus.features), arms.index(reference_arm))
+    prices = np.array([corpus.prices[arm] for arm in arms])
     cost = (corpus.matrix.prompt_tokens[:, None] * prices[:, 0] + predicted.output_tokens * prices[:, 1]) / 1e6
     return EstimateArrays(
-        arms=corpus.matrix.arms,
-        reference_arm=fitted.reference_arm,
+        arms=arms,
+        reference_arm=reference_arm,
         quality=predicted.quality,
         gain=predicted.gain,
         gain_se=predicted.gain_se,
@@ -270,16 +262,15 @@ def estimate_arrays(fitted: FittedRouter, corpus: Corpus) -> EstimateArrays:
     )
 
 
-def cost_scale_usd(fitted: FittedRouter, prices: Mapping[str, tuple[float, float]]) -> float:
-    """Cost of the typical request on the reference arm at given prices, USD."""
-    price = prices[fitted.reference_arm]
-    scale = (fitted.reference_input_tokens * price[0] + fitted.reference_output_tokens * price[1]) / 1e6
-    return scale if scale > 0.0 else 1.0
+def cost_scale_usd(prices: Mapping[str, tuple[float, float]], input_tokens: float, output_tokens: float) -> float:
+    """Cost of a request on the dearest arm, USD: the unit of λ, as in the gateway and in a prediction."""
+    return max((input_tokens * sent + output_tokens * written) / 1e6 for sent, written in prices.values())
 
 
-def make_trial(fitted: FittedRouter, corpus: Corpus) -> Trial:
+def _make_trial(
+    corpus: Corpus, estimates: EstimateArrays, typical_request: tuple[float, float], novelty_max: float
+) -> Trial:
     """Keep the prompts that were scored on every arm, with estimates, outcomes and costs."""
-    estimates = estimate_arrays(fitted, corpus)
     score = corpus.matrix.score.astype(np.float64)
     complete = np.flatnonzero(np.isfinite(score).all(axis=1))
     kept = estimates.take(complete, estimates.arms)
@@ -289,8 +280,8 @@ def make_trial(fitted: FittedRouter, corpus: Corpus) -> Trial:
         score=score[complete],
         cost_usd=np.where(np.isfinite(cost), cost, kept.cost_usd),
         groups=corpus.matrix.groups[complete],
-        cost_scale_usd=cost_scale_usd(fitted, corpus.prices),
-        novelty_max=fitted.novelty_max,
+        cost_scale_usd=cost_scale_usd(corpus.prices, *typical_request),
+        novelty_max=novelty_max,
     )
 
 

@@ -19,6 +19,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock_routers.token_counts import ASSUMED_OUTPUT_TOKENS
+
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
 
@@ -238,7 +240,8 @@ class KnnEstimator:
         quality[a] = σ(α + β·logit q̂[anchor]) + c_a + b_a·ĝ[a], clipped, where q̂ and ĝ are kernel means of the
         anchor's score and of the paired difference a - anchor. So arms that were scored on different prompts still
         compare: only differences on the same prompt enter. gain[a] = quality[a] - quality[reference] exactly, hence
-        utilities and guard use one scale. gain_se comes from the paired differences a - reference,
+        utilities and guard use one scale. quality_se is that of the arm's own kernel mean, before calibration; no
+        decision uses it. gain_se comes from the paired differences a - reference,
         var = b² · (Σ w² n E[(d - d̂)²] + κ·σ²) / (Σ w n + κ)², the posterior variance of a normal mean with prior
         variance σ²/κ, times the squared slope of the calibration. O(n · p · (d + 7m + c)).
         """
@@ -455,7 +458,7 @@ def make_priors(table: PrototypeTable) -> Priors:
     gain, gain_variance = _mean_and_variance(table.pair)
     count = table.token_count.sum(axis=-1)
     total = table.token_total.sum(axis=-1)
-    overall = total.sum() / count.sum() if count.sum() > 0 else 256.0
+    overall = total.sum() / count.sum() if count.sum() > 0 else ASSUMED_OUTPUT_TOKENS
     tokens = np.where(count > 0, total / np.maximum(count, 1.0), overall)
     np.fill_diagonal(gain_variance, 0.0)  # an arm's gain over itself is 0, surely
     return Priors(quality, quality_variance, gain, gain_variance, tokens)

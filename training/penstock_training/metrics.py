@@ -1,4 +1,4 @@
-"""The numbers by which routers are compared: cost-quality curves, call-share curves, calibration.
+"""The numbers by which routers are compared: cost-quality curves and calibration.
 
 Owns formulas and nothing else: no files, no decisions, no randomness (`penstock_training.intervals` has the bootstrap).
 A curve is a set of operating points, each with a mean cost and a mean quality; a router may be run at any of them.
@@ -244,75 +244,6 @@ def quality_neutral_cost(curve: Curve, best_quality: float, best_cost: float, sh
     return cost_at_quality(curve, share * best_quality) / best_cost
 
 
-def average_gap_recovered(strong_share: ArrayLike, quality: ArrayLike, weak: float, strong: float) -> float:
-    """APGR: mean share of the gap between two arms that a router recovers, over all shares of strong calls.
-
-    Parameters
-    ----------
-    strong_share : array_like of float, shape (n,), in [0, 1]
-        Share of requests sent to the strong arm at each threshold.
-    quality : array_like of float, shape (n,)
-        Mean quality at each threshold.
-    weak, strong : float
-        Quality of always-weak and of always-strong.
-
-    Returns
-    -------
-    float
-        0.5 for random mixing; NaN when the arms are equally good.
-
-    Notes
-    -----
-    ``∫ (quality(s) - weak) / (strong - weak) ds`` over s in [0, 1] by the trapezoid rule; the end points (0, weak) and
-    (1, strong) are added when missing.
-
-    References
-    ----------
-    RouteLLM (arXiv 2406.18665, section 3); its code integrates over the visited shares only, here always over [0, 1].
-    """
-    if strong == weak:
-        return float("nan")
-    share, value = _share_curve(strong_share, quality, weak, strong)
-    return float(np.trapezoid((value - weak) / (strong - weak), share))
-
-
-def call_share_for_gap(
-    strong_share: ArrayLike, quality: ArrayLike, weak: float, strong: float, recovered: float
-) -> float:
-    """CPT: smallest share of strong calls that recovers a given part of the gap.
-
-    Parameters
-    ----------
-    strong_share, quality, weak, strong
-        As for `average_gap_recovered`.
-    recovered : float, in [0, 1]
-        Part of the gap, 0.5 for CPT(50 %).
-
-    Returns
-    -------
-    float
-        In [0, 1]; NaN when the strong arm is not better than the weak one.
-
-    Notes
-    -----
-    A running maximum is taken first: quality need not grow with the share, and plain interpolation on a curve that
-    falls gives wrong answers. Between two thresholds the share is interpolated linearly.
-
-    References
-    ----------
-    RouteLLM (arXiv 2406.18665, section 3), whose code interpolates without the running maximum.
-    """
-    if strong <= weak:
-        return float("nan")
-    share, value = _share_curve(strong_share, quality, weak, strong)
-    gap = np.maximum.accumulate((value - weak) / (strong - weak))
-    first = int(np.argmax(gap >= recovered - 1e-12))
-    if first == 0 or gap[first] == gap[first - 1]:
-        return float(share[first])
-    part = (recovered - gap[first - 1]) / (gap[first] - gap[first - 1])
-    return float(share[first - 1] + part * (share[first] - share[first - 1]))
-
-
 @dataclass(frozen=True, slots=True)
 class CalibrationBins:
     """Predicted against observed quality, in bins of equal counts.
@@ -430,17 +361,3 @@ def _clipped(curve: Curve, low: float, high: float) -> tuple[FloatVector, float]
         raise ValueError(f"the range of costs is empty: {low} to {high}")
     inner = curve.cost[(curve.cost > low) & (curve.cost < high)]
     return np.concatenate([[low], inner, [high]]), high - low
-
-
-def _share_curve(
-    strong_share: ArrayLike, quality: ArrayLike, weak: float, strong: float
-) -> tuple[FloatVector, FloatVector]:
-    """Sort by share, average points of one share, and add the two ends."""
-    share, value = _points(strong_share, quality)
-    distinct, inverse = np.unique(share, return_inverse=True)
-    means = np.bincount(inverse, value) / np.bincount(inverse)
-    if distinct[0] > 0.0:
-        distinct, means = np.concatenate([[0.0], distinct]), np.concatenate([[weak], means])
-    if distinct[-1] < 1.0:
-        distinct, means = np.concatenate([distinct, [1.0]]), np.concatenate([means, [strong]])
-    return distinct, means

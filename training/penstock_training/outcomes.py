@@ -17,6 +17,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock_routers.token_counts import message_tokens
 from penstock_training.errors import OutcomeError
 from penstock_training.outcome_files import (
     NUMBER_COLUMNS,
@@ -35,7 +36,6 @@ FloatMatrix = NDArray[np.float32]
 IndexArray = NDArray[np.int64]
 
 BAD_ROWS_SHOWN: Final = 10
-CHARACTERS_PER_TOKEN: Final = 4.0  # English text and the usual byte-pair vocabularies; only where nothing was counted
 # Rows with one query_id but other texts: in four public sets 31 of 35,163 questions (options added, spaces mended).
 # They share at least 0.56 of the shorter text's words, 30 of them 0.91; of unrelated questions 95 % share below 0.5.
 EDITED_PROMPT_SHARED_WORDS: Final = 0.5
@@ -97,8 +97,6 @@ class LoadReport:
         Queries whose rows carry slightly different prompt texts; the first text stands for all of them.
     unknown_columns : dict of str to tuple of str
         Per file, columns that were not read.
-    absent_columns : dict of str to tuple of str
-        Per file, optional columns that the file does not have.
     """
 
     rows_read: int
@@ -107,17 +105,18 @@ class LoadReport:
     first_bad_rows: tuple[BadRow, ...]
     prompt_variants: int
     unknown_columns: dict[str, tuple[str, ...]]
-    absent_columns: dict[str, tuple[str, ...]]
 
     def describe(self) -> str:
-        """Render the counts and the first bad rows as plain text, one fact per line."""
-        lines = [f"{self.rows_bad:,} of {self.rows_read:,} rows are bad"]
+        """Render what is worth knowing as plain text, one fact per line; empty when all is well."""
+        lines = [f"{self.rows_bad:,} of {self.rows_read:,} rows are bad"] if self.rows_bad else []
         lines += [f"  {count:>9,}  {kind}" for kind, count in sorted(self.problems.items(), key=lambda kv: -kv[1])]
         if self.first_bad_rows:
             lines.append("first bad values:")
         lines += [f"  {b.file} row {b.row}, {b.column}: {b.kind} {b.value}" for b in self.first_bad_rows]
+        if self.prompt_variants:
+            lines.append(f"{self.prompt_variants:,} queries have slightly different prompts; the first text is used")
         for file, names in self.unknown_columns.items():
-            lines.append(f"  {file}: columns not read: {', '.join(names)}")
+            lines.append(f"{file}: columns not read: {', '.join(names)}")
         return "\n".join(lines)
 
 
@@ -166,10 +165,10 @@ class OutcomeMatrix:
 
     @property
     def prompt_tokens(self) -> NDArray[np.float64]:
-        """Tokens of each prompt, shape (n,): mean over the arms' counts, a quarter of the characters without any."""
+        """Tokens of each prompt, shape (n,): mean over the arms' counts, the gateway's own estimate without any."""
         counts = self.input_tokens.astype(np.float64)
         known = np.isfinite(counts)
-        lengths = np.array([len(prompt) for prompt in self.prompts], dtype=np.float64) / CHARACTERS_PER_TOKEN
+        lengths = np.array([message_tokens(prompt) for prompt in self.prompts], dtype=np.float64)
         totals = np.where(known, counts, 0.0).sum(axis=1)
         return np.asarray(np.where(known.any(axis=1), totals / np.maximum(known.sum(axis=1), 1), lengths))
 
@@ -306,6 +305,8 @@ def load_outcomes(paths: Sequence[Path], *, on_bad_rows: Literal["refuse", "skip
         raise OutcomeError("no outcome file was named", code="outcome_no_usable_row")
     raws = [read_outcome_file(path) for path in paths]
     for raw in raws:
+        if not raw.row_number.size:
+            raise OutcomeError(f"{raw.path}: the file has no row", code="outcome_no_usable_row")
         if missing := [name for name in REQUIRED_COLUMNS if name in raw.absent_columns]:
             raise OutcomeError(f"{raw.path}: no column {', '.join(missing)}", code="outcome_column_missing")
         _set_default_source(raw)
@@ -379,7 +380,6 @@ class _Findings:
             tuple(bad_rows),
             self.prompt_variants,
             {raw.path.name: tuple(raw.unknown_columns) for raw in raws if raw.unknown_columns},
-            {raw.path.name: tuple(raw.absent_columns) for raw in raws if raw.absent_columns},
         )
 
 

@@ -6,31 +6,31 @@ Owns that path only; the steps are those of `penstock_training.fit.fit_router`. 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 
 from penstock_routers.artifact import RouterArtifact
 from penstock_routers.encoder import PromptEncoder
-from penstock_routers.manifest import SourceEntry
+from penstock_routers.manifest import Manifest, SourceEntry
 from penstock_routers.token_counts import ASSUMED_OUTPUT_TOKENS
-from penstock_training.card import CardArm, CardReport, CardSource, write_card
+from penstock_training.card import CardArm, CardReport, CardSource
 from penstock_training.default_router import evaluate_on
 from penstock_training.errors import TrainingError
 from penstock_training.evaluation_report import EvaluationReport
 from penstock_training.fit import (
+    MIN_COMPLETE_PROMPTS,
     Corpus,
     FitOptions,
-    FittedRouter,
     Progress,
     feature_matrix,
     fit_router,
     single_threaded,
 )
-from penstock_training.outcomes import OutcomeMatrix, load_outcomes
+from penstock_training.outcomes import OutcomeMatrix
 from penstock_training.pack import Provenance, make_manifest, write_artifact
 from penstock_training.splits import leave_source_out, source_overlaps
 from penstock_training.tiers import recover_price
@@ -43,92 +43,68 @@ _USAGE: Final = (
     "`penstock-train predict --artifact FOLDER` shows single decisions."
 )
 _UNSTATED: Final = "not stated"
-
-
-@dataclass(frozen=True, slots=True)
-class OwnFit:
-    """What `fit_outcomes` made."""
-
-    artifact: RouterArtifact
-    fitted: FittedRouter
-    held_out: EvaluationReport
-    left_out: dict[str, EvaluationReport]
+MAX_SOURCES_LEFT_OUT: Final = 10  # each is a fit of its own
+# What is left without a source, or the source itself, may not suffice; then there is no report about it.
+_TOO_LITTLE: Final = ("too_few_prompts", "constant_scores", "outcome_no_complete_row", "outcome_arm_unknown",
+                      "outcome_best_arm_free")  # fmt: skip
 
 
 def fit_outcomes(
-    paths: Sequence[Path],
+    matrix: OutcomeMatrix,
     out: Path,
     *,
-    encoder_folder: Path,
+    encoder: PromptEncoder,
     reference_arm: str | None,
     prices: Mapping[str, tuple[float, float]],
-    on_bad_rows: Literal["refuse", "skip"],
     options: FitOptions,
     progress: Progress,
-) -> OwnFit:
-    """Fit, evaluate and write an artifact from outcome files.
+) -> RouterArtifact:
+    """Fit, evaluate and write an artifact.
 
     Parameters
     ----------
-    paths : sequence of Path
-        Parquet or JSONL, see ``docs/outcomes.md``.
+    matrix : OutcomeMatrix
+        From `penstock_training.outcomes.load_outcomes`.
     out : Path
         Artifact folder to write.
-    encoder_folder : Path
+    encoder : PromptEncoder
     reference_arm : str or None
         The default arm; None takes the dearest.
     prices : mapping of str to (float, float)
-        USD per million input and output tokens, in place of those that the files' costs imply.
-    on_bad_rows : {"refuse", "skip"}
+        USD per million input and output tokens, in place of those that the outcomes' costs imply.
     options : FitOptions
     progress : callable
 
     Returns
     -------
-    OwnFit
+    RouterArtifact
+        As serving opens it.
 
     Raises
     ------
-    OutcomeError
-        The files are refused.
     TrainingError
-        ``too_few_arms``, ``no_prices``, or what fitting raises.
+        ``too_few_arms``, ``no_prices``, what fitting raises, or what `write_artifact` raises.
     """
-    encoder = PromptEncoder.load(encoder_folder)
-    matrix = load_outcomes(list(paths), on_bad_rows=on_bad_rows).matrix()
     if len(matrix.arms) < 2:
         raise TrainingError("the outcomes name one arm only; there is nothing to choose", code="too_few_arms")
-    corpus = _corpus(matrix, encoder, prices, progress)
-    with single_threaded():
-        return _fit_corpus(corpus, encoder, out, reference_arm or dearest_arm(corpus.prices), options, progress)
-
-
-def _corpus(
-    matrix: OutcomeMatrix, encoder: PromptEncoder, prices: Mapping[str, tuple[float, float]], progress: Progress
-) -> Corpus:
-    """Add vectors, features and prices; every answer counts as free-form, since nothing tells them apart."""
+    priced = arm_prices(matrix, prices)
+    reference = reference_arm or dearest_arm(priced)
     vectors = encode_prompts(encoder, matrix.prompts, lambda done, total: progress("encoding", done, total))
+    # Every answer counts as free-form, since nothing tells them apart.
     is_free_form = np.ones(len(matrix.prompts), dtype=bool)
-    corpus = Corpus(matrix, vectors, feature_matrix(matrix.prompts), is_free_form, {})
-    return replace(corpus, prices=arm_prices(corpus, prices))
+    corpus = Corpus(matrix, vectors, feature_matrix(matrix.prompts), is_free_form, priced)
+    with single_threaded():
+        fitted = fit_router(corpus, reference_arm=reference, options=options, progress=progress)
+        held_out = evaluate_on(fitted, corpus.rows(fitted.split["test"]), "held-out prompts", options)
+        left_out = _leave_sources_out(corpus, reference, options, progress)
+        sources = _sources(matrix)
+        provenance = Provenance(encoder_reference(encoder), matrix.digest, sources, (), {}, {}, options.seed)
+        manifest = make_manifest(fitted, corpus, provenance, held_out=held_out, left_out=left_out)
+        card = _card(out.resolve().name, manifest, corpus, held_out, left_out)
+        return write_artifact(out, manifest, fitted.graph, card)
 
 
-def _fit_corpus(
-    corpus: Corpus, encoder: PromptEncoder, out: Path, reference: str, options: FitOptions, progress: Progress
-) -> OwnFit:
-    matrix = corpus.matrix
-    fitted = fit_router(corpus, reference_arm=reference, options=options, progress=progress)
-    held_out = evaluate_on(fitted, corpus.rows(fitted.split["test"]), "held-out prompts", options)
-    left_out = _leave_sources_out(corpus, reference, options, progress)
-    sources = _sources(matrix)
-    provenance = Provenance(encoder_reference(encoder), matrix.digest, sources, (), {}, {}, options.seed)
-    manifest = make_manifest(fitted, corpus, provenance, held_out=held_out, left_out=left_out)
-    artifact = write_artifact(out, manifest, fitted.graph)
-    write_card(out, _card(out.name, artifact, corpus, sources, held_out, left_out))
-    return OwnFit(artifact, fitted, held_out, left_out)
-
-
-def arm_prices(corpus: Corpus, given: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+def arm_prices(matrix: OutcomeMatrix, given: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
     """Price every arm: as given, or as the costs in the outcomes imply.
 
     Raises
@@ -136,11 +112,10 @@ def arm_prices(corpus: Corpus, given: Mapping[str, tuple[float, float]]) -> dict
     TrainingError
         ``no_prices``: an arm has neither; ``unknown_arm``: a price for an arm without outcomes.
     """
-    matrix = corpus.matrix
     unknown = sorted(set(given) - set(matrix.arms))
     if unknown:
         raise TrainingError(f"prices name arms without outcomes: {', '.join(unknown)}", code="unknown_arm")
-    lengths = corpus.matrix.prompt_tokens
+    lengths = matrix.prompt_tokens
     found, missing = dict(given), []
     for index, arm in enumerate(matrix.arms):
         if arm in found:
@@ -166,18 +141,21 @@ def dearest_arm(prices: Mapping[str, tuple[float, float]]) -> str:
 def _leave_sources_out(
     corpus: Corpus, reference: str, options: FitOptions, progress: Progress
 ) -> dict[str, EvaluationReport]:
-    """Per source, as far as the others suffice; nothing when there is only one."""
-    names = sorted(set(corpus.matrix.sources))
+    """Per large source, as far as the others suffice; nothing when there is only one."""
+    counts = Counter(corpus.matrix.sources)
+    large = [name for name, prompts in counts.most_common(MAX_SOURCES_LEFT_OUT) if prompts >= MIN_COMPLETE_PROMPTS]
+    names = sorted(large) if len(counts) > 1 else []
     reports: dict[str, EvaluationReport] = {}
-    for done, source in enumerate(names if len(names) > 1 else ()):
+    for done, source in enumerate(names):
         progress("sources left out", done, len(names))
         train, test = leave_source_out(corpus.matrix, source)
         try:
             fitted = fit_router(corpus.rows(train), reference_arm=reference, options=options, progress=lambda *_: None)
             reports[source] = evaluate_on(fitted, corpus.rows(test), f"all of {source}, fitted without it", options)
         except TrainingError as error:
-            if error.code not in ("too_few_prompts", "outcome_no_complete_row", "outcome_arm_unknown"):
+            if error.code not in _TOO_LITTLE:
                 raise
+        progress("sources left out", done + 1, len(names))
     return reports
 
 
@@ -192,22 +170,20 @@ def _sources(matrix: OutcomeMatrix) -> tuple[SourceEntry, ...]:
 
 def _card(
     name: str,
-    artifact: RouterArtifact,
+    manifest: Manifest,
     corpus: Corpus,
-    sources: tuple[SourceEntry, ...],
     held_out: EvaluationReport,
     left_out: dict[str, EvaluationReport],
 ) -> CardReport:
-    manifest = artifact.manifest
     return CardReport(
         title=name,
         summary=_SUMMARY,
-        artifact_id=artifact.id,
+        artifact_id=manifest.id,
         family=manifest.family,
         encoder=manifest.encoder.id,
         size_bytes=manifest.graph_bytes,
         default_arm=manifest.reference_arm,
-        sources=[CardSource(s.name or "(no source)", s.licence, s.prompts, s.outcomes) for s in sources],
+        sources=[CardSource(s.name, s.licence, s.prompts, s.outcomes) for s in manifest.training.sources],
         arms=[CardArm(entry.name, *corpus.prices[entry.name], entry.mean_score) for entry in manifest.arm_entries],
         held_out=held_out,
         left_out=left_out,

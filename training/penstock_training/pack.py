@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import os
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +25,7 @@ from penstock_routers.features import FEATURE_NAMES
 from penstock_routers.manifest import (
     GRAPH_FILE,
     MANIFEST_FILE,
+    OUTPUT_NAMES,
     SCHEMA_VERSION,
     ArmEntry,
     Calibration,
@@ -36,10 +40,12 @@ from penstock_routers.manifest import (
     artifact_id,
     encode_manifest,
 )
+from penstock_training.card import PLOT_FILES, CardReport, write_card
 from penstock_training.categories import CATEGORIES
+from penstock_training.errors import TrainingError
 from penstock_training.evaluation_report import EvaluationReport
-from penstock_training.export import OUTPUT_NAMES, input_specs, output_specs, run_graph
-from penstock_training.fit import NOVELTY_QUANTILE, Corpus, FittedRouter
+from penstock_training.export import input_specs, output_specs, run_graph
+from penstock_training.fit import NOVELTY_QUANTILE, Corpus, FittedRouter, split_fractions
 from penstock_training.knn import KnnEstimator
 
 CATEGORY_PROBABILITY_MIN: Final = 0.5
@@ -55,6 +61,7 @@ _CALIBRATION: Final = (
     "function of its "
     "kernel mean of paired differences; fitted on prompts that made no prototype"
 )
+_STAGED: Final = ".new-"
 _SPLIT: Final = "by question group (normalised text), seeded shuffle of groups"
 
 
@@ -152,7 +159,7 @@ def make_manifest(
         split=Split(
             _SPLIT,
             provenance.seed,
-            {name: round(rows.size / len(corpus.matrix.prompts), 4) for name, rows in fitted.split.items()},
+            dict(split_fractions(len(corpus.matrix.prompts))),
             {name: int(rows.size) for name, rows in fitted.split.items()},
         ),
         metrics=_metrics(held_out, left_out),
@@ -165,15 +172,35 @@ def make_manifest(
     return msgspec.structs.replace(draft, id=artifact_id(draft, fitted.graph))
 
 
-def write_artifact(folder: Path, manifest: Manifest, graph: bytes) -> RouterArtifact:
-    """Write the two hashed files and open them again as serving does.
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot become an artifact, before the long work begins; nothing is made or changed.
+
+    Raises
+    ------
+    TrainingError
+        ``out_not_writable``, or ``out_not_empty``: it holds other files and no router.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise TrainingError(f"{folder} cannot be written", code="out_not_writable")
+    names = {path.name for path in folder.glob("[!.]*")}
+    if names and GRAPH_FILE not in names:
+        raise TrainingError(
+            f"{folder} holds files and is no router's folder; name a new one, or empty it", code="out_not_empty"
+        )
+
+
+def write_artifact(folder: Path, manifest: Manifest, graph: bytes, card: CardReport | None = None) -> RouterArtifact:
+    """Write an artifact, and open it as serving does before it takes the place of an earlier one.
 
     Parameters
     ----------
     folder : Path
-        Made when missing. The graph is written first and the manifest last, each under a temporary name.
+        Made when missing. All files are written below a hidden name first and then moved, the manifest last: whoever
+        reads the folder in between is refused by the hashes and never gets half of each.
     manifest : Manifest
     graph : bytes
+    card : CardReport, optional
 
     Returns
     -------
@@ -182,16 +209,27 @@ def write_artifact(folder: Path, manifest: Manifest, graph: bytes) -> RouterArti
     Raises
     ------
     ArtifactError
-        Serving would refuse it.
-    OSError
-        The folder cannot be written.
+        Serving would refuse it; the folder is as it was.
+    TrainingError
+        ``out_not_writable``.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in ((GRAPH_FILE, graph), (MANIFEST_FILE, encode_manifest(manifest))):
-        temporary = folder / f".{name}.new"
-        temporary.write_bytes(content)
-        temporary.replace(folder / name)
-    return RouterArtifact.load(folder, encoder_id=manifest.encoder.id)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left_behind in folder.glob(f"{_STAGED}*"):  # by a run that was killed here
+            shutil.rmtree(left_behind)
+        with tempfile.TemporaryDirectory(prefix=_STAGED, dir=folder) as name:
+            staged = Path(name)
+            (staged / GRAPH_FILE).write_bytes(graph)
+            (staged / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
+            artifact = RouterArtifact.load(staged, encoder_id=manifest.encoder.id)
+            extras = [path.name for path in write_card(staged, card)] if card is not None else []
+            for file in (*extras, GRAPH_FILE, MANIFEST_FILE):
+                (staged / file).replace(folder / file)
+        for file in set(PLOT_FILES) - set(extras):
+            (folder / file).unlink(missing_ok=True)
+    except OSError as error:
+        raise TrainingError(f"{folder} cannot be written: {error.strerror}", code="out_not_writable") from error
+    return artifact
 
 
 def make_golden(estimator: KnnEstimator, graph: bytes, reference: int, seed: int) -> GoldenBatch:
@@ -256,7 +294,7 @@ def _calibration(estimator: KnnEstimator, arms: Sequence[str], rows: int) -> Cal
 
 
 def _metrics(held_out: EvaluationReport, left_out: Mapping[str, EvaluationReport]) -> dict[str, list[float]]:
-    """The numbers that a reader of a manifest looks for, as value, low, high."""
+    """The numbers that a reader of a manifest looks for, as value, low, high; JSON has no word for undefined ones."""
     metrics: dict[str, list[float]] = {}
     for name, report in {"held_out": held_out, **{f"without_{k}": v for k, v in left_out.items()}}.items():
         for point in report.points:
@@ -268,4 +306,5 @@ def _metrics(held_out: EvaluationReport, left_out: Mapping[str, EvaluationReport
         metrics[f"{name}.gap_recovered"] = [gap.value, gap.low, gap.high]
         for arm in report.arms:
             metrics[f"{name}.{arm.arm}.calibration_error"] = [arm.calibration_error]
-    return {key: [round(float(value), 6) for value in values] for key, values in metrics.items()}
+    defined = {key: values for key, values in metrics.items() if np.isfinite(values).all()}
+    return {key: [round(float(value), 6) for value in values] for key, values in defined.items()}

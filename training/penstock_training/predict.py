@@ -7,20 +7,22 @@ Owns the arithmetic from an artifact, a price list and a prompt to a decision. I
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from penstock_routers.artifact import RouterArtifact
+from penstock_routers.bundled import bundled_folder
 from penstock_routers.encoder import PromptEncoder
 from penstock_routers.estimates import Estimate
 from penstock_routers.features import prompt_features
 from penstock_routers.manifest import Manifest
 from penstock_routers.policy import Candidate, Choice, RouteReason, Tradeoff, decide
-from penstock_routers.token_counts import ASSUMED_OUTPUT_TOKENS, TOKENS_PER_MESSAGE, estimate_tokens
+from penstock_routers.token_counts import ASSUMED_OUTPUT_TOKENS, TOKENS_PER_MESSAGE, message_tokens
 from penstock_training.errors import TrainingError
 
 Prices = Mapping[str, tuple[float, float]]
@@ -111,7 +113,7 @@ def predict_prompt(
         A blank prompt keeps the default arm without an estimate, or with the knob at 0 takes the cheapest, as in
         the gateway.
     """
-    input_tokens = estimate_tokens(len(prompt.encode("utf-8", "surrogatepass"))) + TOKENS_PER_MESSAGE
+    input_tokens = message_tokens(prompt)
     if not prompt.strip():
         return Prediction(prompt, _blank_choice(prices, tradeoff, default_arm), tradeoff, None, input_tokens, {})
     vector = encoder.encode([prompt])[0]
@@ -130,6 +132,40 @@ def predict_prompt(
         is_novel=artifact.is_novel(estimate),
     )
     return Prediction(prompt, choice, tradeoff, estimate, input_tokens, cost)
+
+
+def open_router(folder: Path, encoder_folder: Path | None) -> tuple[RouterArtifact, PromptEncoder]:
+    """Open an artifact with its encoder.
+
+    Parameters
+    ----------
+    folder : Path
+    encoder_folder : Path or None
+        None takes the bundled encoder that the artifact names.
+
+    Raises
+    ------
+    RouterError
+        The artifact or the encoder is refused, or they do not belong together.
+    """
+    name = RouterArtifact.load(folder, encoder_id=None).manifest.encoder.name
+    encoder = PromptEncoder.load(encoder_folder or bundled_folder(name))
+    return RouterArtifact.load(folder, encoder_id=encoder.encoder_id), encoder
+
+
+def known_arm(manifest: Manifest, default_arm: str | None) -> str:
+    """Take the arm that answers when in doubt: as named, or the artifact's reference arm.
+
+    Raises
+    ------
+    TrainingError
+        ``unknown_arm``: the artifact has no arm of that name.
+    """
+    arm = default_arm or manifest.reference_arm
+    if arm not in manifest.arms:
+        message = f"the artifact has no arm {arm!r}; arms: {', '.join(manifest.arms)}"
+        raise TrainingError(message, code="unknown_arm")
+    return arm
 
 
 def artifact_prices(manifest: Manifest) -> dict[str, tuple[float, float]]:
@@ -158,16 +194,16 @@ def read_price_list(path: Path) -> dict[str, tuple[float, float]]:
         ``bad_prices``: not such an object, empty, or a price that is negative or not finite.
     """
     try:
-        content = json.loads(path.read_bytes())
-        pairs = {str(arm): (float(pair[0]), float(pair[1])) for arm, pair in content.items()}
-    except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
+        pairs = msgspec.json.decode(path.read_bytes(), type=dict[str, tuple[float, float]])
+    except OSError as error:
+        raise TrainingError(f"{path.name} cannot be read: {error.strerror}", code="bad_prices") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise TrainingError(
-            f"{path.name} is no price list ({type(error).__name__}): write "
-            '{"arm": [input, output], ...} in USD per million tokens',
+            f'{path.name} is no price list ({error}): write {{"arm": [input, output], ...}} in USD per million tokens',
             code="bad_prices",
         ) from error
-    if not pairs or any(not math.isfinite(price) or price < 0 for pair in pairs.values() for price in pair):
-        raise TrainingError(f"{path.name}: prices must be finite numbers >= 0", code="bad_prices")
+    if not pairs or min(price for pair in pairs.values() for price in pair) < 0:
+        raise TrainingError(f"{path.name}: at least one arm, and prices >= 0", code="bad_prices")
     return pairs
 
 

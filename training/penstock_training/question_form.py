@@ -7,37 +7,9 @@ question for school mathematics, the one subject its sets ask without options. R
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 
-from penstock_training.splits import IndexArray, normalise_question
-
-_OPTION_A = re.compile(r"\n[ \t]*\(?A[).:][ \t]*\S")
-_OPTION_B = re.compile(r"\n[ \t]*\(?B[).:][ \t]*\S")
-
-
-def without_options(prompt: str) -> str:
-    r"""Cut a prompt at its first answer option.
-
-    Parameters
-    ----------
-    prompt : str
-
-    Returns
-    -------
-    str
-        The text before the line that starts option A, when a line that starts option B follows and the text is not
-        blank; otherwise `prompt` itself.
-
-    Examples
-    --------
-    >>> without_options("Which is a noble gas?\nA) nitrogen\nB) argon\nAnswer:")
-    'Which is a noble gas?'
-    """
-    first = _OPTION_A.search(prompt)
-    if first is None or _OPTION_B.search(prompt, first.end()) is None:
-        return prompt
-    return prompt[: first.start()].strip() or prompt
+from penstock_training.splits import IndexArray, normalise_question, without_options
 
 
 def drop_options_in_half(prompts: Sequence[str], keep: IndexArray) -> list[str]:

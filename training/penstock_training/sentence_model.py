@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from penstock_routers.errors import EncoderError, MissingExtraError
+from penstock_routers.installation import install_command
 
 FloatArray = NDArray[np.float64]
 
@@ -123,7 +124,7 @@ class SentenceModel:
             from sentence_transformers import SentenceTransformer
         except ImportError as missing:
             raise MissingExtraError(
-                "exporting an encoder needs torch and sentence-transformers; run: pip install 'penstock[training]'"
+                f"exporting an encoder needs torch and sentence-transformers; run: {install_command('training')}"
             ) from missing
         self._torch = torch
         self._model: Any = SentenceTransformer(
@@ -135,7 +136,7 @@ class SentenceModel:
         ).eval()
         self.folder = folder
         self.max_tokens = int(self._model.max_seq_length or 512)
-        self._tokenizer = tokenizer = _fast_tokenizer(folder.path, self._model)
+        tokenizer = _fast_tokenizer(folder.path, self._model)
         self.tokenizer_json = tokenizer.to_str().encode()
         self.prefix_token_ids, self.suffix_token_ids = _frame(tokenizer)
         special = {int(token["id"]): str(token["content"]) for token in json.loads(self.tokenizer_json)["added_tokens"]}
@@ -154,10 +155,6 @@ class SentenceModel:
             ids = torch.tensor([list(token_ids)])
             output = self._model({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
         return np.asarray(output["sentence_embedding"][0].double().numpy())
-
-    def tokenise(self, text: str) -> list[int]:
-        """Return the token ids of a whole text, without special tokens."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def token_vectors(self) -> FloatArray:
         """Run every token alone, between the special tokens, and average all positions; shape (v, h)."""
@@ -228,7 +225,7 @@ def _folder_of(model: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
     except ImportError as missing:
-        raise MissingExtraError("fetching a model by name needs: pip install 'penstock[training]'") from missing
+        raise MissingExtraError(f"fetching a model by name needs: {install_command('training')}") from missing
     try:
         return Path(snapshot_download(model, ignore_patterns=["*.bin", "*.onnx", "*.h5", "*.ot", "*.msgpack"]))
     except Exception as failure:  # the hub client raises a dozen unrelated classes

@@ -98,8 +98,32 @@ def normalise_question(prompt: str) -> str:
     after_examples = _WORKED_EXAMPLE.split(text)[-1]
     text = after_examples if after_examples.strip() else text
     text = _LABEL_AFTER.sub("", _LABEL_BEFORE.sub("", text))
-    question = _without_options(text)
+    question = without_options(text)
     return _letters(question) or _letters(prompt) or " ".join(prompt.split())
+
+
+def without_options(prompt: str) -> str:
+    r"""Cut a prompt at its first answer option.
+
+    Parameters
+    ----------
+    prompt : str
+
+    Returns
+    -------
+    str
+        The text before the line that starts option A, when a line that starts option B follows and the text is not
+        blank; otherwise `prompt` itself.
+
+    Examples
+    --------
+    >>> without_options("Which is a noble gas?\nA) nitrogen\nB) argon\nAnswer:")
+    'Which is a noble gas?'
+    """
+    first = _OPTION_A.search(prompt)
+    if first is None or _OPTION_B.search(prompt, first.end()) is None:
+        return prompt
+    return prompt[: first.start()].strip() or prompt
 
 
 def question_groups(prompts: Sequence[str]) -> IndexArray:
@@ -166,35 +190,6 @@ def grouped_split(groups: IndexArray, *, fractions: Mapping[str, float], seed: i
     return {name: np.flatnonzero(part == names.index(name)) for name in fractions}
 
 
-def grouped_folds(groups: IndexArray, *, folds: int, seed: int) -> list[tuple[IndexArray, IndexArray]]:
-    """Make the (train, test) pairs of a grouped k-fold cross-validation.
-
-    Parameters
-    ----------
-    groups : ndarray of int64, shape (n,)
-    folds : int
-        Number of folds, >= 2 and at most the number of distinct groups.
-    seed : int
-
-    Returns
-    -------
-    list of (ndarray of int64, ndarray of int64), length `folds`
-        Sorted row numbers; the test parts are disjoint and together all rows.
-
-    Raises
-    ------
-    ValueError
-        `folds` is below 2 or above the number of groups.
-    """
-    distinct = np.unique(groups).size
-    if not 2 <= folds <= distinct:
-        raise ValueError(f"folds must lie between 2 and the number of groups ({distinct}), got {folds}")
-    fold_of = np.empty(groups.size, dtype=np.int64)
-    for fold, rows in enumerate(_balanced_parts(groups, folds, seed)):
-        fold_of[rows] = fold
-    return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(folds)]
-
-
 def leave_source_out(matrix: Sourced, source: str) -> tuple[IndexArray, IndexArray]:
     """Hold out a whole source, and keep its questions out of the rest too.
 
@@ -244,29 +239,6 @@ def source_overlaps(sources: Sequence[str], groups: IndexArray) -> list[SourceOv
         counts = [int(np.isin(rows[name], shared).sum()) for name in (first, second)]
         overlaps.append(SourceOverlap(first, second, int(shared.size), counts[0], counts[1]))
     return overlaps
-
-
-def _balanced_parts(groups: IndexArray, parts: int, seed: int) -> list[IndexArray]:
-    """Deal groups to parts, largest first and always to the smallest part, so that none stays empty."""
-    distinct, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
-    shuffled = np.random.default_rng(seed).permutation(distinct.size)
-    order = shuffled[np.argsort(-counts[shuffled], kind="stable")]
-    sizes = np.zeros(parts, dtype=np.int64)
-    part_of_group = np.empty(distinct.size, dtype=np.int64)
-    for group in order:
-        part = int(np.argmin(sizes))
-        part_of_group[group] = part
-        sizes[part] += counts[group]
-    part_of_row = part_of_group[inverse]
-    return [np.flatnonzero(part_of_row == part) for part in range(parts)]
-
-
-def _without_options(text: str) -> str:
-    """Cut the text at a line that starts option A when a line that starts option B follows."""
-    first = _OPTION_A.search(text)
-    if first is None or _OPTION_B.search(text, first.end()) is None or not text[: first.start()].strip():
-        return text
-    return text[: first.start()]
 
 
 def _letters(text: str) -> str:

@@ -7,7 +7,6 @@ Owns the arithmetic from token vectors to the int8 table and its ONNX graph. It 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -22,23 +21,7 @@ _INT8_MAX = 127.0
 _OPSET = 17
 
 
-@dataclass(frozen=True, slots=True)
-class StaticTable:
-    """Weighted token vectors and how much of the original variance they keep.
-
-    Attributes
-    ----------
-    vectors : ndarray of float64, shape (v, d)
-        One row per token id; zero rows for special and unused tokens, which therefore count for nothing.
-    explained_variance : float
-        Share of the variance that the kept components explain, in (0, 1].
-    """
-
-    vectors: FloatArray
-    explained_variance: float
-
-
-def distil(token_vectors: FloatArray, used_token_ids: Sequence[int], dimension: int) -> StaticTable:
+def distil(token_vectors: FloatArray, used_token_ids: Sequence[int], dimension: int) -> FloatArray:
     """Centre, reduce and weigh token vectors.
 
     Parameters
@@ -53,7 +36,8 @@ def distil(token_vectors: FloatArray, used_token_ids: Sequence[int], dimension: 
 
     Returns
     -------
-    StaticTable
+    ndarray of float64, shape (v, d)
+        One row per token id; zero rows for special and unused tokens, which therefore count for nothing.
 
     Raises
     ------
@@ -76,13 +60,13 @@ def distil(token_vectors: FloatArray, used_token_ids: Sequence[int], dimension: 
     if not 1 <= dimension <= token_vectors.shape[1] or dimension >= len(used):
         raise ValueError(f"dimension {dimension} does not fit {token_vectors.shape[1]} and {len(used)} tokens")
     centred = token_vectors[used] - token_vectors[used].mean(axis=0)
-    variances, axes = np.linalg.eigh(centred.T @ centred / (len(used) - 1))
+    _, axes = np.linalg.eigh(centred.T @ centred / (len(used) - 1))
     projected = centred @ axes[:, ::-1][:, :dimension]
     largest = np.abs(projected).argmax(axis=0)
     projected *= np.sign(projected[largest, np.arange(dimension)])
     vectors = np.zeros((len(token_vectors), dimension))
     vectors[used] = projected * zipf_weights(len(used))[:, None]
-    return StaticTable(vectors, float(variances[::-1][:dimension].sum() / variances.sum()))
+    return vectors
 
 
 def zipf_weights(count: int) -> FloatArray:

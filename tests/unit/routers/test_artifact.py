@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -78,6 +80,15 @@ def test_load_oversize_file_is_refused_before_it_is_parsed(tmp_path: Path, name:
     with (tmp_path / name).open("r+b") as file:
         file.truncate(MAX_ARTIFACT_BYTES + 1)
     assert _refused(tmp_path) == "artifact_oversize"
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "router.onnx"])
+def test_load_pipe_in_place_of_a_file_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    """Opening a pipe would wait for a writer for ever; only regular files are read."""
+    write_small_router(tmp_path)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    assert _refused(tmp_path) == "artifact_missing"
 
 
 def test_load_flipped_bit_in_graph_is_refused(tmp_path: Path) -> None:
@@ -158,9 +169,20 @@ def test_load_graph_with_other_numbers_fails_its_golden_batch(tmp_path: Path) ->
     assert _refused(tmp_path) == "artifact_golden_mismatch"
 
 
-def test_load_incomplete_golden_batch_is_refused(tmp_path: Path) -> None:
-    """An artifact cannot skip its own check by leaving the expected outputs out."""
-    golden = msgspec.structs.replace(small_manifest().golden, outputs={})
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"outputs": {}},
+        {"prompt_vectors": ()},
+        {"prompt_vectors": ((),)},
+        {"prompt_vectors": ((1.0,) * DIMENSION, (1.0,))},
+        {"prompt_vectors": ((0.0,) * DIMENSION,) * 4},
+        {"features": ((1.0,), ())},
+    ],
+)
+def test_load_incomplete_golden_batch_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """An artifact cannot skip its own check by leaving a part of it out, empty or ragged."""
+    golden = msgspec.structs.replace(small_manifest().golden, **changes)
     _write(tmp_path, msgspec.structs.replace(small_manifest(), golden=golden), _graph())
     assert _refused(tmp_path) == "artifact_schema"
 
@@ -226,6 +248,14 @@ def test_estimate_vector_of_wrong_length_is_an_artifact_error(artifact: RouterAr
     with pytest.raises(ArtifactError) as caught:
         artifact.estimate(np.ones(5, np.float32), np.zeros(len(FEATURE_NAMES), np.float32), reference_arm="dear")
     assert caught.value.code == "onnx_run_failed"
+
+
+def test_estimate_numbers_that_are_not_finite_are_an_artifact_error(artifact: RouterArtifact) -> None:
+    """A graph that gives NaN for a prompt decides nothing."""
+    corpus, _ = fitted_small_router()
+    with pytest.raises(ArtifactError) as caught:
+        artifact.estimate(np.full(DIMENSION, np.nan, np.float32), corpus.features[0], reference_arm="dear")
+    assert caught.value.code == "artifact_not_finite"
 
 
 def test_tradeoff_names_are_the_measured_operating_points(artifact: RouterArtifact) -> None:

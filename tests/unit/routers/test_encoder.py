@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -22,7 +22,7 @@ FOLDER = bundled_folder("minilm-l6-v2")
 
 
 def _manifest(**changes: Any) -> EncoderManifest:
-    return dataclasses.replace(parse_manifest((FOLDER / "manifest.json").read_bytes()), **changes)
+    return msgspec.structs.replace(parse_manifest((FOLDER / "manifest.json").read_bytes()), **changes)
 
 
 class FakeSessions:

@@ -17,6 +17,16 @@ def _changed(**changes: Any) -> bytes:
     return json.dumps(json.loads(encode_manifest(small_manifest())) | changes).encode()
 
 
+def _part(name: str) -> Any:
+    return json.loads(encode_manifest(small_manifest()))[name]
+
+
+def _first(name: str, **changes: Any) -> list[Any]:
+    """Return a list of the manifest whose first entry is changed."""
+    first, *rest = _part(name)
+    return [first | changes, *rest]
+
+
 def test_decode_manifest_of_encoded_one_is_equal() -> None:
     """Writing and reading a manifest loses nothing, floating-point digits included."""
     assert decode_manifest(encode_manifest(small_manifest())) == small_manifest()
@@ -58,6 +68,17 @@ def test_canonical_bytes_do_not_depend_on_indentation() -> None:
         _changed(reference_output_tokens=0.0),
         _changed(frontier=[]),
         _changed(operating_points=[]),
+        _changed(operating_points=_first("operating_points", cost_weight=-1.0)),
+        _changed(operating_points=_first("operating_points", guard_z=-1.0)),
+        _changed(operating_points=[*_part("operating_points"), _part("operating_points")[0]]),
+        _changed(arm_entries=_first("arm_entries", price_usd_per_million_input_tokens=-1.0)),
+        _changed(inputs=[]),
+        _changed(inputs=_first("inputs", shape=[])),
+        _changed(golden=_part("golden") | {"tolerance": 1e9}),
+        _changed(golden=_part("golden") | {"tolerance": 0.0}),
+        _changed(golden=_part("golden") | {"reference_arm": -1}),
+        encode_manifest(small_manifest()).replace(b'"tolerance": 0.001', b'"tolerance": NaN'),
+        encode_manifest(small_manifest()).replace(b'"tolerance": 0.001', b'"tolerance": 1e999'),
         _changed(guard={"z": -1.0, "novelty_max": 1.0, "novelty_quantile": 0.9, "definition": ""}),
     ],
 )

@@ -11,9 +11,7 @@ from penstock_training.baselines import (
     mixing_quality,
     oracle_choices,
     same_shares_quality,
-    shuffled_outcomes,
 )
-from support.outcome_samples import random_trial
 
 MEANS = ArmMeans(score=np.array([0.3, 0.7, 0.9]), cost_usd=np.array([1.0, 2.0, 5.0]))
 
@@ -48,16 +46,3 @@ def test_oracle_choices_take_the_cheapest_of_the_best() -> None:
     score = np.array([[1.0, 1.0, 0.0], [0.0, 0.5, 1.0], [0.0, 0.0, 0.0]])
     cost = np.array([[2.0, 1.0, 0.1], [1.0, 1.0, 1.0], [3.0, 2.0, 1.0]])
     assert oracle_choices(score, cost).tolist() == [1, 2, 2]
-
-
-def test_shuffled_outcomes_keep_means_and_rows_and_break_the_link() -> None:
-    """Outcomes move to other prompts of the same source, each row as a whole."""
-    _, matrix = random_trial(prompts=200)
-    shuffled = shuffled_outcomes(matrix, seed=1)
-    assert shuffled.prompts == matrix.prompts
-    half = np.array([source == "first" for source in matrix.sources])
-    for name in ("score", "cost_usd"):
-        before, after = getattr(matrix, name), getattr(shuffled, name)
-        assert sorted(map(tuple, before[half])) == sorted(map(tuple, after[half]))
-    moved = (matrix.cost_usd != shuffled.cost_usd).any(axis=1).mean()
-    assert moved > 0.9

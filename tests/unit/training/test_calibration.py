@@ -54,6 +54,17 @@ def test_fit_calibration_reversed_gain_ends_at_the_bound() -> None:
     assert fit_calibration(reversed_gain, score, 0).gain_slope[1] == SLOPE_BOUNDS[0]
 
 
+def test_fit_calibration_slope_at_its_bound_keeps_the_mean_quality() -> None:
+    """Where the slope is cut, the intercept is fitted to the cut slope, so that the level stays right."""
+    random = np.random.default_rng(1)
+    quality = random.uniform(0.55, 0.95, 20_000)
+    score = (random.random((20_000, 1)) < (1.6 - quality)[:, None]).astype(np.float32)
+    raw = RawEstimates(quality, np.zeros((20_000, 1)))
+    found = fit_calibration(raw, score, 0)
+    assert found.anchor_slope == SLOPE_BOUNDS[0]
+    assert calibrated_quality(raw, found).mean() == pytest.approx(float(score.mean()), abs=0.003)
+
+
 def test_fit_calibration_arm_without_common_prompts_is_fitted_against_the_anchor() -> None:
     """An arm scored on other prompts than the anchor is still calibrated."""
     raw, score = _outcomes(20_000)

@@ -65,12 +65,11 @@ def test_write_card_same_report_gives_the_same_bytes(tmp_path: Path) -> None:
     assert contents[0] == contents[1]
 
 
-def test_write_card_without_left_out_sets_removes_an_old_picture(tmp_path: Path) -> None:
-    """A router of one set has no left-out section, and no picture of an earlier card stays."""
-    write_card(tmp_path, _card())
-    write_card(tmp_path, _card(with_left_out=False))
-    assert not (tmp_path / "left_out.png").exists()
-    assert "left out of fitting" not in (tmp_path / CARD_FILE).read_text(encoding="utf-8")
+def test_write_card_without_left_out_sets_has_no_section_and_no_picture_of_them(tmp_path: Path) -> None:
+    """A router of one set shows nothing about sets left out."""
+    written = write_card(tmp_path, _card(with_left_out=False))
+    assert "left_out.png" not in {path.name for path in written}
+    assert "left_out.png" not in (tmp_path / CARD_FILE).read_text(encoding="utf-8")
 
 
 def test_render_card_holds_the_numbers_of_the_report() -> None:

@@ -14,12 +14,13 @@ from click.testing import CliRunner
 
 from penstock_routers.policy import Tradeoff
 from penstock_training.baselines import ArmMeans, hull_quality
+from penstock_training.cli import main
 from penstock_training.decisions import EstimateArrays, decide_rows
 from penstock_training.errors import OutcomeError
-from penstock_training.evaluation import evaluate, evaluate_command
+from penstock_training.evaluation import evaluate, evaluate_artifact
 from penstock_training.evaluation_report import EvaluationReport
 from penstock_training.evaluation_text import render_plain
-from penstock_training.metrics import average_gap_recovered
+from penstock_training.outcomes import load_outcomes
 from support.outcome_samples import outcome_row, random_trial, write_json_lines
 
 POINTS = (Tradeoff("quality", 0.0, 1.0), Tradeoff("balanced", 0.2, 1.0), Tradeoff("cost", 1.0, 1.0))
@@ -118,7 +119,7 @@ def test_evaluate_gap_recovered_equals_the_metric_over_all_thresholds() -> None:
     strong, weak = matrix.score[order, 2].astype(float), matrix.score[order, 0].astype(float)
     shares = np.arange(1201) / 1200
     quality = np.concatenate([[weak.mean()], weak.mean() + np.cumsum(strong - weak) / 1200])
-    expected = average_gap_recovered(shares, quality, weak.mean(), strong.mean())
+    expected = np.trapezoid((quality - weak.mean()) / (strong.mean() - weak.mean()), shares)
     assert _report().gap_recovered.value == pytest.approx(expected, abs=1e-6)
 
 
@@ -236,10 +237,67 @@ def test_evaluate_calibration_of_true_probabilities_is_good() -> None:
         assert arm.predicted_cost_ratio == pytest.approx(1.0, abs=0.02)
 
 
+def test_evaluate_best_arm_that_costs_nothing_is_refused() -> None:
+    """Where the best arm is free there is nothing to save, and no cost to compare with."""
+    estimates, matrix = random_trial(3, 200)
+    free = matrix.cost_usd.copy()
+    free[:, 2] = 0.0
+    with pytest.raises(OutcomeError) as caught:
+        evaluate(
+            estimates,
+            replace(matrix, cost_usd=free),
+            tradeoffs=POINTS,
+            cost_scale_usd=0.01,
+            novelty_max=0.9,
+            resamples=20,
+        )
+    assert caught.value.code == "outcome_best_arm_free"
+
+
+def test_evaluate_samples_without_one_right_answer_leave_shares_finite() -> None:
+    """Where right answers are so rare that a bootstrap sample has none, the interval goes without that sample."""
+    estimates, matrix = random_trial(3, 60)
+    score = np.zeros_like(matrix.score)
+    score[7, 2] = 1.0
+    report = evaluate(
+        estimates,
+        replace(matrix, score=score),
+        tradeoffs=POINTS,
+        cost_scale_usd=0.01,
+        novelty_max=0.9,
+        resamples=100,
+    )
+    share = report.point("quality").share_of_best
+    assert np.isfinite([share.value, share.low, share.high]).all()
+
+
+def test_evaluate_artifact_on_its_own_outcomes_uses_the_test_part_only(tmp_path: Path) -> None:
+    """The files that a router was fitted on measure it by the prompts that were kept from it, and by no others."""
+    rows = [
+        outcome_row(
+            f"Which number follows {i}?" if i % 2 else f"Prove lemma {i} about compact sets.",
+            arm,
+            source="own",
+            score=float((i * 7 + k) % 3 > 0 if i % 2 else k),
+            cost_usd=(0.0001, 0.001)[k],
+        )
+        for i in range(333)
+        for k, arm in enumerate(("mini", "maxi"))
+    ]
+    outcomes, out = write_json_lines(tmp_path / "own.jsonl", rows), tmp_path / "router"
+    fitted = CliRunner().invoke(main, ["fit", "--json", "--outcomes", str(outcomes), "--out", str(out)])
+    assert fitted.exit_code == 0, fitted.output
+    matrix = load_outcomes([outcomes]).matrix()
+    report = evaluate_artifact(out, matrix, files_digest=matrix.digest, resamples=20)
+    assert report.prompts == json.loads(fitted.stdout)["prompts"]["test"]
+    assert report.name.startswith("test part")
+    assert evaluate_artifact(out, matrix, resamples=20).prompts == 333
+
+
 def test_evaluate_command_missing_artifact_is_a_short_message(tmp_path: Path) -> None:
     """A wrong folder is one line and exit status 1, without a traceback."""
     outcomes = write_json_lines(tmp_path / "a.jsonl", [outcome_row(), outcome_row(arm="large")])
-    result = CliRunner().invoke(evaluate_command, [str(tmp_path / "nothing"), "--outcomes", str(outcomes)])
+    result = CliRunner().invoke(main, ["evaluate", str(tmp_path / "nothing"), "--outcomes", str(outcomes)])
     assert result.exit_code == 1
     assert result.output.startswith("Error: ")
     assert "Traceback" not in result.output
@@ -248,7 +306,7 @@ def test_evaluate_command_missing_artifact_is_a_short_message(tmp_path: Path) ->
 def test_evaluate_command_bad_rows_are_shown_and_refused(tmp_path: Path) -> None:
     """The counts and the first bad rows reach the person at the terminal."""
     outcomes = write_json_lines(tmp_path / "a.jsonl", [outcome_row(), outcome_row(arm="large", score=4)])
-    result = CliRunner().invoke(evaluate_command, [str(tmp_path), "--outcomes", str(outcomes)])
+    result = CliRunner().invoke(main, ["evaluate", str(tmp_path), "--outcomes", str(outcomes)])
     assert result.exit_code == 1
     assert "score_out_of_range" in result.output
     assert "a.jsonl row 2" in result.output

@@ -19,7 +19,8 @@ from tokenizers.processors import TemplateProcessing
 from penstock_routers.encoder import PromptEncoder
 from penstock_routers.errors import EncoderError, MissingExtraError
 from penstock_training import sentence_model
-from penstock_training.export_encoder import export_encoder, export_encoder_command
+from penstock_training.cli import main
+from penstock_training.export_encoder import export_encoder
 from penstock_training.sentence_model import find_model
 
 NEEDED = "sentence_transformers"
@@ -114,7 +115,7 @@ def test_export_command_prints_the_id_and_the_cosine(tiny_model: Path, tmp_path:
     """The command names the encoder after its folder and reports how near it is to the original."""
     out = tmp_path / "my-encoder"
     result = CliRunner().invoke(
-        export_encoder_command, [str(out), "--kind", "static", "--model", str(tiny_model), "--dimension", "8"]
+        main, ["export-encoder", str(out), "--kind", "static", "--model", str(tiny_model), "--dimension", "8"]
     )
     assert result.exit_code == 0, result.output
     assert PromptEncoder.load(out, device="cpu").encoder_id in result.output
@@ -185,8 +186,8 @@ def test_find_model_with_pickled_weights_only_is_refused(tmp_path: Path) -> None
 def test_export_command_with_a_refused_model_fails_without_a_traceback(tmp_path: Path) -> None:
     """A refusal ends in one line with its code."""
     folder = _model_folder(tmp_path / "m", None)
-    arguments = [str(tmp_path / "o"), "--kind", "static", "--model", str(folder)]
-    result = CliRunner().invoke(export_encoder_command, arguments)
+    arguments = ["export-encoder", str(tmp_path / "o"), "--kind", "static", "--model", str(folder)]
+    result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 1
     assert "weights_missing" in result.output
     assert "Traceback" not in result.output

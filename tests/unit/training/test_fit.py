@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
+from penstock_routers.artifact import RouterArtifact
+from penstock_routers.errors import ArtifactError
 from penstock_routers.manifest import decode_manifest
+from penstock_routers.token_counts import message_tokens
 from penstock_training.errors import TrainingError
-from penstock_training.fit import Corpus, choose_anchor, fit_router, single_threaded, split_prompts
+from penstock_training.fit import Corpus, choose_anchor, cost_scale_usd, fit_router, single_threaded, split_prompts
 from penstock_training.own_router import arm_prices, dearest_arm
-from penstock_training.pack import GOLDEN_ROWS, write_artifact
+from penstock_training.pack import GOLDEN_ROWS, check_folder, write_artifact
+from penstock_training.splits import grouped_split
 from support.small_router import (
     ARMS,
     OPTIONS,
@@ -87,6 +91,44 @@ def test_fit_router_too_few_prompts_says_how_many_are_needed() -> None:
     assert caught.value.code == "too_few_prompts"
 
 
+@pytest.mark.parametrize(
+    ("scores", "prices", "code"),
+    [
+        (1.0, PRICES, "constant_scores"),
+        (0.0, PRICES, "constant_scores"),
+        (None, {**PRICES, "dear": (0.0, 0.0)}, "free_reference_arm"),
+    ],
+)
+def test_fit_router_nothing_to_learn_or_to_measure_by_is_refused(
+    scores: float | None, prices: dict[str, tuple[float, float]], code: str
+) -> None:
+    """Equal scores everywhere teach nothing, and a default arm without a price gives no unit of cost."""
+    corpus = made_up_corpus(missing=0.0)
+    if scores is not None:
+        corpus = replace(corpus, matrix=replace(corpus.matrix, score=np.full_like(corpus.matrix.score, scores)))
+    with pytest.raises(TrainingError) as caught:
+        _fit(replace(corpus, prices=prices))
+    assert caught.value.code == code
+
+
+def test_cost_scale_is_the_dearest_arms_typical_request_as_in_serving(tmp_path: Path) -> None:
+    """λ is chosen in the unit that the gateway and a prediction use, whichever arm is the default."""
+    artifact = write_artifact(tmp_path, small_manifest(), fitted_small_router()[1].graph)
+    request = (artifact.manifest.reference_input_tokens, artifact.manifest.reference_output_tokens)
+    served = max(artifact.cost_scale_usd(*price) for price in PRICES.values())
+    assert cost_scale_usd(PRICES, *request) == pytest.approx(served, rel=1e-12)
+    assert served == artifact.cost_scale_usd(*PRICES["dear"])
+
+
+def test_make_manifest_split_can_be_made_again_from_it() -> None:
+    """Shares and seed of the manifest give the very test prompts that the router was measured on."""
+    corpus, fitted = fitted_small_router()
+    split = small_manifest().split
+    again = grouped_split(corpus.matrix.groups, fractions=split.fractions, seed=split.seed)
+    for name, rows in fitted.split.items():
+        np.testing.assert_array_equal(again[name], rows)
+
+
 def test_split_prompts_parts_are_disjoint_and_complete() -> None:
     """Every prompt is in one part, and a group never in two."""
     groups = np.repeat(np.arange(1200), 2)
@@ -106,20 +148,19 @@ def test_choose_anchor_is_the_reference_unless_it_is_sparse() -> None:
     assert choose_anchor(score, 2) == 0
 
 
-def test_matrix_prompt_tokens_fall_back_on_characters() -> None:
-    """A prompt whose tokens nobody counted has a quarter of its characters."""
+def test_matrix_prompt_tokens_fall_back_on_the_gateways_estimate() -> None:
+    """A prompt whose tokens nobody counted has as many as the gateway would take it for."""
     corpus = made_up_corpus(10)
     counts = corpus.matrix.input_tokens.copy()
     counts[0] = np.nan
     found = replace(corpus.matrix, input_tokens=counts).prompt_tokens
-    assert found[0] == len(corpus.matrix.prompts[0]) / 4
+    assert found[0] == message_tokens(corpus.matrix.prompts[0])
     assert found[1] == counts[1, 0]
 
 
 def test_arm_prices_are_recovered_from_costs_or_taken_as_given() -> None:
     """Prices come from the outcomes' own costs; given ones win."""
-    corpus = replace(made_up_corpus(300), prices={})
-    found = arm_prices(corpus, {"cheap": (9.0, 9.0)})
+    found = arm_prices(made_up_corpus(300).matrix, {"cheap": (9.0, 9.0)})
     assert found["cheap"] == (9.0, 9.0)
     assert found["dear"] == pytest.approx(PRICES["dear"], rel=1e-3)
     assert dearest_arm(PRICES) == "dear"
@@ -127,14 +168,13 @@ def test_arm_prices_are_recovered_from_costs_or_taken_as_given() -> None:
 
 def test_arm_prices_without_costs_names_the_arms_that_need_one() -> None:
     """Without costs and without a price list, fitting stops and says for which arms."""
-    corpus = made_up_corpus(50)
-    nothing = np.full_like(corpus.matrix.cost_usd, np.nan)
-    corpus = replace(corpus, matrix=replace(corpus.matrix, cost_usd=nothing))
+    matrix = made_up_corpus(50).matrix
+    matrix = replace(matrix, cost_usd=np.full_like(matrix.cost_usd, np.nan))
     with pytest.raises(TrainingError, match="middle, dear") as caught:
-        arm_prices(corpus, {"cheap": (1.0, 1.0)})
+        arm_prices(matrix, {"cheap": (1.0, 1.0)})
     assert caught.value.code == "no_prices"
     with pytest.raises(TrainingError, match="stranger"):
-        arm_prices(corpus, {"stranger": (1.0, 1.0)})
+        arm_prices(matrix, {"stranger": (1.0, 1.0)})
 
 
 def test_write_artifact_loads_again_and_holds_no_prompt(tmp_path: Path) -> None:
@@ -150,6 +190,30 @@ def test_write_artifact_loads_again_and_holds_no_prompt(tmp_path: Path) -> None:
     assert len(golden.prompt_vectors) == GOLDEN_ROWS
     similarity = np.asarray(golden.prompt_vectors) @ corpus.vectors.T
     assert similarity.max() < 0.9999
+
+
+def test_write_artifact_that_serving_refuses_leaves_the_earlier_one(tmp_path: Path) -> None:
+    """A router takes the place of another only after it could be opened; no file of it stays otherwise."""
+    _, fitted = fitted_small_router()
+    write_artifact(tmp_path, small_manifest(), fitted.graph)
+    with pytest.raises(ArtifactError):
+        write_artifact(tmp_path, small_manifest(), fitted.graph + b"\x00")
+    assert RouterArtifact.load(tmp_path, encoder_id=None).id == small_manifest().id
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "router.onnx"]
+
+
+def test_check_folder_holding_something_else_or_below_a_file_is_refused(tmp_path: Path) -> None:
+    """Nobody's files are mixed with a router's, and a folder that cannot be made is found before the long work."""
+    check_folder(tmp_path / "new" / "folder")
+    check_folder(tmp_path)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "manifest.json").write_text("{}")
+    for folder, code in ((tmp_path, "out_not_empty"), (tmp_path / "manifest.json" / "x", "out_not_writable")):
+        with pytest.raises(TrainingError) as caught:
+            check_folder(folder)
+        assert caught.value.code == code
+    (tmp_path / "router.onnx").write_bytes(b"")
+    check_folder(tmp_path)
 
 
 def test_make_manifest_states_split_arms_and_reference_request() -> None:

@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 
 from penstock_training.metrics import (
-    average_gap_recovered,
     average_improvement,
     brier_score,
     calibration_bins,
-    call_share_for_gap,
     concave_hull,
     cost_at_quality,
     envelope_area,
@@ -99,32 +97,6 @@ def test_quality_neutral_cost_is_relative_to_the_best_arm() -> None:
     curve = upper_envelope(COST, QUALITY)
     assert quality_neutral_cost(curve, 0.8, 10.0) == 0.5
     assert quality_neutral_cost(curve, 0.8, 10.0, share=0.68) == 0.4
-
-
-def test_average_gap_recovered_of_random_mixing_is_one_half() -> None:
-    """On the straight line from weak to strong, half of the gap is recovered on average."""
-    shares = np.linspace(0, 1, 11)
-    assert average_gap_recovered(shares, 0.4 + 0.3 * shares, 0.4, 0.7) == pytest.approx(0.5)
-
-
-def test_average_gap_recovered_adds_missing_ends() -> None:
-    """One threshold that recovers everything at half of the calls: triangle 1/4 plus square 1/2."""
-    assert average_gap_recovered([0.5], [0.7], 0.4, 0.7) == pytest.approx(0.75)
-
-
-def test_average_gap_recovered_without_gap_is_not_a_number() -> None:
-    """Equal arms leave nothing to recover."""
-    assert math.isnan(average_gap_recovered([0.5], [0.4], 0.4, 0.4))
-
-
-def test_call_share_for_gap_takes_the_first_share_of_a_falling_curve() -> None:
-    """Quality that falls again after 30 % of calls does not raise the answer."""
-    shares, quality = [0.0, 0.3, 0.6, 1.0], [0.0, 0.9, 0.2, 1.0]
-    assert call_share_for_gap(shares, quality, 0.0, 1.0, 0.9) == pytest.approx(0.3)
-    assert call_share_for_gap(shares, quality, 0.0, 1.0, 0.45) == pytest.approx(0.15)
-    assert call_share_for_gap(shares, quality, 0.0, 1.0, 0.95) == pytest.approx(0.8)
-    assert call_share_for_gap(shares, quality, 0.0, 1.0, 0.0) == 0.0
-    assert math.isnan(call_share_for_gap(shares, quality, 1.0, 0.5, 0.5))
 
 
 def test_calibration_bins_have_equal_counts_and_keep_equal_predictions_together() -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from penstock_routers.token_counts import TOKENS_PER_MESSAGE
 from penstock_training import outcome_files
 from penstock_training.errors import OutcomeError
 from penstock_training.outcome_files import COLUMN_ALIASES, NUMBER_COLUMNS, TEXT_COLUMNS
@@ -72,7 +73,7 @@ def test_load_outcomes_optional_columns_may_be_absent_or_empty(tmp_path: Path) -
     matrix = table.matrix()
     assert matrix.sources == ["mine"]
     assert np.isnan(matrix.cost_usd).all()
-    assert "propensity" in table.report.absent_columns["mine.jsonl"]
+    assert table.report.describe() == ""
 
 
 BAD_VALUES: list[tuple[dict[str, Any], str, str]] = [
@@ -305,11 +306,11 @@ def test_load_outcomes_wrong_path_says_what_is_wrong(tmp_path: Path, name: str, 
 
 
 def test_load_outcomes_empty_json_lines_file_is_an_error(tmp_path: Path) -> None:
-    """A file without a line has no columns."""
+    """A file without a line has nothing to fit on."""
     (tmp_path / "a.jsonl").write_text("\n\n")
     with pytest.raises(OutcomeError) as refused:
         load_outcomes([tmp_path / "a.jsonl"])
-    assert refused.value.code == "outcome_column_missing"
+    assert refused.value.code == "outcome_no_usable_row"
 
 
 def test_matrix_missing_cells_are_nan_and_rows_keep_file_order(tmp_path: Path) -> None:
@@ -350,14 +351,14 @@ def test_matrix_digest_ignores_order_and_sees_every_change(tmp_path: Path) -> No
 
 
 def test_matrix_prompt_tokens_come_from_counts_or_from_length(tmp_path: Path) -> None:
-    """Counted tokens are averaged over arms; a prompt without any count is taken at four characters a token."""
+    """Counted tokens are averaged over arms; a prompt without any count is estimated as the gateway does."""
     rows = [
         outcome_row("x" * 40, "a", input_tokens=10),
         outcome_row("x" * 40, "b", input_tokens=14),
         outcome_row("y" * 40, "a", input_tokens=None),
     ]
     matrix = load_outcomes([write_json_lines(tmp_path / "a.jsonl", rows)]).matrix()
-    assert matrix.prompt_tokens.tolist() == [12.0, 10.0]
+    assert matrix.prompt_tokens.tolist() == [12.0, 10.0 + TOKENS_PER_MESSAGE]
 
 
 def test_outcome_schema_document_names_every_column_and_every_kind_of_problem(repository_root: Path) -> None:

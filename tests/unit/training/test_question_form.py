@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from penstock_training.categories import CATEGORIES, standard_categories, standard_category
-from penstock_training.question_form import drop_options_in_half, without_options
+from penstock_training.question_form import drop_options_in_half
+from penstock_training.splits import without_options
 
 QUESTION = "Which planet is largest?"
 

@@ -10,7 +10,6 @@ import pytest
 
 from penstock_training.outcomes import load_outcomes
 from penstock_training.splits import (
-    grouped_folds,
     grouped_split,
     leave_source_out,
     normalise_question,
@@ -114,24 +113,6 @@ def test_grouped_split_impossible_shares_are_refused(fractions: dict[str, float]
     """Shares are positive and sum to one."""
     with pytest.raises(ValueError, match="fractions"):
         grouped_split(_groups(), fractions=fractions, seed=0)
-
-
-def test_grouped_folds_test_every_row_once_and_divide_no_group() -> None:
-    """Each row is tested in one fold, by a model that saw nothing of its group."""
-    groups = _groups()
-    folds = grouped_folds(groups, folds=4, seed=0)
-    np.testing.assert_array_equal(np.sort(np.concatenate([test for _, test in folds])), np.arange(groups.size))
-    for train, test in folds:
-        assert not set(groups[train].tolist()) & set(groups[test].tolist())
-        assert train.size + test.size == groups.size
-        assert abs(test.size - groups.size / 4) <= 5
-
-
-@pytest.mark.parametrize("folds", [1, 4])
-def test_grouped_folds_impossible_number_is_refused(folds: int) -> None:
-    """There are at least two folds and at most as many as groups."""
-    with pytest.raises(ValueError, match="folds"):
-        grouped_folds(np.array([0, 1, 2]), folds=folds, seed=0)
 
 
 @dataclass

@@ -16,6 +16,7 @@ from penstock_routers.encoder import PromptEncoder
 from penstock_training.cli import main
 from penstock_training.errors import TrainingError
 from penstock_training.predict import artifact_prices, predict_prompt, prices_of_arms, read_price_list
+from support.outcome_samples import outcome_row, write_json_lines
 
 PROMPTS = ["What is 12 * 12?", "Which organ makes insulin?"]
 
@@ -40,7 +41,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("command", ["fit", "predict", "evaluate", "export-encoder"])
 def test_every_listed_command_has_help(command: str) -> None:
-    """Commands named by text in the lazy group exist."""
+    """Each command says what it does."""
     result = CliRunner().invoke(main, [command, "--help"])
     assert result.exit_code == 0
     assert "Usage" in result.output
@@ -96,7 +97,21 @@ def test_predict_unpriced_arms_are_never_chosen() -> None:
         (["predict", "--tradeoff", "best", "x"], "bad_tradeoff"),
         (["predict", "--default-arm", "nobody", "x"], "unknown_arm"),
         (["predict", "--artifact", "no/where", "x"], "artifact_missing"),
+        (["predict", "--prompts", "latin.txt"], "bad_prompts"),
+        (["predict", "--prices", "nowhere.json", "x"], "bad_prices"),
+        (["predict", "--encoder", "minilm-l6-v2", "x"], "artifact_encoder_mismatch"),
+        (["evaluate", "no/where", "--outcomes", "good.jsonl"], "artifact_missing"),
+        (["evaluate", "default-router", "--outcomes", "nowhere.jsonl"], "outcome_file_missing"),
+        (["evaluate", "default-router", "--outcomes", "good.jsonl"], "outcome_arm_unknown"),
         (["fit", "--outcomes", "nowhere.jsonl", "--out", "unused"], "outcome_file_missing"),
+        (["fit", "--outcomes", "empty.jsonl", "--out", "unused"], "outcome_no_usable_row"),
+        (["fit", "--outcomes", "bad.jsonl", "--out", "unused"], "outcome_rows_refused"),
+        (["fit", "--outcomes", "one_arm.jsonl", "--out", "unused"], "too_few_arms"),
+        (["fit", "--outcomes", "good.jsonl", "--out", "unused"], "too_few_prompts"),
+        (["fit", "--outcomes", "good.jsonl", "--out", "unused", "--reference-arm", "nobody"], "unknown_arm"),
+        (["fit", "--outcomes", "good.jsonl", "--out", "."], "out_not_empty"),
+        (["fit", "--outcomes", "good.jsonl", "--out", "good.jsonl"], "out_not_writable"),
+        (["fit", "--outcomes", "good.jsonl", "--out", "unused", "--encoder", "no/where"], "encoder_missing"),
         (["fit", "--default", "--data", "nowhere", "--out", "unused"], "data_missing"),
     ],
 )
@@ -105,15 +120,30 @@ def test_commands_wrong_input_is_one_line_with_a_code(
 ) -> None:
     """A user's mistake ends with status 1 and a sentence that carries the code, as text and as JSON."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
+    (tmp_path / "empty.jsonl").write_bytes(b"")
+    write_json_lines(tmp_path / "good.jsonl", [outcome_row(arm="mini"), outcome_row(arm="maxi")])
+    write_json_lines(tmp_path / "one_arm.jsonl", [outcome_row()])
+    write_json_lines(tmp_path / "bad.jsonl", [outcome_row(), outcome_row(arm="maxi", score=2)])
     text = CliRunner().invoke(main, arguments)
     as_json = CliRunner().invoke(main, [arguments[0], "--json", *arguments[1:]])
     assert text.exit_code == as_json.exit_code == 1
-    assert f"[{code}]" in text.output
-    assert json.loads(as_json.output)["error"]["code"] == code
+    assert f"[{code}]" in text.stderr
+    assert text.stdout == ""
+    assert json.loads(as_json.stdout)["error"]["code"] == code
+    assert not (tmp_path / "unused").exists()
 
 
 @pytest.mark.parametrize(
-    "arguments", [["fit"], ["fit", "--default", "--outcomes", "x"], ["fit", "--outcomes", "x"], ["predict"]]
+    "arguments",
+    [
+        ["fit"],
+        ["fit", "--default", "--outcomes", "x"],
+        ["fit", "--default", "--reference-arm", "x"],
+        ["fit", "--outcomes", "x"],
+        ["predict"],
+        ["evaluate", "default-router"],
+    ],
 )
 def test_commands_contradictory_options_are_usage_errors(arguments: list[str]) -> None:
     """Options that do not go together are refused before anything is read."""
@@ -121,7 +151,22 @@ def test_commands_contradictory_options_are_usage_errors(arguments: list[str]) -
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"a": 1}', '{"a": [1]}', '{"a": [1, -2]}', '{"a": [1, "NaN"]}', '{"a": [null, 1]}']
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"a": 1}',
+        '{"a": [1]}',
+        '{"a": [1, 2, 3]}',
+        '{"a": "12"}',
+        '{"a": [1, -2]}',
+        '{"a": [1, "NaN"]}',
+        '{"a": [1, NaN]}',
+        '{"a": [1, 1e999]}',
+        '{"a": [null, 1]}',
+        "[" * 100_000,
+    ],
 )
 def test_read_price_list_bad_content_is_refused(tmp_path: Path, content: str) -> None:
     """A price list is an object of pairs of finite numbers."""
@@ -143,18 +188,23 @@ def test_read_price_list_good_content_and_unknown_arms(tmp_path: Path) -> None:
 
 
 def test_fit_own_outcomes_writes_an_artifact_that_predicts(tmp_path: Path) -> None:
-    """From a JSONL file of one's own to decisions, with the arms' own names."""
+    """From a JSONL file of one's own to decisions, with the arms' own names; what was skipped is shown."""
     lines = []
     for i in range(300):
         prompt = f"Add {i} and {i + 7}." if i % 2 else f"Write line {i} of a sonnet about {i + 7} ships."
         for arm, price, score in (("mini", 1e-4, i % 2), ("maxi", 1e-3, 1)):
             row = {"prompt": prompt, "arm": arm, "score": score, "input_tokens": 10, "output_tokens": 40 + i % 9}
             lines.append(json.dumps({**row, "cost_usd": price * (50 + i % 9) / 50}))
+    lines.append("{")
     (tmp_path / "own.jsonl").write_text("\n".join(lines))
     out = tmp_path / "router"
-    result = CliRunner().invoke(main, ["fit", "--json", "--outcomes", str(tmp_path / "own.jsonl"), "--out", str(out)])
+    result = CliRunner().invoke(
+        main,
+        ["fit", "--json", "--outcomes", str(tmp_path / "own.jsonl"), "--out", str(out), "--on-bad-rows", "skip"],
+    )
     assert result.exit_code == 0, result.output
-    summary = json.loads(result.output)
+    assert "1 of 601 rows are bad" in result.stderr
+    summary = json.loads(result.stdout)
     assert summary["arms"] == ["maxi", "mini"]
     assert summary["reference_arm"] == "maxi"
     assert (out / "CARD.md").is_file()
@@ -162,3 +212,24 @@ def test_fit_own_outcomes_writes_an_artifact_that_predicts(tmp_path: Path) -> No
         main, ["predict", "--json", "--artifact", str(out), "Add 31 and 38.", "Add 151 and 158."]
     )
     assert [row["arm"] for row in _json_lines(shown.output)] == ["mini", "mini"]
+
+
+@pytest.mark.parametrize("best", ["cheap", "free"])
+def test_fit_outcomes_whose_best_arm_is_the_cheapest_end_well_or_in_one_line(tmp_path: Path, best: str) -> None:
+    """A cheap best arm gives a router that uses it; where it costs nothing there is nothing to save."""
+    rows = [
+        outcome_row(f"What is {i} plus {i + 3}?", arm, score=float(i % 4 > 0 or arm == best), cost_usd=cost)
+        for i in range(240)
+        for arm, cost in (("dear", 0.01), (best, 0.0001 if best == "cheap" else 0.0))
+    ]
+    path, out = write_json_lines(tmp_path / "own.jsonl", rows), tmp_path / "router"
+    result = CliRunner().invoke(main, ["fit", "--json", "--outcomes", str(path), "--out", str(out)])
+    found = json.loads(result.stdout)
+    if best == "free":
+        assert (result.exit_code, found["error"]["code"]) == (1, "outcome_best_arm_free")
+        assert not out.exists()
+    else:
+        assert result.exit_code == 0, result.output
+        cheapest = {point["name"]: point for point in found["operating_points"]}["cost"]
+        assert cheapest["test"]["relative_cost"] < 0.02
+        assert RouterArtifact.load(out, encoder_id=None).manifest.arms == ("cheap", "dear")
