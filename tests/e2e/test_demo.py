@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,34 @@ DEMO = [sys.executable, "-m", "penstock_gateway", "demo", "--port", "0"]
 PREDICT = [str(Path(sys.executable).with_name("penstock-train")), "predict"]
 
 
+ONE_PROMPT = [sys.executable, "-c", "from penstock_gateway.demo.run import demo; demo(port=0, prompts=('Hello',))"]
+
+# A shell that is not interactive starts ``command &`` with interrupts ignored, and the command inherits that.
+IN_BACKGROUND = ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+
+
 def _run(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*DEMO, *options], capture_output=True, text=True, timeout=100, check=False, env={**os.environ, "NO_COLOR": "1"}
     )
+
+
+@contextmanager
+def _running(command: list[str]) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A demonstration that stays up, and what it has written by then."""
+    process = subprocess.Popen([*IN_BACKGROUND, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "Ctrl-C" in line:
+            break
+    try:
+        yield process, "".join(lines)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -36,24 +61,6 @@ def document() -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
-
-
-@pytest.fixture
-def running_demo() -> Iterator[tuple[subprocess.Popen[str], str, list[str]]]:
-    """A demonstration that stays up, its base URL, and the lines it has written."""
-    process = subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if "Ctrl-C" in line:
-            break
-    try:
-        yield process, next(re.findall(r"http://127\.0\.0\.1:\d+/v1", line)[0] for line in lines), lines
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
 
 
 def test_demo_run_once_uses_at_least_three_tiers(document: dict[str, Any]) -> None:
@@ -68,8 +75,22 @@ def test_demo_run_once_names_every_figure_as_predicted_or_simulated(document: di
     assert "SIMULATED" in document["note"]
     for total in document["totals"]:
         assert set(total) == {"strategy", "predicted_quality", "predicted_cost_usd", "simulated_cost_usd"}
-    assert [total["strategy"] for total in document["totals"]][:2] == ["routed", "always sim-frontier"]
-    assert document["totals"][-1]["strategy"] == "always sim-small"
+
+
+def test_demo_totals_compare_with_every_model_alone(document: dict[str, Any]) -> None:
+    """No rival is left out: the routed run stands beside always using each of the four models."""
+    fixed = [f"always {name}" for name in list(SIMULATED_MODELS)[::-1]]
+    assert [total["strategy"] for total in document["totals"]] == ["routed", *fixed]
+
+
+def test_demo_rows_of_the_same_decisions_have_the_same_figures(document: dict[str, Any]) -> None:
+    """With the knob at 0 every prompt goes to the cheapest model, so both tables must give that model's figures."""
+    cheapest = next(total for total in document["totals"] if total["strategy"] == "always sim-small")
+    at_zero = next(point for point in document["same_prompts_at_other_settings"] if point["tradeoff"] == "0")
+    assert document["decisions_by_reason"].get("abstained_novel", 0) > 0
+    assert at_zero["decisions_by_tier"] == {"small": len(DEMO_PROMPTS)}
+    assert at_zero["predicted_quality"] == pytest.approx(cheapest["predicted_quality"])
+    assert at_zero["predicted_cost_usd"] == cheapest["predicted_cost_usd"]
 
 
 def test_demo_decisions_of_every_prompt_equal_those_of_penstock_train_predict(
@@ -94,46 +115,41 @@ def test_demo_decisions_of_every_prompt_equal_those_of_penstock_train_predict(
     ]
 
 
-def test_demo_in_a_pipe_is_plain_text_with_totals() -> None:
-    """A pipe gets one line per prompt, no escape codes, and the totals; the exit code is 0."""
-    done = _run("--once", "--tradeoff", "cost")
-    assert done.returncode == 0, done.stderr
-    assert "\x1b" not in done.stdout
-    assert len(re.findall(r"^ {0,2}\d+ {2}.* sim-", done.stdout, flags=re.MULTILINE)) == 40
-    assert "Trade-off: cost." in done.stdout
-    assert re.search(r"^always sim-frontier +\d\.\d{3} +\d+\.\d{6} +\d+\.\d{6}$", done.stdout, flags=re.MULTILINE)
-
-
-@pytest.mark.parametrize("options", [["--tradeoff", "best"], ["--port", "70000"]])
-def test_demo_with_a_wrong_option_fails_in_one_sentence(options: list[str]) -> None:
-    """A user's mistake gives an exit code and a sentence, never a traceback."""
+@pytest.mark.parametrize("options", [["--tradeoff", "bananas"], ["--port", "70000"]])
+def test_demo_with_a_wrong_option_is_refused_as_wrong_usage(options: list[str]) -> None:
+    """A user's mistake gives exit code 2 and a sentence, before anything runs and without a traceback."""
     done = _run("--once", *options)
-    assert done.returncode != 0
+    assert done.returncode == 2
+    assert done.stdout == ""
     assert "Traceback" not in done.stderr
-    assert done.stderr.strip()
+    assert options[0] in done.stderr
 
 
-def test_demo_that_stays_up_answers_clients_until_interrupted(
-    running_demo: tuple[subprocess.Popen[str], str, list[str]],
-) -> None:
-    """The printed lines name the right port, the official client works there, and Ctrl-C ends it with code 0."""
-    process, base_url, lines = running_demo
-    text = "".join(lines)
-    assert f"curl -i {base_url}/chat/completions" in text
-    assert f'OpenAI(base_url="{base_url}"' in text
-    with openai.OpenAI(base_url=base_url, api_key="unused", max_retries=0) as client:
-        reply = client.chat.completions.create(model="auto", messages=[{"role": "user", "content": "Hello"}])
-    assert (reply.choices[0].message.content or "").startswith("[Simulated answer from sim-")
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) == 0
-    with pytest.raises(ConnectionError):
-        http.client.HTTPConnection("127.0.0.1", int(base_url.split(":")[2].split("/")[0]), timeout=2).connect()
+def test_demo_in_a_pipe_prints_plain_text_and_answers_clients_until_interrupted() -> None:
+    """A pipe gets plain rows, totals and lines that work when pasted; Ctrl-C ends it with code 0."""
+    with _running([*DEMO, "--tradeoff", "cost"]) as (process, text):
+        assert "\x1b" not in text
+        assert len(re.findall(r"^ {0,2}\d+ {2}.* sim-", text, flags=re.MULTILINE)) == 40
+        assert "Trade-off: cost." in text
+        assert re.search(r"^always sim-frontier +\d\.\d{3} +\d+\.\d{6} +\d+\.\d{6}$", text, flags=re.MULTILINE)
+        base_url = re.findall(r"http://127\.0\.0\.1:\d+/v1", text)[0]
+        assert f"curl -i {base_url}/chat/completions" in text
+        assert f'OpenAI(base_url="{base_url}"' in text
+        pasted = json.loads(re.findall(r"-d '(.*?)'", text, flags=re.DOTALL)[0])
+        pasted_lines = text.partition("The gateway stays up.")[2].replace(sys.executable, "python").splitlines()
+        assert max(len(line) for line in pasted_lines) <= 80
+        with openai.OpenAI(base_url=base_url, api_key="unused", max_retries=0) as client:
+            reply = client.chat.completions.with_raw_response.create(**pasted)
+        assert (reply.parse().choices[0].message.content or "").startswith("[Simulated answer from sim-")
+        assert not reply.headers["x-penstock-reason"].startswith("abstained")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+        with pytest.raises(ConnectionError):
+            http.client.HTTPConnection("127.0.0.1", int(base_url.split(":")[2].split("/")[0]), timeout=2).connect()
 
 
-def test_demo_asked_to_terminate_ends_cleanly(
-    running_demo: tuple[subprocess.Popen[str], str, list[str]],
-) -> None:
+def test_demo_asked_to_terminate_ends_cleanly() -> None:
     """SIGTERM, as a process manager sends it, is treated like Ctrl-C."""
-    process, _, _ = running_demo
-    process.terminate()
-    assert process.wait(timeout=30) == 0
+    with _running(ONE_PROMPT) as (process, _):
+        process.terminate()
+        assert process.wait(timeout=30) == 0

@@ -15,11 +15,13 @@ from typing import Any
 
 import openai
 import pytest
+from click.testing import CliRunner
 
-from penstock_gateway.demo.server_thread import ServerThread, bind_loopback
+from penstock_gateway.demo.loopback import bind_loopback
+from penstock_gateway.demo.server_thread import ServerThread
 from penstock_gateway.demo.simulated_answers import count_pieces
 from penstock_gateway.demo.simulated_models import SIMULATED_MODELS
-from penstock_gateway.demo.simulated_upstream import create_simulated_upstream, upstream_server
+from penstock_gateway.demo.simulated_upstream import create_simulated_upstream, main, upstream_server
 
 MESSAGES: list[Any] = [{"role": "user", "content": "Name two uses of a brick."}]
 TOOL: Any = {
@@ -183,20 +185,65 @@ def test_speed_that_is_not_positive_is_refused(speed: float) -> None:
         create_simulated_upstream(speed=speed)
 
 
+def test_tier_of_a_further_name_that_does_not_exist_is_refused() -> None:
+    """A name can only behave like one of the four models."""
+    with pytest.raises(ValueError, match="unknown tier 'tiny'; tiers: small, medium, large, frontier"):
+        create_simulated_upstream(more_models={"gpt-5": "tiny"})
+
+
+def test_names_of_real_models_are_answered_where_they_are_mapped() -> None:
+    """A configuration for a real provider can be rehearsed; answers still say that they are simulated."""
+    app = create_simulated_upstream(speed=math.inf, more_models={"gpt-5": "frontier"}, any_model=True)
+    with (
+        ServerThread("simulated provider", upstream_server(app), bind_loopback(0)) as running,
+        openai.OpenAI(base_url=f"http://127.0.0.1:{running.port}/v1", api_key="none", max_retries=0) as client,
+    ):
+        for name in ("gpt-5", "gpt-5-nano"):
+            reply = client.chat.completions.create(model=name, messages=MESSAGES)
+            assert reply.model == name
+            assert (reply.choices[0].message.content or "").startswith(f"[Simulated answer from {name}; no language")
+        assert [model.id for model in client.models.list()] == [*SIMULATED_MODELS, "gpt-5"]
+        with pytest.raises(openai.NotFoundError):
+            client.chat.completions.create(model="x" * 300, messages=MESSAGES)
+
+
+PROGRAM = [sys.executable, "-m", "penstock_gateway.demo.simulated_upstream", "--speed", "inf"]
+
+
+def test_simulated_provider_on_a_taken_port_says_so_and_claims_nothing() -> None:
+    """One sentence with the way out, before any claim to be running, and no traceback."""
+    with bind_loopback(0) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = subprocess.run([*PROGRAM, "--port", str(port)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.strip() == (
+        f"Error: 127.0.0.1:{port} cannot be bound: Address already in use; stop what listens there, or use --port"
+    )
+
+
+@pytest.mark.parametrize("text", ["gpt-5", "=small", "gpt-5=tiny"])
+def test_simulated_provider_with_a_wrong_model_option_is_refused_as_wrong_usage(text: str) -> None:
+    """A name without a tier, a tier without a name and an unknown tier are mistakes of the caller."""
+    done = CliRunner().invoke(main, ["--model", text])
+    assert done.exit_code == 2
+    assert "--model" in done.stderr
+
+
 def test_simulated_provider_alone_serves_the_port_that_it_was_given() -> None:
     """The module is a program of its own, for examples and experiments, and ends when it is interrupted."""
     with bind_loopback(0) as probe:
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "penstock_gateway.demo.simulated_upstream", "--port", str(port), "--speed", "inf"]
+    command = [*PROGRAM, "--port", str(port), "--model", "vendor/model=x=small"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         for _ in range(600):
             with suppress(ConnectionRefusedError):
-                body = json.dumps({"model": "sim-small", "messages": MESSAGES}).encode()
+                body = json.dumps({"model": "vendor/model=x", "messages": MESSAGES}).encode()
                 status, answer = _call(port, "POST", "/v1/chat/completions", body)
                 break
             time.sleep(0.05)
-        assert (status, answer["model"]) == (200, "sim-small")
+        assert (status, answer["model"]) == (200, "vendor/model=x")
         process.send_signal(signal.SIGINT)
         assert "no language model runs" in process.communicate(timeout=30)[1]
     finally:

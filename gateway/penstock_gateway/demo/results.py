@@ -35,8 +35,11 @@ class DemoRow:
     number : int
         From 1.
     prompt, model, tier, reason, decision_id : str
+    has_opinion : bool
+        Whether the router predicts the quality of answers to this prompt. It depends on the prompt alone, not on the
+        trade-off: with the knob at 0 an unknown prompt goes to the cheapest model without being an abstention.
     quality : float or None
-        Predicted quality of the chosen model, in [0, 1]; None when the router abstained.
+        Predicted quality of the chosen model, in [0, 1]; None without an opinion.
     predicted_cost_usd, predicted_saving_usd : Decimal
         Of this request, and against always the frontier model.
     simulated_cost_usd : Decimal or None
@@ -53,17 +56,13 @@ class DemoRow:
     tier: str
     reason: str
     decision_id: str
+    has_opinion: bool
     quality: float | None
     predicted_cost_usd: Decimal
     predicted_saving_usd: Decimal
     simulated_cost_usd: Decimal | None
     overhead_ms: float
     forecasts: Mapping[str, Forecast]
-
-    @property
-    def is_abstention(self) -> bool:
-        """Whether the router gave no opinion and the default model answered."""
-        return self.reason.startswith("abstained")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +114,12 @@ def outlook(tradeoff: str, rows: Sequence[DemoRow]) -> SettingOutlook:
     )
 
 
-def row_from_decision(number: int, prompt: str, decision: Mapping[str, Any]) -> DemoRow:
+def is_abstention(decision: Mapping[str, Any]) -> bool:
+    """Whether the router gave no opinion and the default model answers."""
+    return str(decision["reason"]).startswith("abstained")
+
+
+def row_from_decision(number: int, prompt: str, decision: Mapping[str, Any], *, has_opinion: bool) -> DemoRow:
     """Build a row from ``GET /v1/decisions/{id}``, or from ``POST /v1/route``, which has no outcome.
 
     Parameters
@@ -123,13 +127,13 @@ def row_from_decision(number: int, prompt: str, decision: Mapping[str, Any]) -> 
     number : int
     prompt : str
     decision : mapping
+    has_opinion : bool
+        As in `DemoRow`.
 
     Returns
     -------
     DemoRow
     """
-    reason = str(decision["reason"])
-    is_abstention = reason.startswith("abstained")
     forecasts = {
         candidate["model"]: Forecast(candidate["quality"], Decimal(candidate["estimated_cost_usd"]))
         for candidate in decision["candidates"]
@@ -143,9 +147,10 @@ def row_from_decision(number: int, prompt: str, decision: Mapping[str, Any]) -> 
         prompt=prompt,
         model=model,
         tier=SIMULATED_MODELS[model].tier,
-        reason=reason,
+        reason=str(decision["reason"]),
         decision_id=str(decision["id"]),
-        quality=None if is_abstention else forecasts[model].quality,
+        has_opinion=has_opinion,
+        quality=forecasts[model].quality if has_opinion else None,
         predicted_cost_usd=Decimal(decision["estimated_cost_usd"]),
         predicted_saving_usd=Decimal(decision["estimated_saving_usd"] or 0),
         simulated_cost_usd=None if settled is None else Decimal(settled),
@@ -183,7 +188,7 @@ def strategies(
 
 def _always(model: str, rows: Sequence[DemoRow], seed: int, count_tokens: CountTokens) -> Strategy:
     forecasts = [row.forecasts[model] for row in rows]
-    known = [forecast.quality for row, forecast in zip(rows, forecasts, strict=True) if not row.is_abstention]
+    known = [forecast.quality for row, forecast in zip(rows, forecasts, strict=True) if row.has_opinion]
     return Strategy(
         f"always {model}",
         _mean(known),

@@ -11,23 +11,27 @@ import functools
 import http.client
 import json
 import math
+import shlex
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import click
 from pydantic import SecretStr
 
 from penstock_gateway.app import create_app
+from penstock_gateway.demo.loopback import LOOPBACK, bind_loopback
 from penstock_gateway.demo.prompts import DEMO_PROMPTS
-from penstock_gateway.demo.results import DemoRow, SettingOutlook, outlook, row_from_decision, strategies
-from penstock_gateway.demo.server_thread import ServerThread, bind_loopback
+from penstock_gateway.demo.results import DemoRow, SettingOutlook, is_abstention, outlook, row_from_decision, strategies
+from penstock_gateway.demo.server_thread import ServerThread
 from penstock_gateway.demo.simulated_answers import CountTokens, count_pieces, split_pieces
 from penstock_gateway.demo.simulated_models import SIMULATED_MODELS, SimulatedModel
-from penstock_gateway.demo.simulated_upstream import LOOPBACK, create_simulated_upstream, upstream_server
+from penstock_gateway.demo.simulated_upstream import create_simulated_upstream, upstream_server
 from penstock_gateway.demo.table import Display, open_display
 from penstock_gateway.deployments import Ability
 from penstock_gateway.server import server_for
@@ -49,12 +53,13 @@ ENCODER_NAME = "static-minilm-256"
 # own standard error, downwards where little is lost. Savings are counted against always using the dearest model.
 DEFAULT_MODEL = "sim-medium"
 BASELINE_MODEL = "sim-frontier"
-CHEAPEST_MODEL = "sim-small"
 OTHER_SETTINGS = ("quality", "balanced", "cost", "0.8", "0.6", "0.4", "0.2", "0")
 DEFAULT_TRADEOFF = "balanced"
 SEED = 0
-# Thirty times faster than the simulated latencies: forty prompts in about five seconds.
-SIMULATION_SPEED = 30.0
+# Where somebody watches, the simulated latencies pass a hundred times faster: forty rows, one after another, in about
+# three seconds. No figure depends on them, so a pipe, which nobody watches, does not wait at all.
+WATCHED_SPEED = 100.0
+EXAMPLE_PROMPT = "A train covers 180 km in 2.5 hours. How fast is it?"
 REQUEST_TIMEOUT_SECONDS = 60.0
 
 
@@ -64,7 +69,7 @@ def demo(
     as_json: bool = False,
     port: int | None = None,
     tradeoff: str = DEFAULT_TRADEOFF,
-    speed: float = SIMULATION_SPEED,
+    speed: float | None = None,
     prompts: Sequence[str] = DEMO_PROMPTS,
 ) -> None:
     """Run the demonstration until Ctrl-C, or once.
@@ -79,17 +84,40 @@ def demo(
         Loopback port of the gateway, 0 for any free one; None takes `PREFERRED_PORT` when it is free, else any.
     tradeoff : str
         ``cost``, ``balanced``, ``quality``, or a number from 0 (cheapest) to 1 (best).
-    speed : float
-        Divides the simulated delays; > 0.
+    speed : float, optional
+        Divides the simulated delays; > 0. None takes `WATCHED_SPEED` in a terminal and no delays elsewhere.
     prompts : sequence of str
         At least one.
 
     Raises
     ------
     click.ClickException
-        A port is taken, a server did not start, a request failed, or `tradeoff` is unknown.
+        A port is taken, a server did not start, or a request failed; `click.BadParameter`, before anything is started,
+        when `tradeoff` is unknown.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    setting = parse_tradeoff(tradeoff)
+    if speed is None:
+        speed = WATCHED_SPEED if sys.stdout.isatty() and not as_json else math.inf
+    with _stopped_by_signals():
+        _run(setting, speed, prompts, port=port, once=once, as_json=as_json)
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Let SIGINT and SIGTERM raise KeyboardInterrupt; a shell that starts ``demo &`` has SIGINT ignored."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _run(
+    setting: str | float, speed: float, prompts: Sequence[str], *, port: int | None, once: bool, as_json: bool
+) -> None:
+    """Start both servers, show the run, and stay up unless `once`."""
     count_tokens = token_counter()
     gateway_socket = _gateway_socket(port)
     try:
@@ -99,7 +127,7 @@ def demo(
             bind_loopback(0),
         )
         with upstream, open_display(sys.stdout, as_json=as_json) as display:
-            settings = demo_settings(upstream.port, gateway_socket.getsockname()[1], tradeoff)
+            settings = demo_settings(upstream.port, gateway_socket.getsockname()[1], setting)
             server = server_for(create_app(settings), host=LOOPBACK, port=settings.server.port)
             with ServerThread("gateway", server, gateway_socket) as gateway:
                 _show(display, gateway.port, settings, prompts, count_tokens)
@@ -112,23 +140,19 @@ def demo(
         gateway_socket.close()
 
 
-def demo_settings(upstream_port: int, gateway_port: int, tradeoff: str = DEFAULT_TRADEOFF) -> Settings:
+def demo_settings(upstream_port: int, gateway_port: int, tradeoff: str | float = DEFAULT_TRADEOFF) -> Settings:
     """Build the gateway's settings for the four simulated models.
 
     Parameters
     ----------
     upstream_port, gateway_port : int
         Loopback ports.
-    tradeoff : str
+    tradeoff : str or float
+        From `parse_tradeoff`.
 
     Returns
     -------
     Settings
-
-    Raises
-    ------
-    click.ClickException
-        `tradeoff` is unknown.
     """
     base_url = f"http://{LOOPBACK}:{upstream_port}/v1"
     return Settings(
@@ -138,7 +162,7 @@ def demo_settings(upstream_port: int, gateway_port: int, tradeoff: str = DEFAULT
             encoder=ENCODER_NAME,
             default_arm=DEFAULT_MODEL,
             baseline=BASELINE_MODEL,
-            tradeoff=parse_tradeoff(tradeoff),
+            tradeoff=tradeoff,
         ),
         log=LogSettings(level="error"),
     )
@@ -149,7 +173,7 @@ def parse_tradeoff(value: str) -> str | float:
 
     Raises
     ------
-    click.ClickException
+    click.BadParameter
         Neither a known name nor a number from 0 to 1.
     """
     if value in ("cost", "balanced", "quality"):
@@ -159,7 +183,8 @@ def parse_tradeoff(value: str) -> str | float:
     except ValueError:
         number = math.nan
     if not 0.0 <= number <= 1.0:
-        raise click.ClickException(f"Unknown trade-off '{value}': use cost, balanced, quality or a number from 0 to 1.")
+        wanted = "use cost, balanced, quality or a number from 0 (cheapest) to 1 (best)."
+        raise click.BadParameter(f"'{value[:100]}' is no trade-off; {wanted}", param_hint="--tradeoff")
     return number
 
 
@@ -215,13 +240,13 @@ def _show(display: Display, port: int, settings: Settings, prompts: Sequence[str
     """Send every prompt and show rows and totals."""
     ready = _call(port, "GET", "/readyz")
     display.begin(f"Penstock demo: http://{LOOPBACK}:{port}/v1 in front of four simulated models.", len(prompts))
+    opinions = [_has_opinion(port, prompt) for prompt in prompts]
     rows: list[DemoRow] = []
-    for number, prompt in enumerate(prompts, start=1):
-        rows.append(_ask(port, number, prompt))
+    for number, (prompt, has_opinion) in enumerate(zip(prompts, opinions, strict=True), start=1):
+        rows.append(_ask(port, number, prompt, has_opinion=has_opinion))
         display.add(rows[-1])
-    totals = strategies(
-        rows, fixed_models=(BASELINE_MODEL, DEFAULT_MODEL, CHEAPEST_MODEL), seed=SEED, count_tokens=count_tokens
-    )
+    fixed_models = tuple(SIMULATED_MODELS)[::-1]
+    totals = strategies(rows, fixed_models=fixed_models, seed=SEED, count_tokens=count_tokens)
     facts = {
         "base_url": f"http://{LOOPBACK}:{port}/v1",
         "artifact": ready.get("artifact") or "none (every decision is an abstention)",
@@ -229,15 +254,23 @@ def _show(display: Display, port: int, settings: Settings, prompts: Sequence[str
         "default_model": settings.default_arm,
         "baseline_model": settings.baseline,
     }
-    display.finish(totals, _other_settings(port, prompts), facts)
+    display.finish(totals, _other_settings(port, prompts, opinions), facts)
 
 
-def _other_settings(port: int, prompts: Sequence[str]) -> list[SettingOutlook]:
+def _has_opinion(port: int, prompt: str) -> bool:
+    """Ask at a setting above 0: with the knob at 0 the reason is always `cheapest`, known prompt or not."""
+    return not is_abstention(_call(port, "POST", "/v1/route", _body(prompt), tradeoff=DEFAULT_TRADEOFF))
+
+
+def _other_settings(port: int, prompts: Sequence[str], opinions: Sequence[bool]) -> list[SettingOutlook]:
     """Ask for the decisions at other trade-offs, without calling a model."""
     outlooks = []
     for setting in OTHER_SETTINGS:
         decisions = [_call(port, "POST", "/v1/route", _body(prompt), tradeoff=setting) for prompt in prompts]
-        rows = [row_from_decision(0, prompt, made) for prompt, made in zip(prompts, decisions, strict=True)]
+        rows = [
+            row_from_decision(0, prompt, made, has_opinion=has_opinion)
+            for prompt, made, has_opinion in zip(prompts, decisions, opinions, strict=True)
+        ]
         outlooks.append(outlook(setting, rows))
     return outlooks
 
@@ -246,12 +279,12 @@ def _body(prompt: str) -> dict[str, Any]:
     return {"model": "auto", "messages": [{"role": "user", "content": prompt}]}
 
 
-def _ask(port: int, number: int, prompt: str) -> DemoRow:
+def _ask(port: int, number: int, prompt: str, *, has_opinion: bool) -> DemoRow:
     """Send one prompt to ``auto`` and read back what the gateway decided and what it came to."""
     headers: dict[str, str] = {}
     _call(port, "POST", "/v1/chat/completions", _body(prompt), on_headers=headers.update)
     decision = _call(port, "GET", f"/v1/decisions/{headers['x-penstock-decision-id']}")
-    return row_from_decision(number, prompt, decision)
+    return row_from_decision(number, prompt, decision, has_opinion=has_opinion)
 
 
 def _call(
@@ -284,28 +317,39 @@ def _call(
 
 
 def _paste_lines(port: int) -> str:
+    """Lines to paste, none longer than 80 columns; the JSON is broken where white space means nothing."""
     base_url = f"http://{LOOPBACK}:{port}/v1"
-    body = '{"model": "auto", "messages": [{"role": "user", "content": "Why is the sky blue?"}]}'
+    request = f"""-H 'content-type: application/json' \\
+  -d '{{"model": "auto", "messages": [{{"role": "user", "content":
+       "{EXAMPLE_PROMPT}"}}]}}'"""
     return f"""
 The gateway stays up. Ask it yourself (answers are still simulated):
 
-curl -i {base_url}/chat/completions -H 'content-type: application/json' \\
-  -d '{body}'
+curl -i {base_url}/chat/completions \\
+  {request}
 
 The decision alone, with every candidate, without calling a model:
 
-curl -s {base_url}/route -H 'content-type: application/json' \\
-  -d '{body}'
+curl -s {base_url}/route \\
+  {request}
 
-From Python (pip install openai):
+From Python (OpenAI's client: {_python_command()} -m pip install openai):
 
 from openai import OpenAI
 client = OpenAI(base_url="{base_url}", api_key="unused")
+question = "{EXAMPLE_PROMPT}"
 reply = client.chat.completions.create(
-    model="auto", messages=[{{"role": "user", "content": "Why is the sky blue?"}}]
+    model="auto", messages=[{{"role": "user", "content": question}}]
 )
 print(reply.model, reply.choices[0].message.content)
 """
+
+
+def _python_command() -> str:
+    """Return the interpreter that runs this, as one types it: in a checkout that of its virtual environment."""
+    program = Path(sys.executable)
+    here = Path.cwd()
+    return shlex.quote(str(program.relative_to(here) if program.is_relative_to(here) else program))
 
 
 def _wait_for_interrupt(display: Display) -> None:

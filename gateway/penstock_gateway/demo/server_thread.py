@@ -1,7 +1,6 @@
 """One uvicorn server on a loopback port, in a thread of its own.
 
-Owns start-up and shutdown only: the port is bound before the thread starts, so it is known and cannot be lost to
-another process in between. Read `ServerThread`.
+Owns start-up and shutdown only; the sockets come from `loopback`. Read `ServerThread`.
 """
 
 from __future__ import annotations
@@ -14,28 +13,8 @@ from typing import Self
 
 import uvicorn
 
-from penstock_gateway.demo.simulated_upstream import LOOPBACK
-
 START_TIMEOUT_SECONDS = 30.0
 STOP_TIMEOUT_SECONDS = 5.0
-
-
-def bind_loopback(port: int) -> socket.socket:
-    """Bind a loopback port; 0 takes a free one.
-
-    Raises
-    ------
-    OSError
-        The port is taken.
-    """
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((LOOPBACK, port))
-    except OSError:
-        listener.close()
-        raise
-    return listener
 
 
 class ServerThread:

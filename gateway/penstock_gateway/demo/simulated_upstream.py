@@ -13,13 +13,16 @@ import asyncio
 import math
 import sys
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import click
 import msgspec
 import uvicorn
 
+from penstock_gateway.demo.loopback import LOOPBACK, bind_loopback
 from penstock_gateway.demo.simulated_answers import CountTokens, SimulatedAnswer, compose_answer, count_pieces
 from penstock_gateway.demo.simulated_models import SIMULATED_MODELS, SimulatedModel
 from penstock_gateway.demo.simulated_wire import AnswerWire
@@ -38,10 +41,12 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-LOOPBACK = "127.0.0.1"
 DEFAULT_PORT = 4010
 MAX_BODY_BYTES = 20 * 1024 * 1024
 MAX_MESSAGES = 2_048
+MAX_NAME_CHARACTERS = 200
+STAND_IN = "sim-medium"
+"""Whose price class and speed a model has that is answered only because any name is."""
 
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 _JSON = [(b"content-type", b"application/json")]
@@ -68,7 +73,17 @@ class ChatBody(msgspec.Struct):
 class SimulatedUpstream:
     """The ASGI application; see `create_simulated_upstream`."""
 
-    def __init__(self, *, speed: float, seed: int, count_tokens: CountTokens) -> None:
+    def __init__(
+        self,
+        *,
+        speed: float,
+        seed: int,
+        count_tokens: CountTokens,
+        models: Mapping[str, SimulatedModel],
+        any_model: bool,
+    ) -> None:
+        self._models = models
+        self._any_model = any_model
         self._speed = speed
         self._seed = seed
         self._count_tokens = count_tokens
@@ -99,18 +114,18 @@ class SimulatedUpstream:
             await _send_whole(send, 200, b'{"status":"ok"}')
         elif path == "/v1/models":
             _require_method(method, "GET")
-            models = [_model_object(model) for model in SIMULATED_MODELS.values()]
+            models = [_model_object(model) for model in self._models.values()]
             await _send_whole(send, 200, msgspec.json.encode({"object": "list", "data": models}))
         elif path.startswith("/v1/models/"):
             _require_method(method, "GET")
-            model = _find_model(path.removeprefix("/v1/models/"))
+            model = self._find_model(path.removeprefix("/v1/models/"))
             await _send_whole(send, 200, msgspec.json.encode(_model_object(model)))
         else:
             raise NotFound(f"Unknown path {path[:200]!r}.", code="unknown_url")
 
     async def _chat(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = _check(self._parse(await _read_body(scope, receive)))
-        model = _find_model(body.model)
+        model = self._find_model(body.model)
         request: dict[str, Any] = {name: value for name, value in msgspec.structs.asdict(body).items() if value}
         answer = compose_answer(model, request, seed=self._seed, count_tokens=self._count_tokens)
         if answer.input_tokens > model.context_tokens:
@@ -146,6 +161,15 @@ class SimulatedUpstream:
             await send({"type": "http.response.body", "body": event, "more_body": True})
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
 
+    def _find_model(self, name: str) -> SimulatedModel:
+        model = self._models.get(name)
+        if model is not None:
+            return model
+        if self._any_model and 0 < len(name) <= MAX_NAME_CHARACTERS:
+            return replace(SIMULATED_MODELS[STAND_IN], name=name)
+        known = ", ".join(self._models)
+        raise NotFound(f"The model {name[:100]!r} does not exist. Simulated models: {known}.", code="model_not_found")
+
     def _parse(self, raw: bytes) -> ChatBody:
         try:
             return self._decode(raw)
@@ -156,7 +180,12 @@ class SimulatedUpstream:
 
 
 def create_simulated_upstream(
-    *, speed: float = 1.0, seed: int = 0, count_tokens: CountTokens = count_pieces
+    *,
+    speed: float = 1.0,
+    seed: int = 0,
+    count_tokens: CountTokens = count_pieces,
+    more_models: Mapping[str, str] = MappingProxyType({}),
+    any_model: bool = False,
 ) -> AsgiApp:
     """Build the simulated provider as an ASGI application.
 
@@ -168,6 +197,11 @@ def create_simulated_upstream(
         Changes lengths and speeds of the answers.
     count_tokens : CountTokens
         How texts are counted; words and punctuation marks unless a tokenizer is given.
+    more_models : mapping of str to str
+        Further names to answer to, each with the tier that it behaves like: ``small``, ``medium``, ``large``,
+        ``frontier``.
+    any_model : bool
+        Answer to every other name as `STAND_IN` would, instead of refusing it.
 
     Returns
     -------
@@ -176,11 +210,17 @@ def create_simulated_upstream(
     Raises
     ------
     ValueError
-        `speed` is not positive.
+        `speed` is not positive, or a tier of `more_models` is unknown.
     """
     if not speed > 0:
         raise ValueError("speed must be positive")
-    return SimulatedUpstream(speed=speed, seed=seed, count_tokens=count_tokens)
+    models = dict(SIMULATED_MODELS)
+    by_tier = {model.tier: model for model in SIMULATED_MODELS.values()}
+    for name, tier in more_models.items():
+        if tier not in by_tier:
+            raise ValueError(f"unknown tier {tier!r}; tiers: {', '.join(by_tier)}")
+        models[name] = replace(by_tier[tier], name=name)
+    return SimulatedUpstream(speed=speed, seed=seed, count_tokens=count_tokens, models=models, any_model=any_model)
 
 
 def upstream_server(app: AsgiApp, *, port: int = 0) -> uvicorn.Server:
@@ -266,14 +306,6 @@ def _check_tools(body: ChatBody) -> None:
         raise InvalidRequest("'tool_choice' names no function of 'tools'.", param="tool_choice")
 
 
-def _find_model(name: str) -> SimulatedModel:
-    model = SIMULATED_MODELS.get(name)
-    if model is None:
-        known = ", ".join(SIMULATED_MODELS)
-        raise NotFound(f"The model {name[:100]!r} does not exist. Simulated models: {known}.", code="model_not_found")
-    return model
-
-
 def _require_method(method: str, wanted: str) -> None:
     if method != wanted:
         raise MethodNotAllowed(f"Use {wanted} here.", headers={"allow": wanted})
@@ -314,11 +346,41 @@ async def _client_left_during(seconds: float, receive: Receive) -> bool:
     help="Divides all simulated delays; 'inf' for none.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Changes lengths and speeds.")
-def main(port: int, speed: float, seed: int) -> None:
+@click.option(
+    "--model",
+    "named",
+    multiple=True,
+    metavar="NAME=TIER",
+    help="Answer to NAME too, like the simulated model of TIER (small, medium, large, frontier); repeatable.",
+)
+@click.option("--any-model", is_flag=True, help=f"Answer to every other name like {STAND_IN}.")
+def main(port: int, speed: float, seed: int, named: tuple[str, ...], any_model: bool) -> None:
     """Run the simulated provider on the loopback address until interrupted."""
-    app = create_simulated_upstream(speed=speed, seed=seed)
-    click.echo(f"Simulated provider (no language model runs) on http://{LOOPBACK}:{port}/v1", err=True)
-    upstream_server(app, port=port).run()
+    try:
+        app = create_simulated_upstream(
+            speed=speed, seed=seed, more_models=_names_with_tiers(named), any_model=any_model
+        )
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.", param_hint="--model") from None
+    try:
+        listener = bind_loopback(port)
+    except OSError as error:
+        problem = f"{LOOPBACK}:{port} cannot be bound: {error.strerror or error}"
+        raise click.ClickException(f"{problem}; stop what listens there, or use --port") from None
+    with listener:
+        port = listener.getsockname()[1]
+        click.echo(f"Simulated provider (no language model runs) on http://{LOOPBACK}:{port}/v1", err=True)
+        upstream_server(app, port=port).run(sockets=[listener])
+
+
+def _names_with_tiers(named: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for text in named:
+        name, separator, tier = text.rpartition("=")
+        if not separator or not 0 < len(name) <= MAX_NAME_CHARACTERS:
+            raise ValueError(f"{text[:100]!r} is not NAME=TIER")
+        found[name] = tier
+    return found
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any, Protocol, TextIO
@@ -34,9 +35,13 @@ NOTE = (
 )
 _TIER_STYLES = {"small": "green", "medium": "cyan", "large": "yellow", "frontier": "magenta"}
 _TITLES = ("#", "prompt", "decision", "reason", "predicted\nquality", "predicted\ncost USD", "predicted\nsaved USD")
-_PROMPT_WIDTH = 52
-_PIPE_WIDTHS = (3, _PROMPT_WIDTH, 12, 21, 9, 11, 11)
-_PIPE_TITLES = ("#", "prompt", "decision", "reason", "pred.qual", "pred.cost $", "pred.save $")
+_RIGHT = frozenset({0, 4, 5, 6})
+# Fits 120 columns: `less` and most terminals show a pipe's rows whole.
+_PROMPT_WIDTH = 45
+_PIPE_WIDTHS = (3, _PROMPT_WIDTH, 12, 21, 9, 9, 9)
+# A terminal narrower than this has no room for the saving beside the prompt.
+_FULL_COLUMNS = 100
+_TEXT_WIDTH = 100
 # Lines that the live view leaves for the title, the header and the footer.
 _LIVE_MARGIN_LINES = 8
 
@@ -98,18 +103,17 @@ class PlainDisplay:
 
     def begin(self, heading: str, total: int) -> None:
         """Write the heading and the column titles."""
-        self.say(f"{heading}\n{NOTE}\n")
-        self.say(_aligned(_PIPE_TITLES))
-        self.say(_aligned(tuple("-" * width for width in _PIPE_WIDTHS)))
+        self.say("\n".join([*_wrapped(heading), *_wrapped(NOTE), ""]))
+        self.say("\n".join(_headings(_TITLES, _PIPE_WIDTHS, _RIGHT)))
 
     def add(self, row: DemoRow) -> None:
         """Write one line."""
         self._rows.append(row)
-        self.say(_aligned(_cells(row)))
+        self.say(_aligned(_cells(row), _PIPE_WIDTHS, _RIGHT))
 
     def finish(self, totals: Sequence[Strategy], outlooks: Sequence[SettingOutlook], facts: dict[str, Any]) -> None:
         """Write the totals."""
-        self.say("\n" + "\n".join(_summary_lines(self._rows, totals, outlooks, facts)))
+        self.say("\n" + "\n".join(_summary_lines(self._rows, totals, outlooks, facts, _TEXT_WIDTH)))
 
     def say(self, text: str) -> None:
         """Write text at once, so that a pipe sees it while the demonstration runs."""
@@ -178,7 +182,8 @@ class TerminalDisplay:
         """Print the whole table and the totals."""
         self.close()
         self._console.print(self._table(self._rows))
-        for line in _summary_lines(self._rows, totals, outlooks, facts):
+        width = min(_TEXT_WIDTH, self._console.width)
+        for line in _summary_lines(self._rows, totals, outlooks, facts, width):
             self._console.print(Text(line))
 
     def say(self, text: str) -> None:
@@ -196,13 +201,12 @@ class TerminalDisplay:
         table = Table(
             title=title, title_justify="left", expand=True, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True
         )
-        for position, heading in enumerate(_TITLES):
-            is_prompt = position == 1
-            is_number = position == 0 or position > 3
+        titles = _TITLES if self._console.width >= _FULL_COLUMNS else _TITLES[:-1]
+        for position, heading in enumerate(titles):
             table.add_column(
                 heading,
-                justify="right" if is_number else "left",
-                ratio=1 if is_prompt else None,
+                justify="right" if position in _RIGHT else "left",
+                ratio=1 if position == 1 else None,
                 no_wrap=True,
                 overflow="ellipsis",
             )
@@ -210,7 +214,7 @@ class TerminalDisplay:
             cells: list[str | Text] = [Text(cell) for cell in _cells(row)]
             cells[1] = Text(_one_line(row.prompt))
             cells[2] = Text(row.model, style=_TIER_STYLES.get(row.tier, ""))
-            table.add_row(*cells)
+            table.add_row(*cells[: len(titles)])
         return table
 
 
@@ -220,55 +224,86 @@ def _cells(row: DemoRow) -> tuple[str, ...]:
         _shortened(row.prompt),
         row.model,
         row.reason,
-        "n/a" if row.quality is None else f"{row.quality:.3f}",
+        _quality(row.quality),
         _usd(row.predicted_cost_usd),
         _usd(row.predicted_saving_usd),
     )
 
 
-def _aligned(cells: Sequence[str]) -> str:
-    """Pad cells to the pipe's columns: text to the left, numbers to the right."""
+def _aligned(cells: Sequence[str], widths: Sequence[int], right: Container[int]) -> str:
+    """Pad cells to their columns, those at the positions `right` on the left side."""
     padded = [
-        cell.rjust(width) if position == 0 or position > 3 else cell.ljust(width)
-        for position, (cell, width) in enumerate(zip(cells, _PIPE_WIDTHS, strict=True))
+        cell.rjust(width) if position in right else cell.ljust(width)
+        for position, (cell, width) in enumerate(zip(cells, widths, strict=True))
     ]
     return "  ".join(padded).rstrip()
 
 
+def _headings(titles: Sequence[str], widths: Sequence[int], right: Container[int]) -> list[str]:
+    """Return two lines of column titles, one-line titles on the lower, and a rule."""
+    split = [("" if "\n" not in title else title.split("\n")[0], title.split("\n")[-1]) for title in titles]
+    lines = [_aligned([parts[level] for parts in split], widths, right) for level in (0, 1)]
+    return [*lines, _aligned(["-" * width for width in widths], widths, right)]
+
+
+def _wrapped(text: str, width: int = _TEXT_WIDTH) -> list[str]:
+    """Break a sentence between words, continued lines indented."""
+    return textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
 def _summary_lines(
-    rows: Sequence[DemoRow], totals: Sequence[Strategy], outlooks: Sequence[SettingOutlook], facts: dict[str, Any]
+    rows: Sequence[DemoRow],
+    totals: Sequence[Strategy],
+    outlooks: Sequence[SettingOutlook],
+    facts: dict[str, Any],
+    width: int,
 ) -> list[str]:
-    tiers = Counter(row.tier for row in rows)
-    reasons = Counter(row.reason for row in rows)
-    opinions = sum(1 for row in rows if row.quality is not None)
-    lines = [
-        f"Trade-off: {facts['tradeoff']}. Default model: {facts['default_model']}. Artifact: {facts['artifact']}.",
-        f"Decisions by tier: {_counted(tiers)}.",
-        f"Decisions by reason: {_counted(reasons)}.",
-        "",
-        f"{'strategy':<22}{'predicted quality':>19}{'predicted cost USD':>20}{'simulated cost USD':>20}",
+    """Everything below the rows, in at most `width` columns from 80 on."""
+    opinions = sum(1 for row in rows if row.has_opinion)
+    notes = [
+        f"Trade-off: {facts['tradeoff']}. Default model: {facts['default_model']}.",
+        f"Artifact: {facts['artifact']}",
+        f"Decisions by tier: {_counted(Counter(row.tier for row in rows))}.",
+        f"Decisions by reason: {_counted(Counter(row.reason for row in rows))}.",
     ]
+    comparisons = [_comparison(totals[0], other) for other in totals[1:]]
+    explanations = [
+        f"Predicted quality, in both tables: mean over the {opinions} of {len(rows)} prompts on which the router has "
+        f"an opinion. Costs: over all {len(rows)}.",
+        "Simulated cost: simulated prices times the token counts of the template answers.",
+    ]
+    others = "The same prompts at other settings of the trade-off (header x-penstock-tradeoff), all predicted:"
+    return [
+        *(line for note in notes for line in _wrapped(note, width)),
+        "",
+        *_totals_table(totals),
+        "",
+        *(line for text in comparisons + explanations for line in _wrapped(text, width)),
+        "",
+        *_wrapped(others, width),
+        "",
+        *_settings_table(outlooks),
+    ]
+
+
+def _totals_table(totals: Sequence[Strategy]) -> list[str]:
+    titles = ("strategy", "predicted\nquality", "predicted\ncost USD", "simulated\ncost USD")
+    widths, right = (20, 9, 9, 9), range(1, 4)
+    lines = _headings(titles, widths, right)
     for total in totals:
-        quality = "n/a" if total.mean_quality is None else f"{total.mean_quality:.3f}"
-        lines.append(
-            f"{total.name:<22}{quality:>19}{_usd(total.predicted_cost_usd):>20}{_usd(total.simulated_cost_usd):>20}"
-        )
-    lines.append("")
-    lines += [_comparison(totals[0], other) for other in totals[1:]]
-    lines.append(
-        f"Predicted quality: mean over the {opinions} of {len(rows)} prompts on which the router had an opinion. "
-        "Simulated cost: simulated prices times the token counts of the template answers."
-    )
-    lines += [
-        "",
-        "The same prompts at other settings of the trade-off (header x-penstock-tradeoff), all predicted:",
-        "",
-    ]
-    lines.append(f"{'trade-off':<12}{'predicted quality':>19}{'predicted cost USD':>20}  decisions by tier")
+        costs = (_usd(total.predicted_cost_usd), _usd(total.simulated_cost_usd))
+        lines.append(_aligned((total.name, _quality(total.mean_quality), *costs), widths, right))
+    return lines
+
+
+def _settings_table(outlooks: Sequence[SettingOutlook]) -> list[str]:
+    titles = ("trade-off", "predicted\nquality", "predicted\ncost USD", "decisions by tier")
+    widths, right = (9, 9, 9, 45), range(1, 3)
+    lines = _headings(titles, widths, right)
     for point in outlooks:
-        quality = "n/a" if point.mean_quality is None else f"{point.mean_quality:.3f}"
-        tiers = Counter(point.decisions_by_tier)
-        lines.append(f"{point.tradeoff:<12}{quality:>19}{_usd(point.predicted_cost_usd):>20}  {_counted(tiers)}")
+        figures = (_quality(point.mean_quality), _usd(point.predicted_cost_usd))
+        tiers = _counted(Counter(point.decisions_by_tier))
+        lines.append(_aligned((point.tradeoff, *figures, tiers), widths, right))
     return lines
 
 
@@ -291,6 +326,10 @@ def _relation(cost: Decimal, other: Decimal) -> str:
     if cost > 2 * other:
         return f"{cost / other:.1f} times as much"
     return f"{abs(cost - other) / other * 100:.0f} % {'less' if cost <= other else 'more'}"
+
+
+def _quality(quality: float | None) -> str:
+    return "n/a" if quality is None else f"{quality:.3f}"
 
 
 def _usd(amount: Decimal) -> str:

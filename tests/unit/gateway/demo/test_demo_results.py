@@ -5,8 +5,18 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+import pytest
+
 from penstock_gateway.demo.prompts import DEMO_PROMPTS
-from penstock_gateway.demo.results import outlook, row_as_json, row_from_decision, strategies, strategy_as_json
+from penstock_gateway.demo.results import (
+    DemoRow,
+    is_abstention,
+    outlook,
+    row_as_json,
+    row_from_decision,
+    strategies,
+    strategy_as_json,
+)
 from penstock_gateway.demo.simulated_answers import compose_answer, count_pieces
 from penstock_gateway.demo.simulated_models import SIMULATED_MODELS
 
@@ -30,32 +40,42 @@ def decision(model: str = "sim-medium", reason: str = "routed", **changes: Any) 
     }
 
 
+def row(prompt: str, made: dict[str, Any], *, has_opinion: bool = True) -> DemoRow:
+    """A row of the table."""
+    return row_from_decision(1, prompt, made, has_opinion=has_opinion)
+
+
 def test_row_of_a_routed_decision_holds_the_chosen_models_figures() -> None:
     """Quality and cost are those predicted for the chosen model; the simulated cost is the settled one."""
-    row = row_from_decision(3, "hello", decision())
-    assert (row.number, row.tier, row.quality) == (3, "medium", 0.6)
-    assert row.predicted_cost_usd == Decimal("0.0004")
-    assert row.predicted_saving_usd == Decimal("0.0076")
-    assert row.simulated_cost_usd == Decimal("0.0005")
+    made = row_from_decision(3, "hello", decision(), has_opinion=True)
+    assert (made.number, made.tier, made.quality) == (3, "medium", 0.6)
+    assert made.predicted_cost_usd == Decimal("0.0004")
+    assert made.predicted_saving_usd == Decimal("0.0076")
+    assert made.simulated_cost_usd == Decimal("0.0005")
 
 
-def test_row_of_an_abstention_has_no_predicted_quality() -> None:
-    """When the router has no opinion none is shown, although the artifact computed a number."""
-    row = row_from_decision(1, "hello", decision("sim-frontier", "abstained_novel"))
-    assert row.is_abstention
-    assert row.quality is None
+@pytest.mark.parametrize("reason", ["abstained_novel", "cheapest"])
+def test_row_of_a_prompt_without_an_opinion_has_no_predicted_quality(reason: str) -> None:
+    """No opinion, no quality, although the artifact computed a number and whatever the decision's reason is."""
+    assert row("hello", decision("sim-small", reason), has_opinion=False).quality is None
+
+
+@pytest.mark.parametrize(("reason", "is_one"), [("abstained_novel", True), ("routed", False), ("cheapest", False)])
+def test_abstention_is_told_by_its_reason(reason: str, is_one: bool) -> None:
+    """All reasons of an abstention begin alike."""
+    assert is_abstention(decision(reason=reason)) is is_one
 
 
 def test_row_of_a_dry_run_has_no_simulated_cost() -> None:
     """A decision without an outcome was never sent, so nothing was simulated."""
-    assert row_from_decision(1, "hello", decision(outcome=None)).simulated_cost_usd is None
+    assert row("hello", decision(outcome=None)).simulated_cost_usd is None
 
 
 def test_strategies_over_mixed_rows_compare_quality_on_the_same_prompts() -> None:
     """Means are taken over the prompts with an opinion, for the routed run and the fixed models alike."""
     rows = [
-        row_from_decision(1, "first", decision()),
-        row_from_decision(2, "second", decision("sim-frontier", "abstained_novel")),
+        row("first", decision()),
+        row("second", decision("sim-frontier", "abstained_novel"), has_opinion=False),
     ]
     fixed = ("sim-frontier", "sim-small")
     routed, frontier, small = strategies(rows, fixed_models=fixed, seed=0, count_tokens=count_pieces)
@@ -67,7 +87,7 @@ def test_strategies_over_mixed_rows_compare_quality_on_the_same_prompts() -> Non
 
 def test_strategies_of_a_fixed_model_cost_what_its_template_answers_would() -> None:
     """The simulated cost of a fixed model is its price times the tokens of the answers it would have given."""
-    rows = [row_from_decision(1, "first", decision())]
+    rows = [row("first", decision())]
     small = strategies(rows, fixed_models=("sim-small",), seed=0, count_tokens=count_pieces)[1]
     model = SIMULATED_MODELS["sim-small"]
     request = {"messages": [{"role": "user", "content": "first"}]}
@@ -81,24 +101,36 @@ def test_strategies_of_a_fixed_model_cost_what_its_template_answers_would() -> N
 
 def test_strategies_without_any_opinion_have_no_mean_quality() -> None:
     """A mean over nothing is absent, not zero."""
-    rows = [row_from_decision(1, "first", decision("sim-frontier", "abstained_novel"))]
+    rows = [row("first", decision("sim-frontier", "abstained_novel"), has_opinion=False)]
     found = strategies(rows, fixed_models=("sim-small",), seed=0, count_tokens=count_pieces)
     assert [strategy.mean_quality for strategy in found] == [None, None]
 
 
 def test_outlook_of_a_setting_counts_tiers_and_sums_predictions() -> None:
     """Another setting of the knob is summed from predictions alone."""
-    point = outlook("cost", [row_from_decision(1, "a", decision()), row_from_decision(2, "b", decision("sim-small"))])
+    point = outlook("cost", [row("a", decision()), row("b", decision("sim-small"))])
     assert point.decisions_by_tier == {"medium": 1, "small": 1}
     assert point.predicted_cost_usd == Decimal("0.0005")
 
 
+def test_outlook_with_the_knob_at_zero_equals_always_using_the_cheapest_model() -> None:
+    """The same decisions give the same mean, over the prompts with an opinion, whichever table they stand in."""
+    rows = [
+        row("first", decision("sim-small", "cheapest")),
+        row("second", decision("sim-small", "cheapest"), has_opinion=False),
+    ]
+    routed, small = strategies(rows, fixed_models=("sim-small",), seed=0, count_tokens=count_pieces)
+    point = outlook("0", rows)
+    assert point.mean_quality == routed.mean_quality == small.mean_quality == 0.5
+    assert point.predicted_cost_usd == small.predicted_cost_usd
+
+
 def test_figures_in_json_are_each_named_predicted_simulated_or_measured() -> None:
     """No figure may be taken for a measurement that it is not."""
-    row = row_from_decision(1, "first", decision())
-    total = strategies([row], fixed_models=(), seed=0, count_tokens=count_pieces)[0]
+    made = row("first", decision())
+    total = strategies([made], fixed_models=(), seed=0, count_tokens=count_pieces)[0]
     named = {"number", "prompt", "model", "tier", "reason", "decision_id", "strategy"}
-    figures = (set(row_as_json(row)) | set(strategy_as_json(total))) - named
+    figures = (set(row_as_json(made)) | set(strategy_as_json(total))) - named
     assert all(name.startswith(("predicted_", "simulated_", "measured_")) for name in figures)
 
 

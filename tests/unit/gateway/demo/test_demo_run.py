@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 
 import click
 import pytest
 
+from penstock_gateway.demo.loopback import bind_loopback
 from penstock_gateway.demo.prompts import DEMO_PROMPTS
 from penstock_gateway.demo.run import BASELINE_MODEL, DEFAULT_MODEL, demo, demo_settings, parse_tradeoff, token_counter
-from penstock_gateway.demo.server_thread import bind_loopback
 from penstock_gateway.demo.simulated_answers import count_pieces
 from penstock_gateway.demo.simulated_models import SIMULATED_MODELS
 from penstock_gateway.settings import build_deployments
@@ -42,8 +43,30 @@ def test_tradeoff_of_a_known_kind_is_read(text: str, setting: str | float) -> No
 @pytest.mark.parametrize("text", ["best", "", "-0.1", "1.5", "nan", "inf"])
 def test_tradeoff_of_another_kind_is_refused_with_the_choices(text: str) -> None:
     """An unknown setting is a user's mistake: one sentence, no traceback."""
-    with pytest.raises(click.ClickException, match="cost, balanced, quality"):
+    with pytest.raises(click.BadParameter, match="cost, balanced, quality") as refused:
         parse_tradeoff(text)
+    assert refused.value.exit_code == 2
+
+
+def test_demo_with_an_unknown_tradeoff_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wrong usage is refused before a port is bound."""
+
+    def refuse(port: int) -> socket.socket:
+        raise AssertionError(f"bound {port}")
+
+    monkeypatch.setattr("penstock_gateway.demo.run.bind_loopback", refuse)
+    with pytest.raises(click.BadParameter):
+        demo(once=True, port=0, tradeoff="bananas")
+
+
+def test_demo_once_over_leaves_the_signal_handlers_as_they_were() -> None:
+    """Its handlers are in force only while it runs, also where interrupts were ignored before."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        demo(once=True, port=0, prompts=DEMO_PROMPTS[:1])
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_demo_on_a_taken_port_is_refused_with_the_way_out() -> None:

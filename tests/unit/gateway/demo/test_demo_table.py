@@ -40,7 +40,26 @@ def _row(number: int = 1, prompt: str = "Why is the sky blue?", quality: float |
     reason = "routed" if quality is not None else "abstained_novel"
     forecasts = {"sim-medium": Forecast(quality, Decimal("0.0004"))}
     cost, saving = Decimal("0.0004"), Decimal("0.0076")
-    return DemoRow(number, prompt, "sim-medium", "medium", reason, "dec_1", quality, cost, saving, cost, 0.4, forecasts)
+    has_opinion = quality is not None
+    return DemoRow(
+        number,
+        prompt,
+        "sim-medium",
+        "medium",
+        reason,
+        "dec_1",
+        has_opinion,
+        quality,
+        cost,
+        saving,
+        cost,
+        0.4,
+        forecasts,
+    )
+
+
+def _unwrapped(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _show(display: Display, rows: Sequence[DemoRow]) -> None:
@@ -66,7 +85,7 @@ def test_plain_display_before_any_row_says_what_is_simulated() -> None:
     stream = io.StringIO()
     _show(PlainDisplay(stream), [_row()])
     text = stream.getvalue()
-    assert text.index(NOTE) < text.index("sim-medium")
+    assert _unwrapped(text).index(NOTE) < _unwrapped(text).index("sim-medium")
 
 
 def test_plain_display_of_totals_names_each_figure() -> None:
@@ -74,7 +93,11 @@ def test_plain_display_of_totals_names_each_figure() -> None:
     stream = io.StringIO()
     _show(PlainDisplay(stream), [_row()])
     text = stream.getvalue()
-    assert "predicted quality  predicted cost USD  simulated cost USD" in text
+    lines = text.splitlines()
+    lower = next(number for number, line in enumerate(lines) if line.startswith("strategy "))
+    assert lines[lower - 1].split() == ["predicted", "predicted", "simulated"]
+    assert lines[lower].split() == ["strategy", "quality", "cost", "USD", "cost", "USD"]
+    assert [len(lines[lower + offset]) for offset in (0, 2, 3)] == [len(lines[lower + 1])] * 3
     assert "Against always sim-frontier: predicted cost 60 % less, predicted quality -0.050." in text
     assert "Against always sim-small: predicted cost 25.0 times as much, predicted quality +0.150." in text
 
@@ -111,6 +134,43 @@ def test_terminal_display_of_any_width_prints_every_row_once_done(width: int) ->
     assert isinstance(console.file, io.StringIO)
     final = console.file.getvalue().partition("Trade-off:")[0].rpartition("40 of 40 prompts")[2]
     assert all(f"p{number}" in final for number in range(1, 41))
+
+
+@pytest.mark.parametrize("width", [80, 100, 200])
+def test_terminal_display_of_any_width_breaks_no_line_of_its_tables(width: int) -> None:
+    """Every line of the summary fits as it was composed, so no row is folded and no word is cut."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, height=20, legacy_windows=False)
+    display = TerminalDisplay(console)
+    many = {"frontier": 13, "medium": 10, "large": 11, "small": 6}
+    display.begin("Penstock demo", 1)
+    display.add(_row())
+    display.finish(TOTALS, [SettingOutlook("balanced", many, 0.75, Decimal("0.178244"))], FACTS)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().partition("Trade-off:")[2].splitlines()
+    assert "always sim-frontier       0.800   0.250000   0.260000" in lines
+    assert "balanced       0.750   0.178244  frontier 13, large 11, medium 10, small 6" in lines
+    assert all(len(line) <= width for line in lines)
+    assert any(line.startswith("Against always sim-small") for line in lines)
+
+
+@pytest.mark.parametrize(("width", "has_saving"), [(80, False), (100, True)])
+def test_terminal_display_without_room_leaves_the_saving_out(width: int, has_saving: bool) -> None:
+    """A narrow terminal shows more of the prompt instead of the last column."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, height=20, legacy_windows=False)
+    display = TerminalDisplay(console)
+    _show(display, [_row(prompt="Why is the sky blue?")])
+    assert isinstance(console.file, io.StringIO)
+    final = console.file.getvalue().partition("Trade-off:")[0].rpartition("1 of 1 prompts")[2]
+    assert "Why is the sky" in final
+    assert ("saved USD" in final) is has_saving
+
+
+def test_plain_display_of_long_texts_fits_a_common_terminal() -> None:
+    """Rows and wrapped notes of a pipe can be read in a pager of 120 columns; no note is cut inside a word."""
+    stream = io.StringIO()
+    _show(PlainDisplay(stream), [_row(1, "word " * 60)])
+    assert max(len(line) for line in stream.getvalue().splitlines()) <= 120
+    assert NOTE in _unwrapped(stream.getvalue())
 
 
 def test_open_display_for_a_pipe_is_plain() -> None:
