@@ -5,6 +5,7 @@ Checked once per request, in front of every endpoint but the probes. Keys are kn
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from penstock_gateway.asgi import RequestHead
@@ -14,6 +15,8 @@ from penstock_gateway.key_ring import KeyRing
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 WILDCARD_ADDRESSES = frozenset({"0.0.0.0", "::", ""})
 OPEN_TENANT = "default"
+
+_HOST_AND_PORT = re.compile(r"(?:\[(?P<address>[^\[\]]+)\]|(?P<name>[^:\[\]]+))(?::[0-9]*)?")
 
 
 class Gatekeeper:
@@ -27,21 +30,21 @@ class Gatekeeper:
     bound_host : str
         The address that the server listens on.
     allowed_hosts : iterable of str
-        Further names that a Host header may carry; ``*`` allows all, ``*.example.org`` a domain.
+        Further names that a Host header may carry; ``*.example.org`` allows a domain.
 
     Notes
     -----
     The host check stops DNS rebinding: a web page in the user's browser can reach 127.0.0.1 under a name of its
     own, and would be answered without it. A server on a wildcard address accepts every name unless a list is
-    configured, since it then needs a client key, which such a page does not have.
+    configured: it needs a client key, which such a page does not have (``--insecure`` gives up both).
     """
 
     def __init__(self, key_ring: KeyRing, *, has_keys: bool, bound_host: str, allowed_hosts: Iterable[str]) -> None:
         self._key_ring = key_ring
         self._has_keys = has_keys
-        listed = {name.lower() for name in allowed_hosts}
-        is_open = "*" in listed or (bound_host in WILDCARD_ADDRESSES and not listed)
-        self._hosts = None if is_open else LOOPBACK_HOSTS | listed | {bound_host.lower()}
+        listed = {_host_name(name) for name in allowed_hosts}
+        is_open = bound_host in WILDCARD_ADDRESSES and not listed
+        self._hosts = None if is_open else LOOPBACK_HOSTS | listed | {_host_name(bound_host)}
         self._domains = tuple(name.removeprefix("*") for name in listed if name.startswith("*."))
 
     def admit(self, head: RequestHead) -> str:
@@ -75,8 +78,7 @@ class Gatekeeper:
 
 
 def _host_name(host: str) -> str:
-    """Return the name in a Host header, without port and brackets, in lower case."""
+    """Return the name in a Host header, without port and brackets, in lower case; anything else stays as it is."""
     host = host.strip().lower()
-    if host.startswith("["):
-        return host[1:].split("]", 1)[0]
-    return host.rsplit(":", 1)[0] if host.count(":") == 1 else host
+    found = _HOST_AND_PORT.fullmatch(host)
+    return found["address"] or found["name"] if found else host

@@ -6,6 +6,7 @@ The hot endpoint never enters FastAPI (about 17 µs a request) nor any middlewar
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -21,7 +22,14 @@ from penstock_gateway.admission import Gatekeeper
 from penstock_gateway.asgi import ClientGoneError, Receive, Scope, Send, read_head, send_error
 from penstock_gateway.endpoints.chat import ChatEndpoint
 from penstock_gateway.endpoints.inspection import inspection_routes
-from penstock_gateway.errors import GatewayError, InternalError, InvalidRequest, MethodNotAllowed, NotFound
+from penstock_gateway.errors import (
+    GatewayError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    shutting_down,
+    unexpected_failure,
+)
 from penstock_gateway.key_ring import KeyRing
 from penstock_gateway.pipeline import Pipeline
 from penstock_gateway.request_log import start_request_log
@@ -61,13 +69,16 @@ class PenstockApp:
         try:
             await self._dispatch(scope, receive, send)
         except GatewayError as error:
+            self.pipeline.metrics.note_refusal(error)
             await send_error(send, error)
         except ClientGoneError:
             return
+        except asyncio.CancelledError:  # the server stops, and its grace is over
+            await _send_if_possible(send, shutting_down())
         except Exception:  # the process edge: the caller gets a clean error, the log gets the details
             _log.exception("unexpected_error", extra={"path": scope["path"][:200]})
-            self.pipeline.metrics.errors.labels("internal_error").inc()
-            await _send_if_possible(send, InternalError("Something went wrong in the gateway; its log has details."))
+            self.pipeline.metrics.unexpected.inc()
+            await _send_if_possible(send, unexpected_failure())
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
@@ -110,9 +121,10 @@ def create_app(settings: Settings, *, upstreams: Mapping[str, Upstream] | None =
         summary="LLM router and cost-aware gateway with an OpenAI-compatible API.",
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a Location would name http:// behind a TLS proxy, and carry the key there
         lifespan=_lifespan(pipeline, settings.log.level, finding),
     )
-    _add_error_handlers(inspection)
+    _add_error_handlers(inspection, pipeline)
     inspection.include_router(
         inspection_routes(
             pipeline,
@@ -142,20 +154,21 @@ def _lifespan(pipeline: Pipeline, level: str, finding: RoutingFinding | None) ->
             _log.warning("routing_off", extra={"code": finding.code, "problem": finding.message})
         try:
             yield
-        finally:
             for upstream in pipeline.upstreams.values():
                 await upstream.aclose()
             if pipeline.chooser.parts is not None:
                 await pipeline.chooser.parts.encoder.aclose()
+        finally:
             stop_log()
 
     return lifespan
 
 
-def _add_error_handlers(app: FastAPI) -> None:
+def _add_error_handlers(app: FastAPI, pipeline: Pipeline) -> None:
     """Show every error that FastAPI raises in OpenAI's shape too."""
 
     def shown(error: GatewayError) -> Response:
+        pipeline.metrics.note_refusal(error)
         return Response(error.body(), error.status, error.headers, "application/json")
 
     async def on_gateway_error(_: Request, error: Exception) -> Response:
@@ -164,7 +177,7 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        what = f"{request.method} {request.url.path[:200]}"
+        what = f"{request.method} {request.scope['path'][:200]}"
         if error.status_code == 404:
             return shown(NotFound(f"There is no {what} here.", code="unknown_path"))
         if error.status_code == 405:
@@ -174,9 +187,14 @@ def _add_error_handlers(app: FastAPI) -> None:
     async def on_validation_error(_: Request, error: Exception) -> Response:
         return shown(InvalidRequest("A parameter is not valid."))
 
+    async def on_unexpected_error(_: Request, error: Exception) -> Response:
+        failure = unexpected_failure()  # Starlette raises the error again, so `PenstockApp` logs and counts it
+        return Response(failure.body(), failure.status, media_type="application/json")
+
     app.add_exception_handler(GatewayError, on_gateway_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
+    app.add_exception_handler(Exception, on_unexpected_error)
 
 
 async def _send_if_possible(send: Send, error: GatewayError) -> None:

@@ -6,7 +6,8 @@ No framework here; the types are those of the ASGI specification. Read `read_hea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +30,7 @@ _MAX_REQUEST_ID_BYTES = 128
 
 
 class ClientGoneError(Exception):
-    """The client closed its connection before the request was complete."""
+    """The client closed its connection before its answer was complete."""
 
 
 @dataclass(slots=True)
@@ -44,6 +45,7 @@ class RequestHead:
     request_id: str | None = None
     tradeoff: str | None = None
     include_cost: bool = False
+    asks_upgrade: bool = False
 
 
 def read_head(scope: Scope) -> RequestHead:
@@ -52,12 +54,16 @@ def read_head(scope: Scope) -> RequestHead:
     Raises
     ------
     InvalidRequest
-        An ``x-penstock-`` header is unknown or has an unknown value, or the content length is malformed.
+        An ``x-penstock-`` header is unknown or has an unknown value, the content length is malformed, or there is
+        more than one ``Host`` (RFC 9112 section 3.2: two readers could take different ones).
     """
     head = RequestHead()
+    has_host = False
     for name, value in scope["headers"]:
         if name == b"host":
-            head.host = value.decode("latin-1")
+            if has_host:
+                raise InvalidRequest("There is more than one host header.", code="invalid_header")
+            has_host, head.host = True, value.decode("latin-1")
         elif name == b"authorization":
             head.credential = _bearer(value) or head.credential
         elif name == b"x-api-key":
@@ -70,6 +76,8 @@ def read_head(scope: Scope) -> RequestHead:
             head.content_length = _length(value)
         elif name == b"x-request-id":
             head.request_id = _request_id(value)
+        elif name == b"upgrade":
+            head.asks_upgrade = True
         elif name.startswith(_CONTROL_PREFIX):
             _read_control(head, name, value.decode("latin-1").strip())
     return head
@@ -94,6 +102,8 @@ async def read_body(head: RequestHead, receive: Receive, *, max_bytes: int) -> b
         Another content type than JSON, or a compressed body.
     RequestTooLarge
         More than `max_bytes`, by its declared length or in fact.
+    InvalidRequest
+        Code ``upgrade_not_supported``: the server drops the body of a request that asks for another protocol.
     RequestTimeout
         Not complete within `BODY_TIMEOUT_SECONDS`.
     ClientGoneError
@@ -106,13 +116,53 @@ async def read_body(head: RequestHead, receive: Receive, *, max_bytes: int) -> b
         raise UnsupportedMedia("Compressed request bodies are not supported.", code="unsupported_content_encoding")
     if head.content_length is not None and head.content_length > max_bytes:
         raise _too_large(max_bytes)
-    message = await _receive_in_time(receive)
-    body: bytes = message.get("body", b"")
-    if message.get("more_body"):
-        body = await _read_rest(body, receive, max_bytes)
-    if len(body) > max_bytes:
-        raise _too_large(max_bytes)
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
+            body = await _receive_all(receive, max_bytes)
+    except TimeoutError:
+        raise RequestTimeout(f"The body did not arrive within {BODY_TIMEOUT_SECONDS:g} s.") from None
+    if not body and head.asks_upgrade:
+        raise InvalidRequest(
+            "Send the request without an Upgrade header: only HTTP/1.1 is spoken here.", code="upgrade_not_supported"
+        )
     return body
+
+
+@contextmanager
+def cancelled_on_disconnect(receive: Receive) -> Iterator[None]:
+    """Cancel the enclosed part of the current task when the client leaves.
+
+    Parameters
+    ----------
+    receive : callable
+        Of a request whose body has been read.
+
+    Raises
+    ------
+    ClientGoneError
+        In place of the cancellation.
+    """
+    work = asyncio.current_task()
+    assert work is not None
+    has_left = False
+
+    async def watch() -> None:
+        nonlocal has_left
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        has_left = True
+        work.cancel()
+
+    watcher = asyncio.ensure_future(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not has_left:
+            raise
+        work.uncancel()
+        raise ClientGoneError from None
+    finally:
+        watcher.cancel()
 
 
 async def send_body(send: Send, status: int, body: bytes, content_type: str, headers: RawHeaders = ()) -> None:
@@ -122,10 +172,10 @@ async def send_body(send: Send, status: int, body: bytes, content_type: str, hea
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_error(send: Send, error: GatewayError, headers: RawHeaders = ()) -> None:
+async def send_error(send: Send, error: GatewayError) -> None:
     """Send an error in OpenAI's shape."""
-    extra = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in error.headers.items()]
-    await send_body(send, error.status, error.body(), "application/json", [*headers, *extra])
+    headers = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in error.headers.items()]
+    await send_body(send, error.status, error.body(), "application/json", headers)
 
 
 def _bearer(value: bytes) -> str | None:
@@ -165,32 +215,19 @@ def _read_control(head: RequestHead, name: bytes, value: str) -> None:
         )
 
 
-async def _receive_in_time(receive: Receive) -> MutableMapping[str, Any]:
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
-            message = await receive()
-    except TimeoutError:
-        raise RequestTimeout(f"The body did not arrive within {BODY_TIMEOUT_SECONDS:g} s.") from None
-    if message["type"] == "http.disconnect":
-        raise ClientGoneError
-    return message
-
-
-async def _read_rest(first: bytes, receive: Receive, max_bytes: int) -> bytes:
-    chunks, size = [first], len(first)
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + BODY_TIMEOUT_SECONDS
+async def _receive_all(receive: Receive, max_bytes: int) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
     while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
         if size > max_bytes:
             raise _too_large(max_bytes)
-        if loop.time() > deadline:
-            raise RequestTimeout(f"The body did not arrive within {BODY_TIMEOUT_SECONDS:g} s.")
-        message = await _receive_in_time(receive)
-        chunk = message.get("body", b"")
-        chunks.append(chunk)
-        size += len(chunk)
         if not message.get("more_body"):
-            return b"".join(chunks)
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def _too_large(max_bytes: int) -> RequestTooLarge:

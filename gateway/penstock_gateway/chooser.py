@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from penstock_gateway.compatibility import Rejection, reject
 from penstock_gateway.decisions import CandidateReport, RouteDecision
 from penstock_gateway.deployments import TIERS, Deployment
 from penstock_gateway.errors import NoCandidate
+from penstock_gateway.identifiers import identifier_source
 from penstock_gateway.request_body import ChatRequest, TradeoffValue
 from penstock_routers.artifact import RouterArtifact
 from penstock_routers.encoder_service import EncoderService
@@ -61,6 +61,8 @@ class ArmChooser:
         In force when the client gives none.
     parts : RoutingParts or None
         None makes every decision an abstention.
+    on_failure : callable
+        Called once for every prompt that the router failed on.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class ArmChooser:
         baseline: str,
         tradeoff: TradeoffValue,
         parts: RoutingParts | None,
+        on_failure: Callable[[], None] = lambda: None,
     ) -> None:
         self._by_name = {deployment.name: deployment for deployment in deployments}
         self._routable = tuple(deployment for deployment in deployments if deployment.is_routable)
@@ -78,7 +81,8 @@ class ArmChooser:
         self._baseline = self._by_name[baseline]
         self._tradeoff = tradeoff
         self.parts = parts
-        self.failures = 0
+        self._on_failure = on_failure
+        self._new_id = identifier_source("dec")
         self._cost_scale = 1.0 if parts is None else self._cost_scale_usd(parts.artifact)
 
     @property
@@ -136,15 +140,13 @@ class ArmChooser:
         parts = self.parts
         if parts is None or not request.routing_text.strip() or request.attachments:
             return None
-        if self._default.arm not in parts.artifact.manifest.arms:
-            return None
         try:
             async with asyncio.timeout(ROUTING_TIMEOUT_SECONDS):
                 vector = await parts.encoder.encode(request.routing_text)
             features = prompt_features(request.routing_text)
             return parts.artifact.estimate(vector, features, reference_arm=self._default.arm)
         except Exception as error:  # the guard around routing: a router's failure never fails a request
-            self.failures += 1
+            self._on_failure()
             _log.warning("router_failed", extra={"error": type(error).__name__})
             return None
 
@@ -232,7 +234,7 @@ class ArmChooser:
         if baseline is None:
             baseline = self._baseline_cost_usd(request, estimate)
         return RouteDecision(
-            id=f"dec_{secrets.token_hex(12)}",
+            id=self._new_id(),
             created_at=time.time(),
             requested_model=request.model,
             tradeoff=setting,

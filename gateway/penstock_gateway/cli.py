@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -79,7 +80,8 @@ def run(arguments: list[str]) -> int:
         return EXIT_UNEXPECTED
 
 
-_HELP = """Penstock sends each prompt to the cheapest model that will answer it well.
+_HELP = """Penstock sends each request to the model that predicted quality and your prices favour at the trade-off you
+set.
 
 \b
 Try first:  penstock demo       (no key, no network)
@@ -103,18 +105,22 @@ def penstock(debug: bool) -> None:
 def serve_command(path: Path | None, host: str | None, port: int | None, insecure: bool) -> int:
     """Run the gateway until interrupted."""
     settings = _load(path, host=host, port=port, is_insecure=insecure)
+    from penstock_gateway.app import create_app
     from penstock_gateway.doctor import port_problem
     from penstock_gateway.server import serve
+    from penstock_gateway.settings_model_checks import routing_obstacle
 
-    address = f"{settings.server.host}:{settings.server.port}"
     problem = port_problem(settings.server.host, settings.server.port)
     if problem is not None:
         raise click.ClickException(f"{problem}; stop what listens there, or use --port")
+    host, port = settings.server.host, settings.server.port
+    app = create_app(settings)
+    off = "" if app.pipeline.chooser.parts is not None else f"; routing off: {routing_obstacle(settings)}"
     count = len(settings.deployments)
-    click.echo(
-        f"penstock {version()} on http://{address} with {count} deployments, default {settings.default_arm}", err=True
-    )
-    serve(settings)
+    deployments = f"{count} deployment{'' if count == 1 else 's'}, default {settings.default_arm}"
+    base_url = f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{port}/v1"
+    click.echo(f"penstock {version()}: base URL {base_url} with {deployments}{off}", err=True)
+    serve(settings, app)
     return 0
 
 
@@ -129,7 +135,7 @@ def check_config_command(path: Path | None, insecure: bool, as_json: bool) -> in
     from penstock_gateway.settings_report import summarise, summary_text
 
     try:
-        summary = summarise(load_settings(path, os.environ, is_insecure=insecure))
+        summary = summarise(load_settings(path, os.environ, is_insecure=insecure, must_route=True), os.environ)
     except ConfigurationError as error:
         if as_json:
             _write_json({"ok": False, "problems": [problem.as_dict() for problem in error.problems]})
@@ -139,7 +145,7 @@ def check_config_command(path: Path | None, insecure: bool, as_json: bool) -> in
     if as_json:
         _write_json({"ok": True, "problems": [], **summary})
     else:
-        click.echo(summary_text(summary))
+        click.echo(summary_text(summary, width=_width()))
     return 0
 
 
@@ -149,6 +155,7 @@ def check_config_command(path: Path | None, insecure: bool, as_json: bool) -> in
 def doctor_command(path: Path | None, as_json: bool) -> int:
     """Look at the installation and the configuration; say what to fix."""
     from penstock_gateway.doctor import examine
+    from penstock_gateway.settings_report import wrapped
 
     findings = examine(path, os.environ)
     if as_json:
@@ -156,8 +163,9 @@ def doctor_command(path: Path | None, as_json: bool) -> int:
     else:
         click.echo(f"ok    penstock: {version()}")
         for finding in findings:
-            fix = f"\n      fix: {finding.fix}" if finding.fix else ""
-            click.echo(f"{finding.level:<5} {finding.subject}: {finding.detail}{fix}")
+            click.echo(wrapped(f"{finding.level:<5} {finding.subject}: {finding.detail}", 6, _width()))
+            if finding.fix:
+                click.echo(wrapped(f"      fix: {finding.fix}", 11, _width()))
     return EXIT_REFUSED if any(finding.level == "fail" for finding in findings) else 0
 
 
@@ -170,11 +178,11 @@ def route_command(text: str, path: Path | None, tradeoff: str | None, as_json: b
     """Show what would answer TEXT and why, without calling a model; '-' reads standard input."""
     settings = _load(path)
     prompt = sys.stdin.read() if text == "-" else text
-    decision = _decide(settings, prompt, tradeoff)
+    decision, novelty_max = _decide(settings, prompt, tradeoff)
     if as_json:
         _write_json(decision)
     else:
-        _show_decision(decision)
+        _show_decision(decision, novelty_max)
     return 0
 
 
@@ -225,7 +233,8 @@ def prices_command(pattern: str | None, provider: str | None, as_json: bool) -> 
         unit = "USD per million tokens"
         _write_json({"source": snapshot.name, "as_of": snapshot.as_of, "unit": unit, "models": models})
         return 0
-    click.echo("\n".join(table(head, rows, right=(2, 3, 4, 5, 6))))
+    short = ("provider", "model", "in", "cached", "out", "reasoning", "context")
+    click.echo("\n".join(table(short, rows, right=(2, 3, 4, 5, 6), spare=(6, 5, 3), width=_width())))
     click.echo(f"\n{len(rows)} models; USD per million tokens; {snapshot.name}, {snapshot.as_of}", err=True)
     return 0
 
@@ -274,8 +283,8 @@ def _show_problems(error: ConfigurationError, *, err: bool) -> None:
     click.echo(f"{count} problem{'' if count == 1 else 's'}", err=True)
 
 
-def _decide(settings: Settings, prompt: str, tradeoff: str | None) -> dict[str, Any]:
-    """Decide as the gateway would; no upstream is made, so none can be called."""
+def _decide(settings: Settings, prompt: str, tradeoff: str | None) -> tuple[dict[str, Any], float | None]:
+    """Decide as the gateway would, and return the novelty limit too; no upstream is made, so none can be called."""
     import asyncio
 
     from penstock_gateway.errors import GatewayError
@@ -289,30 +298,48 @@ def _decide(settings: Settings, prompt: str, tradeoff: str | None) -> dict[str, 
     body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": prompt}]}).encode()
     caller = Caller("cli", "cli", tradeoff, includes_cost=False, started=time.perf_counter())
     try:
-        return asyncio.run(pipeline.decide(caller, parse_chat_request(body))).as_json()
+        decision = asyncio.run(pipeline.decide(caller, parse_chat_request(body))).as_json()
     except GatewayError as error:
         raise click.ClickException(error.message) from None
+    parts = pipeline.chooser.parts
+    return decision, None if parts is None else parts.artifact.manifest.guard.novelty_max
 
 
-def _show_decision(decision: dict[str, Any]) -> None:
-    from penstock_gateway.settings_report import table
+def _show_decision(decision: dict[str, Any], novelty_max: float | None) -> None:
+    from penstock_gateway.settings_report import aligned_usd, table, wrapped
 
+    candidates = decision["candidates"]
+    costs = aligned_usd([entry["estimated_cost_usd"] for entry in candidates])
     rows = [
         (
             entry["model"],
             entry["tier"] or "-",
             "-" if entry["quality"] is None else f"{entry['quality']:.3f}",
-            entry["estimated_cost_usd"] or "-",
-            f"{entry['rejected']}: {entry['rejected_detail']}" if entry["rejected"] else "",
+            "-" if entry["gain"] is None else f"{entry['gain']:+.3f} ± {entry['gain_se']:.3f}",
+            cost,
+            entry["rejected"] or "",
         )
-        for entry in decision["candidates"]
+        for entry, cost in zip(candidates, costs, strict=True)
     ]
     saving = decision["estimated_saving_usd"]
     click.echo(f"{decision['model']} ({decision['reason']}, tradeoff {decision['tradeoff']})")
+    if decision["reason"].startswith("abstained") and decision["novelty"] is not None and novelty_max is not None:
+        click.echo(f"novelty {decision['novelty']:.3f}, limit {novelty_max:.3f}: a prompt above it is not routed")
     if saving is not None:
         click.echo(f"estimated saving against {decision['baseline_model']}: {saving} USD")
     click.echo()
-    click.echo("\n".join(table(("model", "tier", "quality", "cost_usd", "rejected"), rows, right=(2, 3))))
+    head = ("model", "tier", "quality", "gain", "cost_usd", "rejected")
+    click.echo("\n".join(table(head, rows, right=(2, 3, 4), spare=(1, 2), width=_width())))
+    for entry in candidates:
+        if entry["rejected"]:
+            click.echo(wrapped(f"rejected  {entry['model']}: {entry['rejected_detail']}", 10, _width()))
+    if any(entry["gain"] is not None for entry in candidates):
+        click.echo(f"\ngain: predicted quality over {decision['default_model']}, ± one standard error")
+
+
+def _width() -> int:
+    """Columns of the terminal (or ``COLUMNS``); plenty when the output goes elsewhere."""
+    return shutil.get_terminal_size((120, 24)).columns
 
 
 def _write_json(value: object) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from penstock_gateway.deployments import Ability, Deployment
-from penstock_gateway.request_body import ChatRequest, raw
+from penstock_gateway.request_body import ChatRequest, decode_object, plain_field, raw
 from penstock_gateway.upstream.litellm_request import has_remote_media
 from penstock_gateway.upstream.protocol import JsonObject
 from penstock_routers.policy import RejectReason
@@ -53,6 +53,11 @@ def reject(request: ChatRequest, deployment: Deployment) -> Rejection | None:
     -------
     Rejection or None
         The first obstacle, abilities before lengths before parameters.
+
+    Raises
+    ------
+    InvalidRequest
+        A parameter that must be looked at cannot be read.
     """
     if not request.needs <= deployment.abilities:
         missing = min(request.needs - deployment.abilities)
@@ -100,7 +105,7 @@ def _reject_parameter(fields: JsonObject, deployment: Deployment) -> Rejection |
         if name in fields and bytes(fields[name]) != b"null":
             return Rejection(RejectReason.PARAMETER_UNSUPPORTED, f"the model does not take '{name}'")
     for name, fixed in rules.droppable.items():
-        if name in fields and msgspec.json.decode(fields[name]) not in (None, fixed):
+        if name in fields and plain_field(fields, name) not in (None, fixed):
             return Rejection(RejectReason.PARAMETER_UNSUPPORTED, f"the model takes '{name}' only as {fixed}")
     return None
 
@@ -109,7 +114,7 @@ def _reject_adapter(request: ChatRequest, deployment: Deployment) -> Rejection |
     """Return what the litellm adapter cannot do: fetch a client's URL, or tell the choices of a stream apart."""
     if deployment.adapter != "litellm":
         return None
-    if request.attachments and has_remote_media(msgspec.json.decode(request.fields["messages"])):
+    if request.attachments and has_remote_media(plain_field(request.fields, "messages")):
         return Rejection(RejectReason.REMOTE_MEDIA, "media must be sent inline (data:) through this adapter")
     if request.is_stream and request.choices > 1:
         return Rejection(RejectReason.PARAMETER_UNSUPPORTED, "the adapter does not stream more than one choice")
@@ -126,5 +131,6 @@ def _rename_token_limit(body: JsonObject, wanted: str) -> None:
 
 
 def _with_usage(stream_options: msgspec.Raw | None) -> msgspec.Raw:
-    options = msgspec.json.decode(stream_options, type=dict[str, msgspec.Raw] | None) if stream_options else None
-    return raw({**(options or {}), "include_usage": True})
+    given = bytes(stream_options or b"null")
+    options = {} if given == b"null" else decode_object(given)
+    return raw({**options, "include_usage": True})

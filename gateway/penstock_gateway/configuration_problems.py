@@ -57,20 +57,21 @@ class ConfigurationError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
-def nearest_match(word: str, known: Iterable[str]) -> str | None:
+def nearest_match(word: str, known: Sequence[str]) -> str | None:
     """Return the known word closest to `word`, or None when none is close.
 
     Parameters
     ----------
     word : str
         What was written.
-    known : iterable of str
+    known : sequence of str
         What could have been meant.
 
     Returns
     -------
     str or None
-        The best match with a similarity ratio of at least 0.6 (`difflib.get_close_matches`).
+        The best match with a similarity ratio of at least 0.6 (`difflib.get_close_matches`), else the one that begins
+        with `word`.
 
     Examples
     --------
@@ -79,7 +80,7 @@ def nearest_match(word: str, known: Iterable[str]) -> str | None:
     """
     found = difflib.get_close_matches(word.lower(), [name.lower() for name in known], n=1, cutoff=0.6)
     if not found:
-        return None
+        return next((name for name in known if len(word) >= 3 and name.lower().startswith(word.lower())), None)
     return next(name for name in known if name.lower() == found[0])
 
 

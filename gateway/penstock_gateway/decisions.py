@@ -15,6 +15,8 @@ from penstock_gateway.money.prices import format_usd
 from penstock_gateway.money.usage import Usage
 from penstock_routers.policy import RejectReason, RouteReason
 
+DECISION_ID_HEADER = "x-penstock-decision-id"
+
 
 @dataclass(frozen=True, slots=True)
 class CandidateReport:
@@ -138,7 +140,8 @@ class Settlement:
     Attributes
     ----------
     status : int
-        HTTP status that the client saw (a broken stream keeps 200 and has an `error_code`).
+        HTTP status that the client saw (a broken stream keeps 200 and has an `error_code`); 499 when it left, or
+        the server stopped, before there was one.
     error_code : str or None
     usage : Usage or None
     cost_usd : Decimal or None

@@ -18,7 +18,8 @@ from typing import Literal
 from penstock_gateway.configuration_problems import ConfigurationError
 from penstock_gateway.settings import Settings, find_configuration, load_settings, note_settings
 from penstock_gateway.settings_models import RoutingSettings
-from penstock_gateway.wiring import load_routing
+from penstock_gateway.wiring import RoutingFinding, load_routing
+from penstock_routers.installation import install_command
 
 Level = Literal["ok", "warn", "fail"]
 VersionOf = Callable[[str], str | None]
@@ -100,7 +101,7 @@ def _builds(version_of: VersionOf) -> list[Finding]:
     has_gpu = version_of("onnxruntime-gpu") is not None or version_of("faiss-gpu") is not None
     if has_cpu and has_gpu and all(finding.level == "ok" for finding in findings):
         detail = "one library is the CPU build, the other the GPU build"
-        findings.append(Finding("warn", "builds", detail, "choose one of the extras penstock[cpu] and penstock[gpu]"))
+        findings.append(Finding("warn", "builds", detail, "choose one of the extras cpu and gpu"))
     return findings
 
 
@@ -108,11 +109,11 @@ def _build(library: str, version_of: VersionOf, *, is_needed: bool) -> Finding:
     cpu_name = "onnxruntime" if library == "onnxruntime" else f"{library}-cpu"
     cpu, gpu = version_of(cpu_name), version_of(f"{library}-gpu")
     if cpu is not None and gpu is not None:
-        fix = f"pip uninstall -y {cpu_name} {library}-gpu, then pip install 'penstock[cpu]' or 'penstock[gpu]'"
+        fix = f"pip uninstall -y {cpu_name} {library}-gpu, then {install_command('cpu')} (or gpu in the place of cpu)"
         return Finding("fail", library, f"both {cpu_name} {cpu} and {library}-gpu {gpu} are installed", fix)
     if cpu is None and gpu is None:
         if is_needed:
-            fix = "pip install 'penstock[cpu]' (or 'penstock[gpu]')"
+            fix = f"{install_command('cpu')} (or gpu in the place of cpu)"
             return Finding("fail", library, "is not installed, so nothing can be routed", fix)
         return Finding("ok", library, "not installed; not needed for routing")
     return Finding("ok", library, f"{cpu_name} {cpu}" if cpu is not None else f"{library}-gpu {gpu}")
@@ -124,7 +125,7 @@ def _options(version_of: VersionOf) -> list[Finding]:
         found = Finding("ok", "litellm", "not installed; only deployments with adapter litellm need it")
     elif litellm != PINNED_LITELLM:
         detail = f"{litellm}; Penstock is tested with {PINNED_LITELLM}"
-        found = Finding("warn", "litellm", detail, "pip install 'penstock[litellm]'")
+        found = Finding("warn", "litellm", detail, install_command("litellm"))
     else:
         found = Finding("ok", "litellm", litellm)
     return [found, Finding("ok", "redis", redis or "not installed; state is kept in this process")]
@@ -143,20 +144,37 @@ def _configuration(path: Path | None, environ: Mapping[str, str]) -> tuple[Setti
             for problem in error.problems
         ]
     origin = str(file) if file else "provider keys in the environment"
-    detail = f"{origin}: {len(settings.deployments)} deployments, default {settings.default_arm}"
-    count = len(note_settings(settings))
-    notes = [Finding("ok", "configuration", f"{count} notes: penstock check-config shows them")] if count else []
+    size = len(settings.deployments)
+    detail = f"{origin}: {size} deployment{'' if size == 1 else 's'}, default {settings.default_arm}"
+    messages = list(dict.fromkeys(note.message for note in note_settings(settings, environ)))
+    notes = [Finding("ok", "base URL", message) for message in messages if "requests go to" in message]
+    if count := len(messages):
+        plural = "note: penstock check-config shows it" if count == 1 else "notes: penstock check-config shows them"
+        notes.append(Finding("ok", "configuration", f"{count} {plural}"))
     return settings, [Finding("ok", "configuration", detail), *notes]
 
 
 def _routing(routing: RoutingSettings) -> list[Finding]:
     parts, refused = load_routing(routing)
     if refused is not None:
-        fix = "reinstall penstock, or set routing.artifact and routing.encoder"
-        return [Finding("fail", "routing", f"{refused.message} [{refused.code}]", fix)]
+        return [Finding("fail", "routing", f"{refused.message} [{refused.code}]", _routing_fix(routing, refused))]
     if parts is None:
         return [Finding("warn", "routing", "routing.artifact is none: 'auto' always takes the default arm")]
     return [Finding("ok", "routing", f"encoder {routing.encoder}, artifact {parts.artifact.id[:19]}")]
+
+
+def _routing_fix(routing: RoutingSettings, refused: RoutingFinding) -> str:
+    """What is configured may be mistyped; what is bundled may be damaged."""
+    if refused.code == "missing_extra":
+        return install_command("cpu")
+    bundled = RoutingSettings()
+    if routing.encoder != bundled.encoder and not refused.code.startswith("artifact_"):
+        return "check routing.encoder: a bundled name or a folder"
+    if refused.code == "artifact_encoder_mismatch":
+        return "set routing.encoder to the one that the artifact was fitted with"
+    if routing.artifact != bundled.artifact:
+        return "check the folder named in routing.artifact"
+    return "install Penstock again: a bundled model is missing or damaged"
 
 
 def _port(host: str, port: int) -> Finding:

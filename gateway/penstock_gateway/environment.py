@@ -38,7 +38,7 @@ _DEFAULT_MODELS: dict[str, tuple[_DefaultModel, ...]] = {
 _DEFAULT_TIER = "large"
 """Tier of the default arm without a file: what most applications would call, not the dearest there is."""
 
-_BASE_URL_VARIABLES = {"openai": "OPENAI_BASE_URL"}
+BASE_URL_VARIABLES = {"openai": "OPENAI_BASE_URL"}
 
 
 def deployments_from_keys(environ: Mapping[str, str]) -> list[dict[str, object]]:
@@ -60,7 +60,7 @@ def deployments_from_keys(environ: Mapping[str, str]) -> list[dict[str, object]]
         key = environ.get(PROVIDERS[provider].key_variable, "")
         if not key:
             continue
-        base_url = environ.get(_BASE_URL_VARIABLES.get(provider, ""), "")
+        base_url = environ.get(BASE_URL_VARIABLES.get(provider, ""), "")
         for entry in models:
             deployment: dict[str, object] = {
                 "name": entry.model,

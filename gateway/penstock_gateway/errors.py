@@ -10,6 +10,7 @@
     ├── MethodNotAllowed          405
     ├── RequestTimeout            408  the body did not arrive in time
     ├── RequestTooLarge           413
+    ├── HeadTooLarge              431
     ├── UnsupportedMedia          415
     ├── NoCandidate               400  no deployment can take this request; names each one's reason
     ├── UpstreamError             502  the provider failed; the subclasses say how
@@ -113,6 +114,12 @@ class RequestTooLarge(GatewayError):
     status, type, default_code = 413, "invalid_request_error", "request_too_large"
 
 
+class HeadTooLarge(GatewayError):
+    """Request line and headers are larger than the server takes."""
+
+    status, type, default_code = 431, "invalid_request_error", "request_headers_too_large"
+
+
 class UnsupportedMedia(GatewayError):
     """The content type is not JSON."""
 
@@ -163,3 +170,13 @@ class Overloaded(GatewayError):
 
 class InternalError(GatewayError):
     """An unexpected failure; the log has the details."""
+
+
+def shutting_down() -> Overloaded:
+    """Return the error of a request that the stopping server could not wait for."""
+    return Overloaded("The gateway is shutting down; try again shortly.", code="shutting_down")
+
+
+def unexpected_failure() -> InternalError:
+    """Return the error that stands for a bug: nothing of its text is shown."""
+    return InternalError("Something went wrong in the gateway; its log has details.")

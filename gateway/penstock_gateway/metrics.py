@@ -6,13 +6,34 @@ names, route reasons, status codes, error codes of our own.
 
 from __future__ import annotations
 
+from typing import Generic, TypeVar
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from penstock_gateway.decisions import RouteDecision, Settlement
+from penstock_gateway.decisions import DECISION_ID_HEADER, RouteDecision, Settlement
+from penstock_gateway.errors import GatewayError
 
 _OVERHEAD_BUCKETS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 _DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+_Metric = TypeVar("_Metric", Counter, Histogram)
+
+
+class _Children(Generic[_Metric]):
+    """Remembers a metric's labelled children: finding one anew takes 3 µs, seven times a request."""
+
+    def __init__(self, metric: _Metric) -> None:
+        self._metric: _Metric = metric
+        self._known: dict[tuple[str, ...], _Metric] = {}
+
+    def __call__(self, *values: str) -> _Metric:
+        """Return the child with these label values."""
+        child = self._known.get(values)
+        if child is None:
+            child = self._known[values] = self._metric.labels(*values)
+        return child
 
 
 class GatewayMetrics:
@@ -28,6 +49,11 @@ class GatewayMetrics:
         )
         self.errors = Counter(
             "penstock_errors", "Requests that ended in an error, by stable code.", ("code",), registry=self.registry
+        )
+        self.unexpected = Counter(
+            "penstock_unexpected_errors",
+            "Failures that are bugs; each has a traceback in the log.",
+            registry=self.registry,
         )
         self.duration = Histogram(
             "penstock_request_duration_seconds",
@@ -68,11 +94,21 @@ class GatewayMetrics:
             "penstock_artifact_info", "The router artifact in force.", ("artifact",), registry=self.registry
         )
 
+        self._requests = _Children(self.requests)
+        self._duration = _Children(self.duration)
+        self._tokens = _Children(self.tokens)
+        self._cost = _Children(self.cost)
+
+    def note_refusal(self, error: GatewayError) -> None:
+        """Count an error that is shown to a client, unless `observe` has counted it: it then carries its decision."""
+        if DECISION_ID_HEADER not in error.headers:
+            self.errors.labels(error.code).inc()
+
     def observe(self, decision: RouteDecision, settlement: Settlement) -> None:
         """Count one finished request."""
         model = decision.chosen
-        self.requests.labels(model, str(settlement.status), decision.reason.value).inc()
-        self.duration.labels(model).observe(settlement.duration_ms / 1000.0)
+        self._requests(model, str(settlement.status), decision.reason.value).inc()
+        self._duration(model).observe(settlement.duration_ms / 1000.0)
         self.overhead.observe(settlement.overhead_ms / 1000.0)
         if decision.routing_ms:
             self.routing.observe(decision.routing_ms / 1000.0)
@@ -80,12 +116,12 @@ class GatewayMetrics:
             self.errors.labels(settlement.error_code).inc()
         usage = settlement.usage
         if usage is not None:
-            self.tokens.labels(model, "input").inc(usage.input_tokens)
-            self.tokens.labels(model, "cached_input").inc(usage.cached_input_tokens)
-            self.tokens.labels(model, "output").inc(usage.output_tokens)
-            self.tokens.labels(model, "reasoning").inc(usage.reasoning_tokens)
+            self._tokens(model, "input").inc(usage.input_tokens)
+            self._tokens(model, "cached_input").inc(usage.cached_input_tokens)
+            self._tokens(model, "output").inc(usage.output_tokens)
+            self._tokens(model, "reasoning").inc(usage.reasoning_tokens)
         if usage is not None and settlement.cost_usd is not None:
-            self.cost.labels(model, str(usage.is_estimated).lower()).inc(float(settlement.cost_usd))
+            self._cost(model, str(usage.is_estimated).lower()).inc(float(settlement.cost_usd))
 
     def render(self) -> bytes:
         """Return the exposition in Prometheus' text format."""

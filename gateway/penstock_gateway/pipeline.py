@@ -7,6 +7,7 @@ Owns the order of the steps and nothing else: the choice is made in `chooser`, t
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -16,7 +17,7 @@ import msgspec
 
 from penstock_gateway.chooser import ArmChooser
 from penstock_gateway.compatibility import body_for
-from penstock_gateway.decisions import RecentDecisions, RouteDecision, Settlement
+from penstock_gateway.decisions import DECISION_ID_HEADER, RecentDecisions, RouteDecision, Settlement
 from penstock_gateway.deployments import Deployment
 from penstock_gateway.errors import GatewayError, InvalidRequest, NotFound, UpstreamBroken
 from penstock_gateway.metrics import GatewayMetrics
@@ -36,8 +37,12 @@ from penstock_routers.token_counts import estimate_tokens
 
 _log = logging.getLogger("penstock.requests")
 
-_DONE = b"data: [DONE]"
+CLIENT_LEFT_STATUS = 499  # as in nginx's logs; no client ever sees it
+
+_DONE = re.compile(rb"(?<![^\r\n])data: ?\[DONE\]")  # at the start of a line: text may quote it
+_HIGHEST_STATUS = 599
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +69,7 @@ class Caller:
 
 
 class Answer:
-    """An upstream reply on its way to the client; settles itself exactly once.
+    """An upstream reply on its way to the client; settles itself exactly once, however it ends.
 
     Parameters
     ----------
@@ -102,40 +107,39 @@ class Answer:
         Raises
         ------
         UpstreamError
-            The body broke off or came too late.
+            The body broke off or came too late, or is an error without JSON.
         """
+        reply = self.reply
         try:
-            body = await self.reply.read()
-            if self.reply.status >= 400:
-                self._refuse_foreign_error()
-        except GatewayError as error:
-            self.settle(error.status, error.code)
+            body = await reply.read()
+            if reply.status >= 400:
+                _refuse_foreign_error(reply, body)
+        except Exception as error:
+            self.settle(*_outcome_of(error))
+            if isinstance(error, GatewayError):
+                error.headers.update(decision_headers(self.decision, self.overhead_ms))
             raise
-        finally:
-            await self.reply.aclose()
-        settlement = self.settle(self.reply.status, None if self.reply.status < 400 else "upstream_status")
-        return self._with_cost(body, settlement) if self._includes_cost and settlement else body
+        settlement = self.settle(reply.status, None if reply.status < 400 else "upstream_status")
+        wants_cost = self._includes_cost and reply.status < 400
+        return _with_cost(body, settlement) if wants_cost and settlement else body
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """Yield the stream's events; a failure becomes an error event and there is no ``[DONE]`` then."""
-        error_code: str | None = "client_disconnected"
         try:
             async with aclosing(self.reply.events()) as blocks:
                 async for block in blocks:
-                    if self._includes_cost and _DONE in block:
-                        before, _, after = block.rpartition(_DONE)
-                        yield before + self._cost_event(self.settle(200, None)) + _DONE + after
+                    if self._includes_cost and (done := _DONE.search(block)):
+                        yield block[: done.start()] + self._cost_event() + block[done.start() :]
                     else:
                         yield block
-            if self._includes_cost and (settlement := self.settle(200, None)):
-                yield self._cost_event(settlement)
-            error_code = None if self.reply.stream_error is None else "upstream_stream_error"
-        except GatewayError as error:
-            error_code = error.code
+            if self._includes_cost:
+                yield self._cost_event()
+            self._settle_stream()
+        except Exception as error:
+            self.settle(200, _outcome_of(error)[1])
+            if not isinstance(error, GatewayError):
+                raise
             yield error.sse_event()
-        finally:
-            self.settle(200, error_code)
-            await self.reply.aclose()
 
     def settle(self, status: int, error_code: str | None) -> Settlement | None:
         """Charge the request once; later calls return None."""
@@ -146,22 +150,18 @@ class Answer:
             self._caller, self._request, self.decision, self.reply, status, error_code, self.overhead_ms
         )
 
-    def _refuse_foreign_error(self) -> None:
-        """Pass a provider's JSON error on; hide anything else (an HTML page of some proxy, say)."""
-        if not self.reply.content_type.startswith("application/json"):
-            raise UpstreamBroken(f"The provider answered with status {self.reply.status} and no JSON.")
+    async def aclose(self) -> None:
+        """Release the provider's connection; a request that has not been settled by now was given up."""
+        self.settle(200 if self.is_stream else CLIENT_LEFT_STATUS, "client_disconnected")
+        await self.reply.aclose()
 
-    def _with_cost(self, body: bytes, settlement: Settlement) -> bytes:
-        try:
-            fields = _object_decoder.decode(body)
-            usage = _object_decoder.decode(fields["usage"]) if "usage" in fields else {}
-        except (msgspec.DecodeError, RecursionError):
-            return body
-        fields["usage"] = raw({**usage, **_cost_fields(settlement)})
-        return msgspec.json.encode(fields)
+    def _settle_stream(self) -> Settlement | None:
+        return self.settle(200, None if self.reply.stream_error is None else "upstream_stream_error")
 
-    def _cost_event(self, settlement: Settlement | None) -> bytes:
-        if settlement is None or settlement.usage is None:
+    def _cost_event(self) -> bytes:
+        """Settle the stream and return the opt-in cost chunk; empty when it was settled before, or has failed."""
+        settlement = self._settle_stream()
+        if settlement is None or settlement.usage is None or settlement.error_code is not None:
             return b""
         usage = settlement.usage
         chunk = {
@@ -226,15 +226,19 @@ class Pipeline:
             Before any byte of an answer.
         """
         decision = await self.decide(caller, request)
-        self.decisions.add(caller.tenant, decision)
         deployment = self.deployments[decision.chosen]
         attempt = self._prepare(caller, request, deployment)
+        self.decisions.add(caller.tenant, decision)
         overhead_ms = (time.perf_counter() - caller.started) * 1000.0
         try:
             reply = await self.upstreams[deployment.adapter].send(attempt)
-        except GatewayError as error:
-            self.settle(caller, request, decision, None, error.status, error.code, overhead_ms)
-            error.headers.update(decision_headers(decision, overhead_ms))
+            if reply.status > _HIGHEST_STATUS:
+                await reply.aclose()
+                raise UpstreamBroken("The provider answered with a status that does not exist.")
+        except BaseException as error:
+            self.settle(caller, request, decision, None, *_outcome_of(error), overhead_ms)
+            if isinstance(error, GatewayError):
+                error.headers.update(decision_headers(decision, overhead_ms))
             raise
         return Answer(self, caller, request, decision, reply, overhead_ms)
 
@@ -306,7 +310,7 @@ def decision_headers(decision: RouteDecision, overhead_ms: float) -> dict[str, s
     headers = {
         "x-penstock-model": _ascii(decision.chosen),
         "x-penstock-reason": decision.reason.value,
-        "x-penstock-decision-id": decision.id,
+        DECISION_ID_HEADER: decision.id,
         "x-penstock-baseline": _ascii(decision.baseline),
         "x-penstock-overhead-ms": f"{overhead_ms:.3f}",
     }
@@ -339,6 +343,37 @@ def _usage_of(request: ChatRequest, reply: UpstreamReply | None) -> Usage | None
         return reply.usage
     output_tokens = estimate_tokens(reply.output_bytes)
     return Usage(input_tokens=request.input_tokens, output_tokens=output_tokens, is_estimated=True)
+
+
+def _outcome_of(error: BaseException) -> tuple[int, str]:
+    """Return status and code of a request that ended in `error`; one that was cancelled has been left."""
+    if isinstance(error, GatewayError):
+        return error.status, error.code
+    if isinstance(error, Exception):
+        return 500, "internal_error"
+    return CLIENT_LEFT_STATUS, "client_disconnected"
+
+
+def _refuse_foreign_error(reply: UpstreamReply, body: bytes) -> None:
+    """Pass a provider's JSON error on; hide anything else (an HTML page of some proxy, say)."""
+    try:
+        _object_decoder.decode(body)
+    except _UNREADABLE:
+        raise UpstreamBroken(f"The provider answered with status {reply.status} and no JSON.") from None
+
+
+def _with_cost(body: bytes, settlement: Settlement) -> bytes:
+    """Return the answer with its cost in ``usage``, which is made when the provider sent no object there."""
+    try:
+        fields = _object_decoder.decode(body)
+    except _UNREADABLE:
+        return body  # it has been paid for, so it is passed on as it is
+    try:
+        usage = _object_decoder.decode(fields["usage"])
+    except (KeyError, *_UNREADABLE):
+        usage = {}
+    fields["usage"] = raw({**usage, **_cost_fields(settlement)})
+    return msgspec.json.encode(fields)
 
 
 def _cost_fields(settlement: Settlement) -> dict[str, str | bool | None]:

@@ -28,6 +28,9 @@ CONTROL_FIELD = "penstock"
 # A mid-sized image costs 765 tokens on the tile scheme most providers follow; used for estimates only.
 _TOKENS_PER_ATTACHMENT = 765
 _ALIAS_NUMBER = re.compile(r"auto@(.*)", re.DOTALL)
+_MAX_NUMBER_CHARACTERS = 32  # a trade-off in longhand; decisions keep the alias as written, so it must be short
+# Above this a limit is a mistake: no model sold in 2026 writes a thousandth of it.
+_MAX_TOKEN_LIMIT = 1_000_000_000
 
 _ATTACHMENT_ABILITIES = {
     "image_url": Ability.VISION,
@@ -72,6 +75,7 @@ _count_decoder = msgspec.json.Decoder(int | None)
 _stream_options_decoder = msgspec.json.Decoder(_StreamOptions | None)
 _response_format_decoder = msgspec.json.Decoder(_ResponseFormat | None)
 _controls_decoder = msgspec.json.Decoder(_Controls)
+_plain_decoder = msgspec.json.Decoder()
 _encoder = msgspec.json.Encoder()
 
 TradeoffValue = str | float
@@ -257,13 +261,26 @@ def encode_object(fields: JsonObject) -> bytes:
     return _encoder.encode(fields)
 
 
+def plain_field(fields: JsonObject, name: str) -> object:
+    """Return the value of a field as plain Python.
+
+    Raises
+    ------
+    InvalidRequest
+        It is nested too deeply, or holds a number that Python cannot.
+    """
+    return _field(fields, name, _plain_decoder)
+
+
 def raw(value: object) -> msgspec.Raw:
     """Return a plain value as raw JSON."""
     return msgspec.Raw(_encoder.encode(value))
 
 
 def _as_number(value: TradeoffValue) -> float | None:
-    if isinstance(value, str) and not re.fullmatch(r"[0-9]*\.?[0-9]+|[0-9]+\.", value):
+    if isinstance(value, str) and (
+        len(value) > _MAX_NUMBER_CHARACTERS or not re.fullmatch(r"[0-9]*\.?[0-9]+|[0-9]+\.", value)
+    ):
         return None
     number = float(value)
     return number if math.isfinite(number) else None
@@ -272,8 +289,8 @@ def _as_number(value: TradeoffValue) -> float | None:
 def _field(fields: JsonObject, name: str, decoder: msgspec.json.Decoder[_T]) -> _T:
     try:
         return decoder.decode(fields[name])
-    except UnicodeDecodeError:
-        raise InvalidRequest(f"'{name}' is not valid UTF-8.", code="invalid_json", param=name) from None
+    except RecursionError:
+        raise InvalidRequest(f"'{name}' is nested too deeply.", code="json_too_deep", param=name) from None
     except msgspec.ValidationError as error:
         problem = str(error).replace("`$", f"`{name}").replace("`", "'")
         raise InvalidRequest(f"'{name}' is not valid: {problem}.", code="invalid_type", param=name) from None
@@ -292,10 +309,11 @@ def _read_controls(value: msgspec.Raw | None) -> _Controls:
     known = _Controls.__struct_fields__
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            shown = name[:40]
+            near = difflib.get_close_matches(shown, known, n=1)
             hint = f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(known)}."
             raise InvalidRequest(
-                f"Unknown control '{CONTROL_FIELD}.{name[:40]}'.{hint}", code="unknown_control", param=CONTROL_FIELD
+                f"Unknown control '{CONTROL_FIELD}.{shown}'.{hint}", code="unknown_control", param=CONTROL_FIELD
             )
     controls = _field({CONTROL_FIELD: value}, CONTROL_FIELD, _controls_decoder)
     if controls.tradeoff is not None:
@@ -358,8 +376,8 @@ def _max_tokens(fields: JsonObject) -> int | None:
         limit = _optional(fields, name, _count_decoder)
         if limit is None:
             continue
-        if limit < 1:
-            raise InvalidRequest(f"'{name}' must be at least 1.", code="invalid_value", param=name)
+        if not 1 <= limit <= _MAX_TOKEN_LIMIT:
+            raise InvalidRequest(f"'{name}' must be from 1 to {_MAX_TOKEN_LIMIT}.", code="invalid_value", param=name)
         limits.append(limit)
     return max(limits) if limits else None
 

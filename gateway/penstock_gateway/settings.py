@@ -15,7 +15,8 @@ from penstock_gateway.configuration_problems import ConfigurationError, Problem
 from penstock_gateway.environment import default_arm_of, deployments_from_keys
 from penstock_gateway.providers import PROVIDERS
 from penstock_gateway.settings_checks import check_settings, note_settings
-from penstock_gateway.settings_deployments import build_deployments
+from penstock_gateway.settings_deployments import build_deployments, with_default_arm
+from penstock_gateway.settings_model_checks import check_models
 from penstock_gateway.settings_models import DeploymentSettings, Settings
 from penstock_gateway.settings_source import SettingKey, SettingsSource, entries, read_source
 from penstock_gateway.settings_validation import explain
@@ -50,6 +51,7 @@ def load_settings(
     host: str | None = None,
     port: int | None = None,
     is_insecure: bool = False,
+    must_route: bool = False,
 ) -> Settings:
     """Read and check a configuration.
 
@@ -63,6 +65,9 @@ def load_settings(
         Command-line options; they lie over everything.
     is_insecure : bool
         Accept a non-loopback address without client keys.
+    must_route : bool
+        Also refuse an artifact or encoder that cannot serve. The gateway itself starts without: it then sends every
+        ``auto`` request to the default arm.
 
     Returns
     -------
@@ -87,9 +92,11 @@ def load_settings(
     settings = _validate(source)
     if settings is not None:
         check_settings(settings, source, is_insecure=is_insecure)
+        if must_route:
+            check_models(settings, source)
     if source.problems or settings is None:
         raise ConfigurationError(sorted(source.problems, key=_reading_order))
-    return settings
+    return with_default_arm(settings)
 
 
 def find_configuration(environ: Mapping[str, str]) -> Path | None:
@@ -109,7 +116,8 @@ def _use_keys(source: SettingsSource, environ: Mapping[str, str]) -> None:
     for entry in deployments:
         source.hide(str(entry["api_key"]))
     routing = source.tree.setdefault("routing", {})
-    if isinstance(routing, dict) and not routing.get("default_arm"):
+    is_own_artifact = isinstance(routing, dict) and routing.get("artifact") not in (None, "default", "none")
+    if isinstance(routing, dict) and not routing.get("default_arm") and not is_own_artifact:
         routing["default_arm"] = default_arm_of(deployments)
         source.places["routing", "default_arm"] = "environment"
 
@@ -139,6 +147,7 @@ def _resolve_paths(source: SettingsSource) -> None:
         text = routing.get(name) if isinstance(routing, dict) else None
         if isinstance(routing, dict) and isinstance(text, str) and ("/" in text or text.startswith((".", "~"))):
             routing[name] = str(source.folder / Path(text).expanduser())
+            source.written["routing", name] = text
 
 
 def _validate(source: SettingsSource) -> Settings | None:

@@ -7,10 +7,12 @@ not stop the gateway. Read `check_settings` first.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Mapping
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 from penstock_gateway.configuration_problems import Problem, did_you_mean, setting_path
+from penstock_gateway.environment import BASE_URL_VARIABLES
 from penstock_gateway.model_facts import find_model
 from penstock_gateway.providers import PROVIDERS
 from penstock_gateway.settings_deployments import (
@@ -21,12 +23,13 @@ from penstock_gateway.settings_deployments import (
     price_of,
     provider_of,
     read_artifact_arms,
+    read_reference_arm,
 )
 from penstock_gateway.settings_models import DeploymentSettings, Settings
 from penstock_gateway.settings_secrets import SecretFileError, is_readable_by_others, read_secret
 from penstock_gateway.settings_source import SettingKey, SettingsSource
+from penstock_routers.installation import install_command
 
-LITELLM_INSTALL = "pip install 'penstock[litellm]'"
 _FORBIDDEN_HEADERS = frozenset(
     {"host", "content-length", "content-type", "transfer-encoding", "connection", "keep-alive", "te", "trailer"}
     | {"upgrade", "expect", "accept-encoding", "proxy-authorization", "proxy-connection"}
@@ -49,10 +52,13 @@ def check_settings(settings: Settings, source: SettingsSource, *, is_insecure: b
     _check_routing(settings, source)
     for index, entry in enumerate(settings.deployments):
         key: SettingKey = ("deployments", index)
+        count = len(source.problems)
         _check_provider(entry, key, source)
+        is_known = len(source.problems) == count and not source.muted & {(*key, "name"), (*key, "provider")}
         _check_base_url(entry, key, source)
-        _check_price(entry, key, source)
-        _check_credential(entry, key, source)
+        if is_known:  # else price and key would be looked for under a wrong name
+            _check_price(entry, key, source)
+            _check_credential(entry, key, source)
         _check_headers(entry, key, source)
     _check_client_keys(settings, source)
     if not settings.client_keys and not is_insecure and not is_loopback(settings.server.host):
@@ -96,15 +102,20 @@ def _check_names(settings: Settings, source: SettingsSource) -> None:
 
 
 def _check_routing(settings: Settings, source: SettingsSource) -> None:
-    names = [entry.name for entry in settings.deployments]
-    if any(key[0] == "deployments" and key[-1] == "name" for key in source.muted if key):
-        return  # a name is wrong itself, so nothing can be said about what refers to it
+    if ("deployments",) in source.muted:
+        return
+    # A name that is wrong itself has a stand-in here, which is not offered.
+    names = [entry.name for i, entry in enumerate(settings.deployments) if not source.muted & _names_of(i)]
     for setting, name in (("default_arm", settings.routing.default_arm), ("baseline", settings.routing.baseline)):
         if name is not None and name not in names:
             source.report(("routing", setting), f"there is no deployment {name!r}", did_you_mean(name, names))
     default = next((entry for entry in settings.deployments if entry.name == settings.routing.default_arm), None)
     if default is not None and not default.routable:
         source.report(("routing", "default_arm"), f"{default.name!r} is not routable", "set 'routable: true' on it")
+
+
+def _names_of(index: int) -> set[SettingKey]:
+    return {("deployments", index), ("deployments", index, "name")}
 
 
 def _check_provider(entry: DeploymentSettings, key: SettingKey, source: SettingsSource) -> None:
@@ -114,14 +125,14 @@ def _check_provider(entry: DeploymentSettings, key: SettingKey, source: Settings
         return
     if entry.provider is not None and entry.provider not in PROVIDERS and entry.adapter is None:
         near = did_you_mean(entry.provider, list(PROVIDERS))
-        hint = f"{near}; or set adapter: litellm" if near else "set adapter: litellm"
+        hint = f"{near} Otherwise set adapter: litellm" if near else "set adapter: litellm"
         source.report((*key, "provider"), f"there is no known provider {entry.provider!r}", hint)
         return
     if adapter_of(entry) == "direct" and not base_url_of(entry):
         source.report((*key, "base_url"), f"{entry.name!r} needs a base_url", "for example https://host/v1")
     if adapter_of(entry) == "litellm" and find_spec("litellm") is None:
         message = f"{entry.name!r} is reached through litellm, which is not installed"
-        source.report((*key, "adapter" if entry.adapter else "provider"), message, f"run: {LITELLM_INSTALL}")
+        source.report((*key, "adapter" if entry.adapter else "provider"), message, f"run: {install_command('litellm')}")
 
 
 def _check_base_url(entry: DeploymentSettings, key: SettingKey, source: SettingsSource) -> None:
@@ -152,7 +163,7 @@ def _check_price(entry: DeploymentSettings, key: SettingKey, source: SettingsSou
     except LookupError:
         model = entry.model or entry.name
         message = f"the price of {provider_of(entry)} model {model!r} is not known"
-        hint = "add 'price: {input: …, output: …}' in USD per million tokens (0 for a model of your own)"
+        hint = "add 'price: {input: …, output: …}', USD per million tokens; 0 for a model of your own"
         source.report((*key, "price"), message, hint)
 
 
@@ -204,33 +215,40 @@ def _check_client_keys(settings: Settings, source: SettingsSource) -> None:
         text = _readable_secret(entry.key, entry.key_file, (*key, "key_file"), source)
         if entry.key is None and text and len(text) < 16:
             source.report((*key, "key_file"), "holds a key of less than 16 characters")
+        if text and not (text.isascii() and text.isprintable() and text == text.strip()):
+            source.report(key, f"{entry.name!r} has a key that no client can send in a header (ASCII, no outer blanks)")
         if text and text in first_index:
             other = settings.client_keys[first_index[text]].name
             source.report(key, f"{entry.name!r} has the same key as {other!r}", "give each its own")
         first_index.setdefault(text, index)
 
 
-def note_settings(settings: Settings) -> tuple[Problem, ...]:
+def note_settings(settings: Settings, environ: Mapping[str, str] | None = None) -> tuple[Problem, ...]:
     """Return what is worth knowing about a valid configuration and does not stop the gateway.
 
     Parameters
     ----------
     settings : Settings
+    environ : mapping of str to str, optional
+        To say which variable moved a provider's address.
 
     Returns
     -------
     tuple of Problem
-        Deployments that ``auto`` cannot use for want of estimates, guessed limits, prompt lengths beyond which a
-        provider charges more, models that are switched off soon, key files that everybody may read.
+        Deployments that go to another address than their provider's own, a default arm that is not the one the
+        artifact was measured with, deployments that ``auto`` cannot use for want of estimates, guessed limits, prompt
+        lengths beyond which a provider charges more, models that are switched off soon, key files that everybody may
+        read.
     """
     arms = read_artifact_arms(settings.routing)
     notes: list[Problem] = []
     for index, entry in enumerate(settings.deployments):
         where = setting_path(("deployments", index))
-        notes += [Problem(entry.name, where, text, hint) for text, hint in _deployment_notes(entry, arms)]
-    if settings.routing.artifact not in ("none", "default") and not arms:
-        text = "has no readable manifest; every request to 'auto' goes to the default arm"
-        notes.append(Problem("routing", "routing.artifact", text))
+        notes += [
+            Problem(entry.name, where, text, hint) for text, hint in _deployment_notes(entry, arms, environ or {})
+        ]
+    if settings.routing.artifact != "none":
+        notes += _routing_notes(settings, arms)
     for kind, files in (
         ("client_keys", [entry.key_file for entry in settings.client_keys]),
         ("deployments", [entry.api_key_file for entry in settings.deployments]),
@@ -242,21 +260,45 @@ def note_settings(settings: Settings) -> tuple[Problem, ...]:
     return tuple(notes)
 
 
-def _deployment_notes(entry: DeploymentSettings, arms: tuple[str, ...]) -> list[tuple[str, str]]:
+def _routing_notes(settings: Settings, arms: tuple[str, ...]) -> list[Problem]:
+    """Say when the default arm keeps routing off, or is another than the artifact's."""
+    if not arms:
+        text = "has no readable manifest; every request to 'auto' goes to the default arm"
+        return [Problem("routing", "routing.artifact", text)]
+    arm = next((arm_of(entry, arms) for entry in settings.deployments if entry.name == settings.default_arm), "")
+    reference = read_reference_arm(settings.routing)
+    if arm not in arms:
+        text = f"the artifact has no estimates for the default {settings.default_arm!r}, so nothing is routed"
+        return [Problem("routing", "routing.default_arm", text, f"set its tier or arm to one of: {', '.join(arms)}")]
+    if settings.routing.artifact != "default" and reference and arm != reference:
+        text = f"the default is {settings.default_arm!r} on arm {arm!r}; the artifact was measured with {reference!r}"
+        return [Problem("routing", "routing.default_arm", text)]
+    return []
+
+
+def _deployment_notes(
+    entry: DeploymentSettings, arms: tuple[str, ...], environ: Mapping[str, str]
+) -> list[tuple[str, str]]:
     notes: list[tuple[str, str]] = []
     provider, model = provider_of(entry), entry.model or entry.name
+    known = PROVIDERS.get(provider)
+    if known is not None and known.base_url and entry.base_url and base_url_of(entry) != known.base_url:
+        variable = BASE_URL_VARIABLES.get(provider, "")
+        origin = f"{variable} is in force: " if variable and environ.get(variable) == entry.base_url else ""
+        notes.append((f"{origin}requests go to {base_url_of(entry)}, not to {known.base_url}", ""))
     facts = find_model(provider, model, adapter_of(entry))
     if entry.routable and arms and arm_of(entry, arms) not in arms:
-        known = ", ".join(arms)
         notes.append(
             (
                 "the artifact has no estimates for it, so 'auto' takes it only as the default arm",
-                f"set tier or arm to one of: {known}",
+                f"set tier or arm to one of: {', '.join(arms)}",
             )
         )
     guessed = [name for name in ("context_tokens", "max_output_tokens", "abilities") if getattr(entry, name) is None]
     if facts is None and guessed:
-        notes.append((f"the snapshot does not know {model!r}: {', '.join(guessed)} are cautious guesses", "set them"))
+        guesses, them = ("are cautious guesses", "them") if len(guessed) > 1 else ("is a cautious guess", "it")
+        text = f"the price list does not know {model!r}: {', '.join(guessed)} {guesses}"
+        notes.append((text, f"set {them}"))
     if facts is not None and facts.context_tokens < facts.provider_context_tokens and entry.price is None:
         if (entry.context_tokens or 0) > facts.context_tokens:
             notes.append(
@@ -269,8 +311,8 @@ def _deployment_notes(entry: DeploymentSettings, arms: tuple[str, ...]) -> list[
         elif entry.context_tokens is None:
             notes.append(
                 (
-                    f"'auto' sends it at most {facts.context_tokens} prompt tokens, because the provider charges more "
-                    f"beyond (its own limit is {facts.provider_context_tokens})",
+                    f"'auto' sends it at most {facts.context_tokens} prompt tokens: the provider charges more beyond, "
+                    f"up to its own limit of {facts.provider_context_tokens}",
                     "set context_tokens to change that",
                 )
             )

@@ -19,10 +19,12 @@ from penstock_gateway.providers import PROVIDERS
 from penstock_gateway.settings_models import DeploymentSettings, PriceSettings, RoutingSettings, Settings
 from penstock_gateway.settings_secrets import SecretFileError, read_secret
 from penstock_routers.bundled import bundled_folder
+from penstock_routers.errors import RouterError
 
 UNKNOWN_CONTEXT_TOKENS = 8192
 UNKNOWN_MAX_OUTPUT_TOKENS = 4096
 DEFAULT_ARTIFACT = "default-router"
+DEFAULT_REFERENCE_ARM = "frontier"
 _MAX_MANIFEST_BYTES = 8_388_608
 
 
@@ -32,6 +34,7 @@ class _ManifestArm(msgspec.Struct):
 
 class _ManifestArms(msgspec.Struct):
     arms: list[_ManifestArm | str]
+    reference_arm: str = ""
 
 
 def build_deployments(settings: Settings, *, artifact_arms: Collection[str] | None = None) -> tuple[Deployment, ...]:
@@ -189,11 +192,23 @@ def artifact_folder(routing: RoutingSettings) -> Path | None:
     Raises
     ------
     RouterError
-        The bundled artifact is missing from this installation.
+        Nothing bundled has that name.
     """
     if routing.artifact == "none":
         return None
-    return bundled_folder(DEFAULT_ARTIFACT) if routing.artifact == "default" else Path(routing.artifact)
+    return model_folder(DEFAULT_ARTIFACT if routing.artifact == "default" else routing.artifact)
+
+
+def model_folder(name: str) -> Path:
+    """Return the folder of an artifact or encoder: a path when it looks like one or exists, else a bundled folder.
+
+    Raises
+    ------
+    RouterError
+        Nothing bundled has that name.
+    """
+    path = Path(name).expanduser()
+    return path if len(path.parts) > 1 or path.exists() else bundled_folder(name)
 
 
 def read_artifact_arms(routing: RoutingSettings) -> tuple[str, ...]:
@@ -202,14 +217,46 @@ def read_artifact_arms(routing: RoutingSettings) -> tuple[str, ...]:
     An artifact that is missing or damaged has none here: it is refused later, with the reason, and the gateway serves
     its default arm. The bundled artifact always has the four tiers.
     """
+    return _read_arms(routing)[0]
+
+
+def read_reference_arm(routing: RoutingSettings) -> str:
+    """Return the default arm that the configured artifact was measured with; empty when there is none to read."""
+    return _read_arms(routing)[1]
+
+
+def with_default_arm(settings: Settings) -> Settings:
+    """Settle the default arm when none is configured: the first routable deployment on the artifact's reference arm.
+
+    Parameters
+    ----------
+    settings : Settings
+
+    Returns
+    -------
+    Settings
+        The same ones when a default arm is configured, or when no deployment is on that arm: `Settings.default_arm`
+        then takes the highest tier, and among equals the first.
+    """
+    if settings.routing.default_arm is not None:
+        return settings
+    arms, reference = _read_arms(settings.routing)
+    name = next(
+        (e.name for e in settings.deployments if e.routable and reference and arm_of(e, arms) == reference), None
+    )
+    return settings.model_copy(update={"routing": settings.routing.model_copy(update={"default_arm": name})})
+
+
+def _read_arms(routing: RoutingSettings) -> tuple[tuple[str, ...], str]:
+    """Return the artifact's arms and its reference arm."""
     if routing.artifact == "default":
-        return TIERS
-    folder = artifact_folder(routing)
-    if folder is None:
-        return ()
+        return TIERS, DEFAULT_REFERENCE_ARM
     try:
+        folder = artifact_folder(routing)
+        if folder is None:
+            return (), ""
         with (folder / "manifest.json").open("rb") as file:
             manifest = msgspec.json.decode(file.read(_MAX_MANIFEST_BYTES), type=_ManifestArms)
-    except (OSError, msgspec.MsgspecError):
-        return ()
-    return tuple(arm if isinstance(arm, str) else arm.name for arm in manifest.arms)
+    except (RouterError, OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return (), ""
+    return tuple(arm if isinstance(arm, str) else arm.name for arm in manifest.arms), manifest.reference_arm

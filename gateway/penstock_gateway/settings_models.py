@@ -16,6 +16,8 @@ from penstock_gateway.deployments import TIERS, Ability
 Tier = Literal["small", "medium", "large", "frontier"]
 Adapter = Literal["direct", "litellm"]
 
+TRADEOFFS = ("cost", "balanced", "quality")
+
 MAX_PRICE_USD_PER_MILLION = Decimal(100_000)
 """Above this a price is taken for a typing error; the dearest model of the bundled snapshot costs 600."""
 
@@ -48,7 +50,7 @@ def _plain_tradeoff(value: object) -> object:
     if isinstance(number, float):
         if not 0.0 <= number <= 1.0:
             raise ValueError("a number should lie between 0 (cheapest) and 1 (best)")
-    elif number not in ("cost", "balanced", "quality"):
+    elif number not in TRADEOFFS:
         raise ValueError("should be cost, balanced, quality or a number between 0 and 1")
     return number
 
@@ -192,8 +194,8 @@ class RoutingSettings(_Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the encoder runs.")
     default_arm: Name | None = Field(
         None,
-        description="Deployment that answers when the router is not sure; default: the routable one of the highest "
-        "tier, the first of several.",
+        description="Deployment that answers when the router is not sure; default: the first routable one on the "
+        "artifact's reference arm (`frontier` for the bundled artifact), else of the highest tier.",
     )
     baseline: Name | None = Field(
         None, description="Deployment that savings are measured against; default: the default arm."
@@ -243,8 +245,9 @@ class Settings(_Section):
     def default_arm(self) -> str:
         """Name of the deployment that answers when the router is not sure.
 
-        ``routing.default_arm``, else the routable deployment of the highest tier (the first of several; no tier
-        counts as the lowest), else the first deployment; empty when there is none.
+        ``routing.default_arm`` (which `load_settings` fills in from the artifact's reference arm where it can), else
+        the routable deployment of the highest tier (the first of several; no tier counts as the lowest), else the first
+        deployment; empty when there is none.
         """
         if self.routing.default_arm is not None:
             return self.routing.default_arm

@@ -5,7 +5,9 @@ Owns the summary and the plain table used by the command line. No secret is ever
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from textwrap import fill
 from typing import Any
 
 from penstock_gateway.deployments import Deployment
@@ -13,15 +15,18 @@ from penstock_gateway.money.prices import format_usd
 from penstock_gateway.settings import Settings, build_deployments, note_settings
 
 _HEAD = ("name", "model", "provider", "tier", "arm", "in", "out", "context", "auto")
+_WRAPPED = ("addr", "defa", "rout", "note")
 
 
-def summarise(settings: Settings) -> dict[str, Any]:
+def summarise(settings: Settings, environ: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return what would run, as plain values.
 
     Parameters
     ----------
     settings : Settings
         As `load_settings` returned it.
+    environ : mapping of str to str, optional
+        For notes about variables in force.
 
     Returns
     -------
@@ -38,7 +43,7 @@ def summarise(settings: Settings) -> dict[str, Any]:
         "artifact": settings.routing.artifact,
         "encoder": settings.routing.encoder,
         "deployments": [_deployment(entry) for entry in build_deployments(settings)],
-        "notes": [note.as_dict() for note in note_settings(settings)],
+        "notes": [note.as_dict() for note in note_settings(settings, environ)],
     }
 
 
@@ -67,22 +72,28 @@ def _deployment(entry: Deployment) -> dict[str, Any]:
     }
 
 
-def summary_text(summary: dict[str, Any]) -> str:
+def summary_text(summary: dict[str, Any], *, width: int = 120) -> str:
     """Return a summary of `summarise` as text for people.
 
     Parameters
     ----------
     summary : dict
+    width : int
+        Columns of the terminal; a narrower table lacks context, arm, then model.
 
     Returns
     -------
     str
-        A table of deployments, the routing in force, and the notes.
+        A table of deployments, the routing in force, and the notes; deployments with the same note share it.
     """
     rows = [_row(entry) for entry in summary["deployments"]]
     keys = summary["client_keys"]
+    notes: dict[str, list[str]] = {}
+    for note in summary["notes"]:
+        text = f"{note['message']} ({note['hint']})" if note["hint"] else note["message"]
+        notes.setdefault(text, []).append(note["where"])
     lines = [
-        *table(_HEAD, rows, right=(5, 6, 7)),
+        *table(_HEAD, rows, right=(5, 6, 7), spare=(7, 4, 1), width=width),
         "",
         "in and out are USD per million tokens; auto: 'auto' may choose it",
         "",
@@ -90,10 +101,16 @@ def summary_text(summary: dict[str, Any]) -> str:
         f"default   {summary['default_arm']} (baseline of savings: {summary['baseline']})",
         f"routing   artifact {summary['artifact']}, encoder {summary['encoder']}, tradeoff {summary['tradeoff']}",
     ]
-    for note in summary["notes"]:
-        hint = f" ({note['hint']})" if note["hint"] else ""
-        lines.append(f"note      {note['where']}: {note['message']}{hint}")
-    return "\n".join(lines)
+    for text, places in notes.items():
+        lines.append(f"note      {', '.join(places)}: {text}")
+    return "\n".join(wrapped(line, 10, width) if line[:4] in _WRAPPED else line for line in lines)
+
+
+def wrapped(line: str, indent: int, width: int) -> str:
+    """Return a line broken between words, further lines indented."""
+    if len(line) <= width:
+        return line
+    return fill(line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _row(entry: dict[str, Any]) -> tuple[str, ...]:
@@ -112,7 +129,14 @@ def _row(entry: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
+def table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    right: Sequence[int] = (),
+    spare: Sequence[int] = (),
+    width: int | None = None,
+) -> list[str]:
     """Return rows as aligned lines.
 
     Parameters
@@ -122,6 +146,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence
         Each as long as `head`.
     right : sequence of int
         Columns to align at the right.
+    spare : sequence of int
+        Columns to leave out, the first of them first, until the table is not wider than `width`.
+    width : int, optional
 
     Returns
     -------
@@ -134,10 +161,24 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence
     """
     cells = [tuple(head), *(tuple(row) for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    kept = list(range(len(head)))
+    for column in spare:
+        if width is None or sum(widths[k] + 2 for k in kept) - 2 <= width:
+            break
+        kept.remove(column)
     return [
-        "  ".join(
-            text.rjust(width) if column in right else text.ljust(width)
-            for column, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
+        "  ".join(row[k].rjust(widths[k]) if k in right else row[k].ljust(widths[k]) for k in kept).rstrip()
         for row in cells
     ]
+
+
+def aligned_usd(amounts: Sequence[str | None]) -> list[str]:
+    """Return decimal texts with the same number of decimals, ``-`` for None.
+
+    Examples
+    --------
+    >>> aligned_usd(["0.1", None, "0.000025"])
+    ['0.100000', '-', '0.000025']
+    """
+    places = max((len(text.partition(".")[2]) for text in amounts if text is not None), default=0)
+    return ["-" if text is None else f"{Decimal(text):.{places}f}" for text in amounts]

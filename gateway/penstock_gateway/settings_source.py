@@ -47,7 +47,7 @@ class SettingsSource:
     tree : dict
         Plain mappings, lists, text, int, bool, None, and Decimal for numbers with a point.
     name : str
-        The file's name for messages, or ``"environment"`` without a file.
+        The file's path as it was given, for messages, or ``"environment"`` without a file.
     folder : Path
         Relative paths in the configuration start here.
     places : dict of SettingKey to str
@@ -61,6 +61,8 @@ class SettingsSource:
         Values that came from a variable; they are not shown.
     hidden : set of str
         Credentials met on the way; should one turn up in a message (a key in the place of a name), it is blotted out.
+    written : dict of SettingKey to str
+        Paths as they were written, before they were resolved.
     """
 
     name: str
@@ -72,6 +74,7 @@ class SettingsSource:
     muted: set[SettingKey] = field(default_factory=set)
     referring: set[SettingKey] = field(default_factory=set)
     hidden: set[str] = field(default_factory=set)
+    written: dict[SettingKey, str] = field(default_factory=dict)
 
     def place(self, key: SettingKey) -> str:
         """Return where a setting, or the nearest thing around it, was written."""
@@ -123,7 +126,7 @@ def read_source(
     SettingsSource
         With all problems met on the way.
     """
-    source = SettingsSource(path.name if path else "environment", path.parent.resolve() if path else Path.cwd())
+    source = SettingsSource(str(path) if path else "environment", path.parent.resolve() if path else Path.cwd())
     if path is not None:
         _read_file(source, path, environ)
     for variable in sorted(environ):
@@ -290,7 +293,10 @@ class _TreeReader:
             names, text = [text.removeprefix(_OTHER_REFERENCE)], "${" + text.removeprefix(_OTHER_REFERENCE) + "}"
         if not names:
             if is_secret(key) and text and not (is_plain and plain_value(text) is None):
-                hint = "write ${VARIABLE}, or name a file with key_file / api_key_file"
+                file = (
+                    {"key": "key_file", "api_key": "api_key_file"}.get(str(key[-1])) if "headers" not in key else None
+                )
+                hint = f"write ${{VARIABLE}}, or name a file with {file}" if file else "write ${VARIABLE}"
                 self._source.report(key, "a secret should not stand in the file", hint)
                 self._source.unresolved.add(key)
                 self._source.hide(text)

@@ -5,13 +5,13 @@ Owns the wording. It never shows the value of a setting that holds a secret. Rea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from penstock_gateway.configuration_problems import did_you_mean
-from penstock_gateway.settings_models import Settings
+from penstock_gateway.configuration_problems import did_you_mean, nearest_match
+from penstock_gateway.settings_models import TRADEOFFS, Settings
 from penstock_gateway.settings_source import SettingKey, SettingsSource, is_secret
 
 _SHOWN_CHARACTERS = 60
@@ -30,10 +30,6 @@ _WORDS = {
     "is_instance_of": "should be a decimal number",
     "decimal_type": "should be a decimal number",
     "finite_number": "should be a finite number",
-    "string_too_short": "should not be so short",
-    "string_too_long": "is too long",
-    "too_short": "should not be so short",
-    "too_long": "is too long",
 }
 
 
@@ -61,7 +57,7 @@ def explain(error: ValidationError, source: SettingsSource) -> None:
             source.report(key, "there is no such setting", did_you_mean(str(key[-1]), names))
         else:
             context: Mapping[str, Any] = detail.get("ctx", {})
-            message = _message(detail["type"], context, detail["msg"])
+            message = _message(key, detail["type"], context, detail["msg"])
             source.report(key, message + _shown(key, source), _hint(detail["type"], key, context, source))
     for key in seen:
         _take_out(source.tree, key)
@@ -91,7 +87,7 @@ def _setting_key(location: tuple[int | str, ...]) -> SettingKey:
 _UNION_MEMBERS = frozenset({"bool", "int", "float", "str", "[key]"})
 
 
-def _message(kind: str, context: Mapping[str, Any], fallback: str) -> str:
+def _message(key: SettingKey, kind: str, context: Mapping[str, Any], fallback: str) -> str:
     if kind == "value_error":
         return str(context.get("error", fallback))
     if kind in ("greater_than_equal", "less_than_equal", "greater_than", "less_than"):
@@ -101,10 +97,14 @@ def _message(kind: str, context: Mapping[str, Any], fallback: str) -> str:
     if kind == "string_pattern_mismatch":
         return f"should match {context.get('pattern', '')}"
     if kind in ("literal_error", "enum"):
-        return f"should be one of {context.get('expected', '')}"
-    bound = context.get("min_length") or context.get("max_length")
-    unit = f" ({'at least' if 'min_length' in context else 'at most'} {bound})" if bound is not None else ""
-    return _WORDS.get(kind, fallback[:1].lower() + fallback[1:]) + unit
+        expected = str(context.get("expected", ""))
+        return f"should be {'one of ' if ' or ' in expected else ''}{expected}"
+    if kind in ("string_too_short", "too_short", "string_too_long", "too_long"):
+        bound = context.get("min_length", context.get("max_length", 0))
+        unit = "character" if kind.startswith("string") or is_secret(key) else "entry" if bound == 1 else "entries"
+        plural = "s" if unit == "character" and bound != 1 else ""
+        return f"should have at {'least' if kind.endswith('short') else 'most'} {bound} {unit}{plural}"
+    return _WORDS.get(kind, fallback[:1].lower() + fallback[1:])
 
 
 def _shown(key: SettingKey, source: SettingsSource) -> str:
@@ -121,12 +121,20 @@ def _hint(kind: str, key: SettingKey, context: Mapping[str, Any], source: Settin
     value = _value_at(source.tree, key)
     if kind in ("literal_error", "enum") and isinstance(value, str):
         known = [word.strip("'\" ") for word in str(context.get("expected", "")).replace(" or ", ",").split(",")]
-        return did_you_mean(value, [word for word in known if word])
+        return _nearest(value, [word for word in known if word])
+    if key == ("routing", "tradeoff") and isinstance(value, str):
+        return _nearest(value, TRADEOFFS)
     if kind == "string_type" and value is not None and not isinstance(value, dict | list):
         return "put it in quotes"
     if kind == "missing" and isinstance(key[-1], str):
         return f"add '{key[-1]}: …'"
     return ""
+
+
+def _nearest(value: str, known: Sequence[str]) -> str:
+    """The message itself lists the choices, so the hint does not."""
+    match = nearest_match(value, known)
+    return f"did you mean {match!r}?" if match else ""
 
 
 def _value_at(tree: object, key: SettingKey) -> object:

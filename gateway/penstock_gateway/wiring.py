@@ -6,24 +6,21 @@ Everything here lives as long as the process. Read `build_pipeline`. A refused a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from penstock_gateway.chooser import ArmChooser, RoutingParts
 from penstock_gateway.decisions import RecentDecisions
 from penstock_gateway.metrics import GatewayMetrics
 from penstock_gateway.pipeline import Pipeline
 from penstock_gateway.settings import Settings, build_deployments
+from penstock_gateway.settings_deployments import artifact_folder, model_folder, with_default_arm
 from penstock_gateway.settings_models import RoutingSettings
 from penstock_gateway.upstream.protocol import Upstream
 from penstock_routers.artifact import RouterArtifact
-from penstock_routers.bundled import bundled_folder
 from penstock_routers.encoder import PromptEncoder
 from penstock_routers.encoder_service import EncoderService
 from penstock_routers.errors import RouterError
-
-DEFAULT_ARTIFACT = "default-router"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +46,12 @@ def load_routing(settings: RoutingSettings) -> tuple[RoutingParts | None, Routin
     finding : RoutingFinding or None
         Set when an artifact was asked for and something was refused.
     """
-    if settings.artifact == "none":
-        return None, None
     try:
-        encoder = PromptEncoder.load(_folder(settings.encoder), device=settings.device)
-        name = DEFAULT_ARTIFACT if settings.artifact == "default" else settings.artifact
-        artifact = RouterArtifact.load(_folder(name), encoder_id=encoder.encoder_id)
+        folder = artifact_folder(settings)
+        if folder is None:
+            return None, None
+        encoder = PromptEncoder.load(model_folder(settings.encoder), device=settings.device)
+        artifact = RouterArtifact.load(folder, encoder_id=encoder.encoder_id)
     except RouterError as error:
         return None, RoutingFinding(error.code, error.message)
     return RoutingParts(artifact, EncoderService(encoder)), None
@@ -76,22 +73,36 @@ def build_pipeline(
     pipeline : Pipeline
     finding : RoutingFinding or None
     """
+    settings = with_default_arm(settings)
     deployments = build_deployments(settings)
     parts, finding = load_routing(settings.routing)
+    default_arm = next(deployment.arm for deployment in deployments if deployment.name == settings.default_arm)
+    if parts is not None and default_arm not in parts.artifact.manifest.arms:
+        finding = _unscored_default(settings.default_arm, parts.artifact.manifest.arms)
+        parts = None
+    metrics = GatewayMetrics()
     chooser = ArmChooser(
         deployments,
         default_arm=settings.default_arm,
         baseline=settings.baseline,
         tradeoff=settings.routing.tradeoff,
         parts=parts,
+        on_failure=metrics.router_failures.inc,
     )
-    metrics = GatewayMetrics()
-    metrics.router_failures.inc(0)
     if chooser.artifact_id is not None:
         metrics.artifact.labels(chooser.artifact_id).set(1)
     if upstreams is None:
         upstreams = {adapter: _UPSTREAMS[adapter]() for adapter in {d.adapter for d in deployments}}
     return Pipeline(deployments, chooser, upstreams, RecentDecisions(settings.decisions.keep), metrics), finding
+
+
+def _unscored_default(name: str, arms: Sequence[str]) -> RoutingFinding:
+    """Without an estimate for the default there is nothing to gain against, so nothing can be routed."""
+    known = ", ".join(arms)
+    return RoutingFinding(
+        "default_arm_unscored",
+        f"the artifact has no estimates for the default deployment {name!r}; set its tier or arm to one of: {known}",
+    )
 
 
 def _direct() -> Upstream:
@@ -107,9 +118,3 @@ def _litellm() -> Upstream:
 
 
 _UPSTREAMS: Mapping[str, Callable[[], Upstream]] = {"direct": _direct, "litellm": _litellm}
-
-
-def _folder(name: str) -> Path:
-    """Return a bundled folder by its name, anything with a separator as a path."""
-    path = Path(name).expanduser()
-    return path if len(path.parts) > 1 or path.exists() else bundled_folder(name)

@@ -5,21 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any
 
 import aiohttp
 import pytest
 
 from penstock_gateway.admission import Gatekeeper
-from penstock_gateway.app import PenstockApp, create_app
 from penstock_gateway.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from penstock_gateway.money.usage import Usage
-from penstock_gateway.server import server_for
 from penstock_gateway.settings import Settings, load_settings
 from penstock_gateway.upstream.protocol import UpstreamRequest
-from support.fakes import FakeReply, FakeUpstream
+from support.fakes import FakeReply
+from support.running_gateway import running
 
 CONFIG = """
 version: 1
@@ -43,22 +39,6 @@ COMPLETION = {
 EVENTS = (b'data: {"choices":[{"delta":{"content":"o"}}]}\n\n', b'data: {"choices":[]}\n\ndata: [DONE]\n\n')
 
 
-@dataclass
-class Running:
-    """A gateway under test and the upstream behind it."""
-
-    url: str
-    upstream: FakeUpstream
-    http: aiohttp.ClientSession
-    app: PenstockApp
-    headers: dict[str, str] = field(default_factory=dict)
-
-    async def chat(self, *, headers: dict[str, str] | None = None, **fields: Any) -> aiohttp.ClientResponse:
-        """Send a chat request; the model is `small` unless given."""
-        body = {"model": "small", "messages": [{"role": "user", "content": "hello"}], **fields}
-        return await self.http.post(f"{self.url}/v1/chat/completions", json=body, headers=headers)
-
-
 Reply = Callable[[UpstreamRequest], FakeReply]
 
 
@@ -78,24 +58,6 @@ def settings(tmp_path) -> Settings:
     path = tmp_path / "penstock.yaml"
     path.write_text(CONFIG)
     return load_settings(path, {})
-
-
-@asynccontextmanager
-async def running(settings: Settings, reply: Reply) -> AsyncIterator[Running]:
-    """Run the application under its real server on a free port."""
-    upstream = FakeUpstream(reply)
-    app = create_app(settings, upstreams={"direct": upstream})
-    server = server_for(app, host="127.0.0.1", port=0)
-    task = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.005)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    try:
-        async with aiohttp.ClientSession() as http:
-            yield Running(f"http://127.0.0.1:{port}", upstream, http, app)
-    finally:
-        server.should_exit = True
-        await task
 
 
 async def test_chat_physical_model_is_relayed_untouched(settings) -> None:

@@ -31,6 +31,7 @@ from penstock_gateway.money.usage import Usage
 from penstock_gateway.upstream.litellm_adapter import LitellmReply, LitellmUpstream
 from penstock_gateway.upstream.litellm_request import CHAT_ARGUMENTS
 from penstock_routers.errors import MissingExtraError
+from penstock_routers.installation import install_command
 from support.attempts import UPSTREAM_KEY, make_deployment, make_request
 from support.replay_upstream import ReplayUpstream, running_replay_upstream
 
@@ -38,7 +39,7 @@ pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(
         importlib.util.find_spec("litellm") is None,
-        reason="the litellm extra is not installed: pip install 'penstock[litellm]'",
+        reason=f"the litellm extra is not installed: {install_command('litellm')}",
     ),
 ]
 # Providers whose litellm code takes host and credential from different places.
@@ -447,5 +448,5 @@ assert not litellm.telemetry and litellm.cache is None and not litellm.callbacks
 async def test_litellm_missing_package_names_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the package, the error says exactly what to install."""
     monkeypatch.setitem(sys.modules, "litellm", None)
-    with pytest.raises(MissingExtraError, match=re.escape("pip install 'penstock[litellm]'")):
+    with pytest.raises(MissingExtraError, match=re.escape(install_command("litellm"))):
         LitellmUpstream()

@@ -14,13 +14,14 @@ from aiohttp import web
 from penstock_gateway.errors import UpstreamBroken
 from penstock_gateway.money.usage import Usage
 from penstock_gateway.upstream.litellm_adapter import LitellmReply, LitellmUpstream
+from penstock_routers.installation import install_command
 from support.attempts import UPSTREAM_KEY, make_deployment, make_request
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(
         importlib.util.find_spec("litellm") is None,
-        reason="the litellm extra is not installed: pip install 'penstock[litellm]'",
+        reason=f"the litellm extra is not installed: {install_command('litellm')}",
     ),
 ]
 # 20 fresh and 80 cached prompt tokens: Anthropic counts them apart, OpenAI together.

@@ -87,3 +87,10 @@ def test_problems_of_a_gap_in_the_numbers_name_the_number(check_docs: ModuleType
     (found,) = check_docs.problems(repository)
     assert "0003-third.md" in found
     assert found.endswith("expected 0002")
+
+
+def test_problems_of_a_left_placeholder_name_it(check_docs: ModuleType, repository: Path) -> None:
+    """A mark that somebody meant to fill in is found."""
+    (repository / "README.md").write_text("# A title\n\n@@NUM" + "BERS@@\n")
+    (problem,) = check_docs.problems(repository)
+    assert problem == "README.md: the placeholder @@NUM" + "BERS@@ was never filled in"

@@ -6,7 +6,6 @@ Reads the body, hands it to the pipeline, sends what comes back. Read `ChatEndpo
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from contextlib import aclosing
 
@@ -16,11 +15,12 @@ from penstock_gateway.asgi import (
     RequestHead,
     Scope,
     Send,
+    cancelled_on_disconnect,
     read_body,
     send_body,
-    send_error,
 )
-from penstock_gateway.errors import GatewayError, Overloaded
+from penstock_gateway.errors import GatewayError, Overloaded, shutting_down, unexpected_failure
+from penstock_gateway.identifiers import identifier_source
 from penstock_gateway.pipeline import Answer, Caller, Pipeline, decision_headers
 from penstock_gateway.request_body import parse_chat_request
 
@@ -43,6 +43,7 @@ class ChatEndpoint:
         self._max_body_bytes = max_body_bytes
         self._max_in_flight = max_in_flight
         self._in_flight = 0
+        self._new_id = identifier_source("req")
         pipeline.metrics.in_flight.set_function(lambda: self._in_flight)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, head: RequestHead, tenant: str) -> None:
@@ -51,61 +52,47 @@ class ChatEndpoint:
             raise Overloaded("Too many requests are in flight; try again shortly.", headers={"retry-after": "1"})
         self._in_flight += 1
         try:
-            await self._answer(receive, send, head, tenant)
+            body = await read_body(head, receive, max_bytes=self._max_body_bytes)
+            with cancelled_on_disconnect(receive):
+                await self._answer(body, send, head, tenant)
         except ClientGoneError:
             return
         finally:
             self._in_flight -= 1
 
-    async def _answer(self, receive: Receive, send: Send, head: RequestHead, tenant: str) -> None:
-        body = await read_body(head, receive, max_bytes=self._max_body_bytes)
-        request_id = head.request_id or f"req_{secrets.token_hex(12)}"
+    async def _answer(self, body: bytes, send: Send, head: RequestHead, tenant: str) -> None:
+        request_id = head.request_id or self._new_id()
         caller = Caller(tenant, request_id, head.tradeoff, head.include_cost, time.perf_counter())
         try:
             answer = await self._pipeline.answer(caller, parse_chat_request(body))
-            headers = _headers(answer, request_id)
-            if answer.is_stream:
-                await _send_stream(answer, receive, send, headers)
-            else:
-                content = await answer.body()
-                await send_body(send, answer.reply.status, content, "application/json", headers)
+            async with aclosing(answer):
+                headers = _headers(answer, request_id)
+                if answer.is_stream:
+                    await _send_stream(answer, send, headers)
+                else:
+                    content = await answer.body()
+                    await send_body(send, answer.reply.status, content, "application/json", headers)
         except GatewayError as error:
-            await send_error(send, error, [(b"x-request-id", request_id.encode())])
+            error.headers["x-request-id"] = request_id
+            raise
 
 
-async def _send_stream(answer: Answer, receive: Receive, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
-    """Relay a stream; when the client leaves, the provider's connection is closed at once."""
-    relay = asyncio.current_task()
-    assert relay is not None
-    has_left = False
-
-    def on_disconnect(_: asyncio.Task[object]) -> None:
-        nonlocal has_left
-        if not watcher.cancelled() and not is_over:
-            has_left = True
-            relay.cancel()
-
-    async def wait_for_disconnect() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    is_over = False
-    watcher = asyncio.ensure_future(wait_for_disconnect())
-    watcher.add_done_callback(on_disconnect)
+async def _send_stream(answer: Answer, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+    """Relay a stream; when the server stops or fails meanwhile, say so instead of just ending."""
+    await send({"type": "http.response.start", "status": 200, "headers": [*_SSE_HEADERS, *headers]})
+    last = b""
     try:
-        await send({"type": "http.response.start", "status": 200, "headers": [*_SSE_HEADERS, *headers]})
         async with aclosing(answer.events()) as blocks:
             async for block in blocks:
                 await send({"type": "http.response.body", "body": block, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
     except asyncio.CancelledError:
-        if not has_left:
-            raise
-        relay.uncancel()
+        last = shutting_down().sse_event()
+        raise
+    except Exception:
+        last = unexpected_failure().sse_event()
+        raise
     finally:
-        is_over = True
-        watcher.cancel()
-        answer.settle(200, "client_disconnected")
+        await send({"type": "http.response.body", "body": last})
 
 
 def _headers(answer: Answer, request_id: str) -> list[tuple[bytes, bytes]]:

@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from penstock_gateway.money.snapshot import Snapshot, SnapshotModel
+from penstock_routers.installation import install_command
 
 MAX_BYTES = 300_000
 
@@ -150,7 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     spec = find_spec("litellm")  # finds the folder without running the package
     if spec is None or not spec.submodule_search_locations:
-        print("litellm is not installed; run: pip install 'penstock[litellm]'", file=sys.stderr)
+        print(f"litellm is not installed; run: {install_command('litellm')}", file=sys.stderr)
         return 1
     source = Path(spec.submodule_search_locations[0]) / "model_prices_and_context_window_backup.json"
     entries = json.loads(source.read_text(encoding="utf-8"), parse_float=Decimal)

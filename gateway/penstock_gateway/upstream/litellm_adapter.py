@@ -31,6 +31,7 @@ from penstock_gateway.upstream.protocol import UpstreamRequest
 from penstock_gateway.upstream.sse import EventScanner
 from penstock_gateway.upstream.usage import read_reply, read_usage
 from penstock_routers.errors import MissingExtraError
+from penstock_routers.installation import install_command
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -368,7 +369,7 @@ def _import_litellm() -> ModuleType:
         import litellm
     except ImportError as error:
         raise MissingExtraError(
-            "A deployment uses the litellm adapter, which is not installed: pip install 'penstock[litellm]'"
+            f"A deployment uses the litellm adapter, which is not installed: {install_command('litellm')}"
         ) from error
     litellm.telemetry = False
     litellm.suppress_debug_info = True

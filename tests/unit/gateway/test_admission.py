@@ -31,7 +31,18 @@ def test_admit_loopback_names_are_allowed(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "localhost.evil.example:4000", "", "127.0.0.1.nip.example", "169.254.169.254"]
+    "host",
+    [
+        "evil.example",
+        "localhost.evil.example:4000",
+        "",
+        "127.0.0.1.nip.example",
+        "169.254.169.254",
+        "[::1].evil.example",
+        "[::1",
+        "localhost:evil.example",
+        "user@localhost",
+    ],
 )
 def test_admit_foreign_host_is_forbidden(host: str) -> None:
     """A name that somebody else controls is refused, which stops DNS rebinding."""
@@ -47,6 +58,13 @@ def test_admit_listed_host_and_domain_are_allowed() -> None:
     assert keeper.admit(RequestHead(host="a.corp.example:8080")) == OPEN_TENANT
     with pytest.raises(Forbidden):
         keeper.admit(RequestHead(host="evilcorp.example"))
+
+
+@pytest.mark.parametrize("listed", ["[2001:db8::1]", "[2001:db8::1]:4000", "2001:db8::1"])
+def test_admit_listed_address_is_allowed_however_it_is_written(listed: str) -> None:
+    """An IPv6 address may be listed with or without brackets and port."""
+    keeper = gatekeeper(allowed=(listed,))
+    assert keeper.admit(RequestHead(host="[2001:db8::1]:4000")) == OPEN_TENANT
 
 
 def test_admit_wildcard_address_accepts_any_name_but_needs_the_key() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any, cast
 
 import pytest
@@ -32,13 +33,19 @@ def chooser(
     *deployments: Deployment,
     default: str = "frontier",
     failure: Exception | None = None,
+    on_failure: Callable[[], None] = lambda: None,
 ) -> ArmChooser:
     """Return a chooser over fakes."""
     parts = None
     if artifact is not None:
         parts = RoutingParts(cast(Any, artifact), cast(Any, FakeEncoderService(failure)))
     return ArmChooser(
-        deployments or (SMALL, FRONTIER), default_arm=default, baseline="frontier", tradeoff="balanced", parts=parts
+        deployments or (SMALL, FRONTIER),
+        default_arm=default,
+        baseline="frontier",
+        tradeoff="balanced",
+        parts=parts,
+        on_failure=on_failure,
     )
 
 
@@ -96,10 +103,11 @@ async def test_choose_attachment_abstains() -> None:
 @pytest.mark.parametrize("failure", [EncoderError("broken"), ValueError("bug"), TimeoutError()])
 async def test_choose_router_failure_never_fails_the_request(failure: Exception) -> None:
     """Whatever goes wrong in the router, the default arm answers and the failure is counted."""
-    failing = chooser(FakeArtifact(EQUAL_QUALITY), failure=failure)
+    failures: list[None] = []
+    failing = chooser(FakeArtifact(EQUAL_QUALITY), failure=failure, on_failure=lambda: failures.append(None))
     decision = await failing.choose(request(), None)
     assert (decision.chosen, decision.reason) == ("frontier", RouteReason.ABSTAINED_NO_ESTIMATE)
-    assert failing.failures == 1
+    assert len(failures) == 1
 
 
 async def test_choose_without_artifact_states_an_assumed_cost() -> None:

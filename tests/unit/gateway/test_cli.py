@@ -230,3 +230,96 @@ def test_table_of_uneven_cells_is_aligned_without_trailing_space() -> None:
     """Columns line up; nothing trails."""
     lines = settings_report.table(("name", "n"), [("a", "1"), ("long-name", "100")], right=(1,))
     assert lines == ["name         n", "a            1", "long-name  100"]
+
+
+def test_table_wider_than_the_terminal_loses_its_spare_columns_in_order() -> None:
+    """A narrow terminal shows whole words of fewer columns."""
+    head, rows = ("name", "model", "arm"), [("gpt", "gpt-5.4-mini", "medium")]
+    assert settings_report.table(head, rows, spare=(2, 1), width=80)[1] == "gpt   gpt-5.4-mini  medium"
+    assert settings_report.table(head, rows, spare=(2, 1), width=20)[1] == "gpt   gpt-5.4-mini"
+    assert settings_report.table(head, rows, spare=(2, 1), width=10)[1] == "gpt"
+
+
+@pytest.mark.parametrize("command", [["check-config"], ["prices", "gpt-5"], ["doctor"], ["route", "What is 2 + 2?"]])
+def test_output_at_80_columns_fits(
+    keyed: None, command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No line is broken by the terminal, so none is broken inside a word."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    cli.run(command)
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) > 4
+    assert max(len(line) for line in shown.splitlines()) <= 80
+
+
+def test_check_config_says_one_remark_about_several_deployments_once(
+    keyed: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Deployments with the same note share a line."""
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    assert cli.run(["check-config"]) == 0
+    assert " ".join(capsys.readouterr().out.split()).count("OPENAI_BASE_URL is in force") == 1
+
+
+def test_check_config_of_an_artifact_that_is_not_there_exits_with_one(
+    keyed: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the gateway would start without is a problem here."""
+    (tmp_path / "c.yaml").write_text("routing: {artifact: ./nowhere}\n" + GOOD)
+    assert cli.run(["check-config", "c.yaml"]) == 1
+    assert "c.yaml:1: routing.artifact: ./nowhere has no manifest.json" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("routing", "ending"),
+    [
+        ("{}", "default gpt-5.4-mini\n"),
+        ("{artifact: none}", "; routing off: routing.artifact is none\n"),
+        ("{artifact: ./nowhere}", "has no manifest.json\n"),
+    ],
+)
+def test_serve_names_the_base_url_and_whether_it_routes(
+    keyed: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    routing: str,
+    ending: str,
+) -> None:
+    """The line can be pasted into a client, and a gateway that only serves its default arm says so and still starts."""
+    served: list[object] = []
+    monkeypatch.setattr("penstock_gateway.server.serve", lambda *given: served.append(given))
+    (tmp_path / "c.yaml").write_text(f"server: {{port: 0}}\nrouting: {routing}\n{GOOD}")
+    assert cli.run(["serve", "--config", "c.yaml"]) == 0
+    shown = capsys.readouterr().err
+    assert "base URL http://127.0.0.1:0/v1 with 1 deployment, default" in shown
+    assert shown.endswith(ending)
+    assert len(served) == 1
+
+
+def test_route_shows_gain_with_its_error_and_aligned_costs(
+    keyed: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What decides is shown: the gain over the default arm, its standard error, and costs with equal decimals."""
+    prompt = "A train covers 180 km in 2.5 hours. How fast is it?"
+    assert cli.run(["route", prompt]) == 0
+    shown = capsys.readouterr().out
+    rows = [line for line in shown.splitlines() if line.startswith("gpt-") and "±" in line]
+    assert len(rows) == 4
+    assert len({line.partition("±")[2].index(".", 6) for line in rows}) == 1
+    assert "novelty" not in shown
+    assert cli.run(["route", "Why is the sky blue?"]) == 0
+    assert "limit" in capsys.readouterr().out.splitlines()[1]
+
+
+def test_usd_amounts_of_different_length_get_the_same_decimals() -> None:
+    """Amounts can be compared at a glance; none is rounded."""
+    assert settings_report.aligned_usd(["0.1", None, "0.000025"]) == ["0.100000", "-", "0.000025"]
+
+
+def test_help_promises_what_the_router_does(capsys: pytest.CaptureFixture[str]) -> None:
+    """It predicts quality; it does not know it."""
+    assert cli.run(["--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "predicted quality and your prices favour at the trade-off you set" in shown

@@ -8,6 +8,7 @@ import pytest
 
 from penstock_gateway.compatibility import body_for, reject
 from penstock_gateway.deployments import Ability, ParameterRules
+from penstock_gateway.errors import InvalidRequest
 from penstock_gateway.request_body import ChatRequest, encode_object, parse_chat_request
 from penstock_routers.policy import RejectReason
 from support.fakes import ALL_ABILITIES, deployment
@@ -162,3 +163,38 @@ def test_body_request_object_is_not_changed() -> None:
     before = encode_object(asked.fields)
     body_for(asked, deployment("d", parameters=REASONING), is_routed=True, asks_usage=True)
     assert encode_object(asked.fields) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", "%s"),
+        ("stream_options", '{"x":%s}'),
+        ("response_format", '{"type":"text","x":%s}'),
+        ("messages", '[{"role":"user","content":"x","x":%s}]'),
+    ],
+)
+def test_any_depth_is_taken_or_refused(name: str, value: str) -> None:
+    """However deep a field is nested, nothing but our own refusal leaves the gateway's decoders."""
+    reasoning = deployment("d", parameters=REASONING, adapter="litellm")
+    codes = set()
+    for depth in range(1, 1100):
+        fields = {"model": '"auto"', "stream": "true", "messages": '[{"role":"user","content":"x"}]'}
+        fields[name] = value % ("[" * depth + "]" * depth)
+        body = "{" + ",".join(f'"{key}":{text}' for key, text in fields.items()) + "}"
+        try:
+            asked = parse_chat_request(body.encode())
+            reject(asked, reasoning)
+            body_for(asked, reasoning, is_routed=False, asks_usage=True)
+        except InvalidRequest as error:
+            codes.add(error.code)
+    assert codes == {"json_too_deep"}
+
+
+@pytest.mark.parametrize("number", ["1e999", "1" * 5000])
+def test_reject_unreadable_number_is_the_clients_mistake(number: str) -> None:
+    """A number beyond what Python holds is refused with the field's name."""
+    body = '{"model":"auto","messages":[{"role":"user","content":"x"}],"temperature":' + number + "}"
+    with pytest.raises(InvalidRequest) as caught:
+        reject(parse_chat_request(body.encode()), deployment("d", parameters=REASONING))
+    assert caught.value.param == "temperature"

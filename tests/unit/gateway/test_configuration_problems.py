@@ -47,3 +47,9 @@ def test_hint_without_a_near_word_lists_the_choices() -> None:
 def test_setting_path_of_mixed_keys_reads_as_written_in_code() -> None:
     """Positions in lists stand in brackets."""
     assert setting_path(("deployments", 0, "headers", "X-A")) == "deployments[0].headers.X-A"
+
+
+def test_nearest_match_of_a_beginning_is_the_whole_name() -> None:
+    """A name cut short is close to nothing by similarity, but means the one that it begins."""
+    assert nearest_match("static", ["minilm-l6-v2", "static-minilm-256"]) == "static-minilm-256"
+    assert nearest_match("st", ["static-minilm-256"]) is None

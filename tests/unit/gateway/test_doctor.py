@@ -11,6 +11,7 @@ import pytest
 from penstock_gateway import doctor
 from penstock_gateway.doctor import Finding, examine, port_problem
 from penstock_gateway.wiring import RoutingFinding
+from penstock_routers.installation import install_command
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +60,7 @@ def test_missing_onnxruntime_is_a_failure_with_the_install_command() -> None:
     """Without ONNX Runtime nothing is routed."""
     finding = _find(examine(None, {}, version_of=_versions()), "onnxruntime")[0]
     assert finding.level == "fail"
-    assert "pip install 'penstock[cpu]'" in finding.fix
+    assert install_command("cpu") in finding.fix
 
 
 def test_other_litellm_than_the_pinned_one_is_a_warning() -> None:
@@ -81,7 +82,7 @@ def test_wrong_configuration_is_a_failure_per_problem(tmp_path: Path) -> None:
     path.write_text("server: {prt: 1}\nlog: {level: loud}\n")
     findings = _find(examine(path, {}), "configuration")
     assert [finding.level for finding in findings] == ["fail"] * 3
-    assert findings[0].detail.startswith("c.yaml:")
+    assert findings[0].detail.startswith(f"{path}:")
 
 
 def test_good_configuration_is_reported_without_its_key(tmp_path: Path) -> None:
@@ -110,3 +111,26 @@ def test_port_in_use_is_reported_and_a_free_one_is_not() -> None:
         assert "cannot be bound" in (port_problem("127.0.0.1", taken.getsockname()[1]) or "")
     assert port_problem("127.0.0.1", 0) is None
     assert port_problem("localhost", 0) is None
+
+
+@pytest.mark.parametrize(
+    ("routing", "fix"),
+    [
+        ("{artifact: ./nowhere}", "check the folder named in routing.artifact"),
+        ("{encoder: static}", "check routing.encoder: a bundled name or a folder"),
+        ("{encoder: minilm-l6-v2}", "set routing.encoder to the one that the artifact was fitted with"),
+    ],
+)
+def test_mistyped_model_is_a_failure_with_its_setting(tmp_path: Path, routing: str, fix: str) -> None:
+    """What the user named is to be checked, not installed again."""
+    path = tmp_path / "c.yaml"
+    text = f"routing: {routing}\ndeployments: [{{name: gpt-5.4-mini, provider: openai, tier: medium}}]\n"
+    path.write_text(text)
+    finding = _find(examine(path, {"OPENAI_API_KEY": "k"}), "routing")[0]
+    assert (finding.level, finding.fix) == ("fail", fix)
+
+
+def test_base_url_variable_in_force_is_shown() -> None:
+    """The address that requests go to is a finding of its own."""
+    findings = examine(None, {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://127.0.0.1:9/v1"})
+    assert "OPENAI_BASE_URL is in force" in _find(findings, "base URL")[0].detail

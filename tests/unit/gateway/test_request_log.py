@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import threading
 
 import pytest
 
@@ -24,17 +25,45 @@ def test_log_line_is_one_json_object_with_the_extra_fields() -> None:
     assert (shown["event"], shown["level"], shown["tenant"], shown["cost_usd"]) == ("request", "info", "a\nb", "0.1")
 
 
-def test_log_full_queue_drops_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the writer cannot keep up lines are dropped and counted; the caller never waits."""
-    monkeypatch.setattr(request_log, "_QUEUE_LINES", 1)
-    monkeypatch.setattr(request_log.QueueListener, "start", lambda self: None)
-    monkeypatch.setattr(request_log.QueueListener, "stop", lambda self: None)
-    dropped: list[int] = []
-    stop = start_request_log(level="info", on_drop=lambda: dropped.append(1), stream=io.StringIO())
-    for _ in range(3):
-        logging.getLogger("penstock.requests").info("request")
+class StuckStream(io.StringIO):
+    """A stream whose reader does not read until it is released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_writing = threading.Event()
+        self.may_write = threading.Event()
+
+    def write(self, text: str) -> int:
+        """Wait for the reader."""
+        self.is_writing.set()
+        self.may_write.wait()
+        return super().write(text)
+
+
+def test_log_reader_that_is_stuck_drops_and_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the writer cannot keep up lines are dropped and counted; the caller never waits, and the rest is written."""
+    monkeypatch.setattr(request_log, "_MAX_WAITING_LINES", 2)
+    stream, dropped = StuckStream(), []
+    stop = start_request_log(level="info", on_drop=lambda: dropped.append(1), stream=stream)
+    logging.getLogger("penstock.requests").info("first")
+    stream.is_writing.wait()
+    for number in range(5):
+        logging.getLogger("penstock.requests").info("request %d", number)
+    stream.may_write.set()
     stop()
-    assert len(dropped) == 2
+    assert len(dropped) == 3
+    events = [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+    assert events == ["first", "request 0", "request 1"]
+
+
+def test_log_closed_reader_does_not_stop_the_gateway() -> None:
+    """A closed pipe loses lines, counted, and nothing else."""
+    stream, dropped = io.StringIO(), []
+    stream.close()
+    stop = start_request_log(level="info", on_drop=lambda: dropped.append(1), stream=stream)
+    logging.getLogger("penstock.requests").info("lost")
+    stop()
+    assert dropped
 
 
 def test_log_exception_is_part_of_the_line() -> None:
@@ -47,3 +76,25 @@ def test_log_exception_is_part_of_the_line() -> None:
         logging.getLogger("penstock.app").exception("unexpected_error")
     stop()
     assert "ValueError: details" in json.loads(stream.getvalue())["exception"]
+
+
+def test_log_takes_the_servers_errors_but_not_its_warnings() -> None:
+    """A server error is a JSON line too; a warning, which any stranger can cause, is not written."""
+    stream = io.StringIO()
+    stop = start_request_log(level="info", on_drop=lambda: None, stream=stream)
+    logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+    logging.getLogger("uvicorn.error").error("task failed")
+    stop()
+    (line,) = stream.getvalue().splitlines()
+    assert json.loads(line)["event"] == "task failed"
+
+
+def test_log_of_a_process_with_another_server_takes_errors_only() -> None:
+    """A second server in the process, as in the demo, may have lowered the logger's own level."""
+    logger = logging.getLogger("uvicorn.error")
+    logger.setLevel(logging.INFO)
+    stream = io.StringIO()
+    stop = start_request_log(level="info", on_drop=lambda: None, stream=stream)
+    logger.warning("Invalid HTTP request received.")
+    stop()
+    assert stream.getvalue() == ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -11,7 +13,10 @@ from pydantic import ValidationError
 
 from penstock_gateway.deployments import Ability
 from penstock_gateway.settings import ConfigurationError, Settings, build_deployments, load_settings, note_settings
+from penstock_gateway.settings_deployments import DEFAULT_REFERENCE_ARM
+from penstock_gateway.settings_model_checks import routing_obstacle
 from penstock_gateway.settings_models import DeploymentSettings, PriceSettings
+from penstock_routers.installation import install_command
 
 Write = Callable[[str], Path]
 KEYS = {"OPENAI_API_KEY": "sk-openai-secret", "ANTHROPIC_API_KEY": "sk-anthropic-secret"}
@@ -20,11 +25,11 @@ ONE = "deployments:\n  - {name: gpt-5.4-mini, provider: openai, tier: medium}\n"
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
-    """Write a configuration file in an empty working folder and return its path."""
+    """Write a configuration file in an empty working folder and return its path from there."""
     monkeypatch.chdir(tmp_path)
 
     def write_text(text: str) -> Path:
-        path = tmp_path / "penstock.yaml"
+        path = Path("penstock.yaml")
         path.write_text(text, encoding="utf-8")
         return path
 
@@ -62,10 +67,8 @@ def test_settings_with_many_mistakes_show_all_of_them_at_once(write: Write) -> N
         "penstock.yaml:3: client_keys[0].key: environment variable MISSING_KEY is not set (export MISSING_KEY=…)",
         "penstock.yaml:5: deployments[0].tier: should be one of 'small', 'medium', 'large' or 'frontier', not 'smal' "
         "(did you mean 'small'?)",
-        "penstock.yaml:5: deployments[0].provider: there is no known provider 'opanai' (did you mean 'openai'?; or set "
-        "adapter: litellm)",
-        "penstock.yaml:5: deployments[0].price: the price of opanai model 'x' is not known (add 'price: {input: …, "
-        "output: …}' in USD per million tokens (0 for a model of your own))",
+        "penstock.yaml:5: deployments[0].provider: there is no known provider 'opanai' (did you mean 'openai'? "
+        "Otherwise set adapter: litellm)",
         "penstock.yaml:6: deployments[1].price.input: should be at least 0, not '-1'",
         "penstock.yaml:6: deployments[1].name: 'x' is the name of another deployment (penstock.yaml:5)",
         "penstock.yaml:7: routing.tradeoff: a number should lie between 0 (cheapest) and 1 (best), not '1.5'",
@@ -76,7 +79,7 @@ def test_settings_with_many_mistakes_show_all_of_them_at_once(write: Write) -> N
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("version: 2\n" + ONE, "version: should be one of 1, not '2'"),
+        ("version: 2\n" + ONE, "version: should be 1, not '2'"),
         ("server: 5\n" + ONE, "server: should be a mapping, not '5'"),
         ("server: {port: 70000}\n" + ONE, "server.port: should be at most 65535, not '70000'"),
         ("server: {port: '1'}\n" + ONE, "server.port: should be a whole number, not '1'"),
@@ -169,7 +172,7 @@ def test_missing_litellm_for_its_adapter_is_refused_with_the_command(
     """A deployment that needs litellm where it is not installed names the install command."""
     monkeypatch.setattr("penstock_gateway.settings_checks.find_spec", lambda _: None)
     text = "deployments: [{name: nova, provider: bedrock, model: amazon.nova-pro-v1:0}]\n"
-    assert "run: pip install 'penstock[litellm]'" in _problems(write(text), {})[0]
+    assert f"run: {install_command('litellm')}" in _problems(write(text), {})[0]
 
 
 def test_client_keys_that_clash_are_refused_without_showing_them(write: Write) -> None:
@@ -179,8 +182,17 @@ def test_client_keys_that_clash_are_refused_without_showing_them(write: Write) -
     assert found == [
         "penstock.yaml:3: client_keys[1]: 'b' has the same key as 'a' (give each its own)",
         "penstock.yaml:4: client_keys[2]: 'c' has neither key nor key_file (add 'key: ${VARIABLE}')",
-        "penstock.yaml:5: client_keys[3].key: should not be so short (at least 16)",
+        "penstock.yaml:5: client_keys[3].key: should have at least 16 characters",
     ]
+
+
+@pytest.mark.parametrize("key", ["schlüssel-0123456789", " 0123456789abcdef", "0123456789\tabcdef"])
+def test_client_key_that_no_header_can_carry_is_refused(write: Write, key: str) -> None:
+    """A key that would never match what a client sends is a problem at its line, and is not shown."""
+    found = _problems(write("client_keys: [{name: a, key: ${K}}]\n" + ONE), {**KEYS, "K": key})
+    assert len(found) == 1
+    assert "no client can send" in found[0]
+    assert key not in found[0]
 
 
 def test_key_files_that_cannot_be_used_are_refused(write: Write, tmp_path: Path) -> None:
@@ -201,7 +213,7 @@ def test_key_file_beside_the_configuration_is_read(
     """A relative key file starts at the configuration's folder, whatever the working folder; white space is cut."""
     (tmp_path / "upstream.key").write_text("sk-from-file\n")
     (tmp_path / "upstream.key").chmod(0o644)
-    path = write(ONE.replace("}", ", api_key_file: upstream.key}"))
+    path = write(ONE.replace("}", ", api_key_file: upstream.key}")).absolute()
     monkeypatch.chdir("/")
     settings = load_settings(path, {})
     assert build_deployments(settings)[0].api_key == "sk-from-file"
@@ -349,3 +361,146 @@ def test_abilities_in_a_file_become_a_set(write: Write) -> None:
     """Configured abilities replace the snapshot's."""
     text = ONE.replace("}", ", abilities: [tools]}")
     assert build_deployments(load_settings(write(text), KEYS))[0].abilities == {Ability.TOOLS}
+
+
+LOCAL = "{base_url: 'http://127.0.0.1:9/v1', price: {input: 1, output: 1}, "
+
+
+def _own_artifact(folder: Path) -> None:
+    """Write as much of a manifest as the settings read."""
+    folder.mkdir()
+    arms = [{"name": name} for name in ("tiny", "mid", "big")]
+    (folder / "manifest.json").write_text(json.dumps({"arms": arms, "reference_arm": "big"}))
+
+
+def test_default_arm_with_an_own_artifact_is_its_reference_arm(write: Write, tmp_path: Path) -> None:
+    """Without tiers, the deployment on the arm that the artifact was measured with answers in doubt."""
+    _own_artifact(tmp_path / "my-router")
+    deployments = "".join(f"  - {LOCAL}name: {name}}}\n" for name in ("tiny", "mid", "big"))
+    path = write(f"routing: {{artifact: ./my-router}}\ndeployments:\n{deployments}")
+    settings = load_settings(path, {})
+    assert settings.default_arm == settings.baseline == "big"
+    assert not [note for note in note_settings(settings) if note.setting == "routing.default_arm"]
+    chosen = load_settings(path, {"PENSTOCK__ROUTING__DEFAULT_ARM": "mid"})
+    assert chosen.default_arm == "mid"
+    assert "measured with 'big'" in str(note_settings(chosen))
+
+
+def test_default_arm_without_a_deployment_on_the_reference_arm_is_of_the_highest_tier(
+    write: Write, tmp_path: Path
+) -> None:
+    """The tier decides where the artifact's own arm is not served, or only by name."""
+    _own_artifact(tmp_path / "my-router")
+    text = f"  - {LOCAL}name: a, tier: small}}\n  - {LOCAL}name: b, tier: large}}\n"
+    text += f"  - {LOCAL}name: big, routable: false}}\n"
+    path = write(f"routing: {{artifact: ./my-router}}\ndeployments:\n{text}")
+    assert load_settings(path, {}).default_arm == "b"
+
+
+def test_reference_arm_of_the_bundled_artifact_is_the_one_taken_unread(repository_root: Path) -> None:
+    """The constant stands for what the bundled manifest says."""
+    manifest = json.loads((repository_root / "onnx_models" / "default-router" / "manifest.json").read_bytes())
+    assert manifest["reference_arm"] == DEFAULT_REFERENCE_ARM
+
+
+@pytest.mark.parametrize(
+    ("routing", "expected"),
+    [
+        (
+            "{encoder: static}",
+            "routing.encoder: there is no bundled encoder 'static' (did you mean 'static-minilm-256'?)",
+        ),
+        ("{encoder: minilm-l6-v2}", "routing.encoder: the artifact was fitted with static-minilm-256@"),
+        ("{encoder: ./nowhere}", "routing.encoder: ./nowhere has no manifest.json"),
+        (
+            "{artifact: ./nowhere}",
+            "routing.artifact: ./nowhere has no manifest.json (make one with: penstock-train fit --outcomes FILE "
+            "--out ./nowhere)",
+        ),
+        ("{artifact: defualt}", "routing.artifact: there is no bundled artifact 'defualt' (did you mean 'default'?"),
+        ("{artifact: ./damaged}", "routing.artifact: manifest.json and router.onnx in 'damaged' are damaged"),
+        ("{artifact: ./broken}", "routing.artifact: manifest.json is not valid"),
+    ],
+)
+def test_models_that_cannot_route_are_problems_only_where_asked(
+    write: Write, tmp_path: Path, repository_root: Path, routing: str, expected: str
+) -> None:
+    """The check refuses what the gateway itself starts with, serving its default arm."""
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "manifest.json").write_text("{")
+    shutil.copytree(repository_root / "onnx_models" / "default-router", tmp_path / "damaged")
+    with (tmp_path / "damaged" / "router.onnx").open("ab") as graph:
+        graph.write(b"x")
+    path = write(f"routing: {routing}\n{ONE}")
+    found = _problems(path, KEYS, must_route=True)
+    assert len(found) == 1
+    assert found[0].startswith(f"penstock.yaml:1: {expected}")
+    settings = load_settings(path, KEYS)
+    assert settings.default_arm == "gpt-5.4-mini"
+    assert routing_obstacle(settings) in found[0].replace("./nowhere", str(tmp_path / "nowhere"))
+
+
+def test_arm_that_the_artifact_does_not_have_is_a_problem_where_asked(write: Write) -> None:
+    """A mistyped arm has its line and the nearest match."""
+    found = _problems(write(ONE.replace("}", ", arm: mediun}")), KEYS, must_route=True)
+    assert found == ["penstock.yaml:2: deployments[0].arm: the artifact has no arm 'mediun' (did you mean 'medium'?)"]
+
+
+def test_mistakes_of_shape_hide_no_mistake_of_routing(write: Write) -> None:
+    """Default arm, artifact and encoder are checked although other settings are wrong."""
+    text = (
+        "server: {prt: 1}\ndeployments:\n  - {name: 4, provider: openai, tier: small}\n"
+        "  - {name: gpt-5.4-mini, provider: openai, tier: medium}\n"
+        "routing: {default_arm: nope, artifact: ./nowhere, encoder: static}\n"
+    )
+    found = "\n".join(_problems(write(text), KEYS, must_route=True))
+    for setting in ("server.prt", "deployments[0].name", "default_arm", "routing.artifact", "routing.encoder"):
+        assert setting in found
+    assert "entry-" not in found
+
+
+@pytest.mark.parametrize("wrong", ["{name: x, provider: opanai}", "{name: 'a b', provider: openai}"])
+def test_wrong_name_or_provider_is_the_only_problem_of_its_deployment(write: Write, wrong: str) -> None:
+    """Price and key would be looked for under the wrong name, so nothing is said of them."""
+    assert len(_problems(write(f"deployments:\n  - {wrong}\n"), {})) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("routing: {tradeoff: balnced}\n", "between 0 and 1, not 'balnced' (did you mean 'balanced'?)"),
+        ("log: {level: loud}\n", "log.level: should be one of 'debug', 'info', 'warning' or 'error', not 'loud'"),
+        ("client_keys: [{name: a, key: ${S}}]\n", "client_keys[0].key: should have at least 16 characters"),
+    ],
+)
+def test_wording_of_a_problem_says_each_thing_once(write: Write, text: str, expected: str) -> None:
+    """The choices stand once, the nearest match is named, and the mask eats no word of the message."""
+    assert _problems(write(text + ONE), {**KEYS, "S": "short"})[0].endswith(expected)
+
+
+def test_literal_secret_header_is_refused_with_a_hint_that_applies(write: Write) -> None:
+    """A header has no key file."""
+    found = _problems(write(ONE.replace("}", ", headers: {Authorization: abcdefgh}}")), KEYS)
+    assert found[0].endswith("a secret should not stand in the file (write ${VARIABLE})")
+
+
+def test_path_in_a_problem_is_the_one_that_was_given(write: Write) -> None:
+    """Two files of one name in two folders can be told apart."""
+    path = write("serve: 1\n" + ONE).absolute()
+    assert _problems(path, KEYS)[0].startswith(f"{path}:1: ")
+
+
+def test_one_guessed_limit_is_noted_in_the_singular(write: Write) -> None:
+    """The note's grammar follows the count."""
+    text = f"deployments:\n  - {LOCAL}name: a, tier: small, context_tokens: 1, abilities: [tools]}}\n"
+    notes = str(note_settings(load_settings(write(text), {})))
+    assert "max_output_tokens is a cautious guess" in notes
+    assert "'set it'" in notes
+
+
+def test_base_url_variable_in_force_is_noted(write: Write) -> None:
+    """Nobody should wonder where requests go."""
+    environ = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}
+    messages = [note.message for note in note_settings(load_settings(None, environ), environ)]
+    expected = "OPENAI_BASE_URL is in force: requests go to http://127.0.0.1:9/v1, not to https://api.openai.com/v1"
+    assert messages.count(expected) == 4

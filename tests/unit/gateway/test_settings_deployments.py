@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from penstock_gateway.configuration_problems import ConfigurationError
-from penstock_gateway.deployments import Ability, Deployment
+from penstock_gateway.deployments import TIERS, Ability, Deployment
 from penstock_gateway.settings import Settings, build_deployments, note_settings
+from penstock_gateway.settings_deployments import read_artifact_arms, with_default_arm
 from penstock_gateway.settings_models import (
     DeploymentSettings,
     ParameterSettings,
@@ -20,6 +21,7 @@ from penstock_gateway.settings_models import (
 )
 
 PRICE = PriceSettings(input=Decimal(1), output=Decimal(2))
+from penstock_gateway.wiring import build_pipeline
 
 
 def _built(entry: DeploymentSettings) -> Deployment:
@@ -159,3 +161,29 @@ def test_long_context_surcharge_of_a_model_caps_its_default_context() -> None:
     assert _built(beyond).context_tokens == 900_000
     assert any("charges more beyond" in note.message for note in note_settings(Settings(deployments=(plain,))))
     assert any("will be too low" in note.message for note in note_settings(Settings(deployments=(beyond,))))
+
+
+@pytest.mark.parametrize("manifest", [b'{"arms":' + b"[" * 100_000, b'{"arms":["\xff"]}', b"[]", b""])
+def test_artifact_arms_damaged_manifest_has_none(tmp_path: Path, manifest: bytes) -> None:
+    """Whatever stands in a manifest, the configuration can be read; the artifact is refused later."""
+    (tmp_path / "manifest.json").write_bytes(manifest)
+    assert read_artifact_arms(RoutingSettings(artifact=str(tmp_path))) == ()
+
+
+def test_artifact_arms_bundled_name_means_the_bundled_folder() -> None:
+    """A bundled artifact has the same arms by its name as by ``default``, and an unknown name has none."""
+    assert read_artifact_arms(RoutingSettings(artifact="default-router")) == TIERS
+    assert read_artifact_arms(RoutingSettings(artifact="no-such-router")) == ()
+
+
+def test_pipeline_of_settings_made_in_python_has_the_artifacts_default_arm(tmp_path: Path) -> None:
+    """The reference arm counts without a file too, and an artifact that is refused leaves that default."""
+    (tmp_path / "manifest.json").write_text('{"arms": ["tiny", "big"], "reference_arm": "big"}')
+    price = PriceSettings(input=Decimal(1), output=Decimal(1))
+    entries = [DeploymentSettings(name=name, base_url="http://127.0.0.1:9/v1", price=price) for name in ("tiny", "big")]
+    settings = Settings(deployments=tuple(entries), routing=RoutingSettings(artifact=str(tmp_path)))
+    pipeline, finding = build_pipeline(settings, upstreams={})
+    assert finding is not None
+    assert pipeline.chooser.parts is None
+    assert with_default_arm(settings).default_arm == "big"
+    assert pipeline.chooser._default.name == "big"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import chdir
 from decimal import Decimal
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from penstock_gateway.settings_source import MAX_DEPTH, MAX_FILE_BYTES, Settings
 
 
 def _read(folder: Path, text: str, environ: dict[str, str] | None = None) -> SettingsSource:
-    path = folder / "penstock.yaml"
-    path.write_text(text, encoding="utf-8")
-    return read_source(path, environ or {})
+    path = Path("penstock.yaml")
+    (folder / path).write_text(text, encoding="utf-8")
+    with chdir(folder):
+        return read_source(path, environ or {})
 
 
 def test_source_of_nested_settings_knows_each_line(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from penstock_gateway.money import rebuild_snapshot
 from penstock_gateway.money.snapshot import Snapshot
+from penstock_routers.installation import install_command
 
 CHAT: dict[str, object] = {
     "litellm_provider": "openai",
@@ -95,7 +96,7 @@ def test_rebuild_without_litellm_says_how_to_get_it(
     """Without the package there is nothing to build from; nothing is written."""
     monkeypatch.setattr(rebuild_snapshot, "find_spec", lambda _: None)
     assert rebuild_snapshot.main(["--output", str(tmp_path / "s.json")]) == 1
-    assert "pip install 'penstock[litellm]'" in capsys.readouterr().err
+    assert install_command("litellm") in capsys.readouterr().err
     assert not (tmp_path / "s.json").exists()
 
 
