@@ -1,7 +1,8 @@
 """Checks the Markdown files of the repository against the repository itself; prints every problem and fails.
 
-Checked: relative links and their anchors lead somewhere, every `make` target that a document names exists, decision
-records are numbered without gaps and all listed in their index. Reads files only. Read `problems` first.
+Checked: relative links and their anchors lead somewhere, every `make` target that a document names exists, no
+placeholder is left, decision records are numbered without gaps and all listed in their index. Reads files only. Read
+`problems` first.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ _HEADING = re.compile(r"^#{1,6}\s+(.+?)\s*#*$", re.MULTILINE)
 _MAKE_IN_CODE = re.compile(
     r"`(?:[A-Z_]+=\S+ )*make ([a-z][a-z-]*)[^`\n]*`|^\s*(?:\$ )?make ([a-z][a-z-]*)", re.MULTILINE
 )
+_PLACEHOLDER = re.compile(r"@@[A-Z_]+@@")
 _TARGET = re.compile(r"^([a-z][a-z-]*):", re.MULTILINE)
 _RECORD = re.compile(r"^(\d{4})-[a-z0-9-]+\.md$")
 
@@ -34,6 +36,7 @@ def problems(root: Path = ROOT) -> Iterator[str]:
         name = document.relative_to(root).as_posix()
         yield from (f"{name}: {problem}" for problem in _broken_links(document, text))
         mentioned = {first or second for first, second in _MAKE_IN_CODE.findall(text)}
+        yield from (f"{name}: the placeholder {mark} was never filled in" for mark in _PLACEHOLDER.findall(text))
         yield from (f"{name}: there is no `make {target}`" for target in sorted(mentioned - targets))
     yield from _record_problems(root / "docs" / "adr")
 
