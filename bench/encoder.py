@@ -93,7 +93,7 @@ def _with_runs_of(encoder: PromptEncoder, rows: int) -> PromptEncoder:
 
 def _exported_fp32(scratch: Path, say: Callable[[str], None]) -> list[Path]:
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("sentence_transformers") is None:
-        say("fp32 skipped: it is exported here and needs pip install 'penstock[training]'")
+        say("fp32 skipped: it is exported here and needs make test-all, or the training extra")
         return []
     from penstock_training.export_encoder import export_encoder  # noqa: PLC0415  (needs torch)
 

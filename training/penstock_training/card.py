@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from penstock_training.evaluation_measures import SLICE_MINIMUM
 from penstock_training.evaluation_report import EvaluationReport, OperatingPointResult, SliceResult
-from penstock_training.evaluation_text import interval_text, number_text
+from penstock_training.evaluation_text import count_text, interval_text, number_text
 from penstock_training.splits import SourceOverlap
 
 CARD_FILE: Final = "CARD.md"
@@ -166,7 +167,10 @@ def _at_a_glance(report: CardReport) -> str:
         ("Encoder", f"`{report.encoder}`"),
         ("Arms", ", ".join(f"`{arm.name}`" for arm in report.arms)),
         ("Default arm", f"`{report.default_arm}` (answers whenever the router is not sure)"),
-        ("Fitted on", ", ".join(f"{s.name} ({s.prompts:,} prompts)" for s in report.sources if s.use == "fitted")),
+        (
+            "Fitted on",
+            ", ".join(f"{s.name} ({count_text(s.prompts, 'prompt')})" for s in report.sources if s.use == "fitted"),
+        ),
         ("Prompts for the numbers below", f"{held_out.prompts:,}, none of whose questions was fitted on"),
     ]
     table = _table(("", ""), [(f"**{name}**", value) for name, value in rows])
@@ -237,9 +241,14 @@ def _curve_sentence(report: EvaluationReport) -> str:
 def _left_out_cells(report: EvaluationReport) -> str:
     notes = []
     if report.prompts_left_out:
-        notes.append(f"{report.prompts_left_out:,} prompts lack a score for some arm and are not counted.")
+        lack = (
+            "lacks a score for some arm and is" if report.prompts_left_out == 1 else "lack a score for some arm and are"
+        )
+        notes.append(f"{count_text(report.prompts_left_out, 'prompt')} {lack} not counted.")
     if report.cells_with_expected_cost:
-        notes.append(f"In {report.cells_with_expected_cost:,} cells the expected cost stands in for an unknown one.")
+        notes.append(
+            f"In {count_text(report.cells_with_expected_cost, 'cell')} the expected cost stands in for an unknown one."
+        )
     return " ".join(notes)
 
 
@@ -297,13 +306,14 @@ def _wins_and_losses(report: EvaluationReport) -> str:
         losses = sorted(_sure(point, -1), key=lambda part: part.over_default.value)[:4]
         sure = [*_sure(point, 1), *_sure(point, -1)]
         even = [part for part in point.by_category if part not in sure]
+        higher = count_text(point.against_default.first_better, "prompt")
         savers = sorted((p for p in even if p.relative_cost < 0.97), key=lambda part: part.relative_cost)[:4]
         blocks.append(
             f"**{point.name}**\n\n"
             f"- surely better than `{report.default_arm}`: {_named(wins)}\n"
             f"- surely worse than `{report.default_arm}`: {_named(losses)}\n"
             f"- cheaper without a sure difference: {_named(savers)}\n"
-            f"- on {point.against_default.first_better:,} prompts it scored higher than `{report.default_arm}`, on "
+            f"- on {higher} it scored higher than `{report.default_arm}`, on "
             f"{point.against_default.second_better:,} lower, on {point.against_default.equal:,} the same"
         )
     text = (
@@ -361,7 +371,7 @@ def _training_data(report: CardReport) -> str:
     shared = [o for o in report.overlaps if o.questions]
     overlap = ""
     if shared:
-        pairs = "; ".join(f"{o.first} and {o.second} share {o.questions:,} questions" for o in shared)
+        pairs = "; ".join(f"{o.first} and {o.second} share {count_text(o.questions, 'question')}" for o in shared)
         overlap = f"Questions that occur in several sets in different form were recognised and kept together: {pairs}."
     return "\n\n".join(part for part in ("## What it was fitted on", sources, arms, *report.grouping, overlap) if part)
 
@@ -397,10 +407,11 @@ def _method(report: EvaluationReport) -> str:
 
 
 def _sure(point: OperatingPointResult, sign: int) -> list[SliceResult]:
-    """Categories whose difference to the default arm surely has this sign."""
+    """Categories whose difference to the default arm surely has this sign; too small ones are sure of nothing."""
+    large = [part for part in point.by_category if part.prompts >= SLICE_MINIMUM]
     if sign > 0:
-        return [part for part in point.by_category if part.over_default.low > 0.0]
-    return [part for part in point.by_category if part.over_default.high < 0.0]
+        return [part for part in large if part.over_default.low > 0.0]
+    return [part for part in large if part.over_default.high < 0.0]
 
 
 def _named(parts: Sequence[SliceResult]) -> str:

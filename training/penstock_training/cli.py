@@ -117,7 +117,9 @@ def fit(
     type=click.Path(path_type=Path, dir_okay=False),
     help='JSON: {"arm": [input, output], ...}, USD per million tokens; the artifact\'s references otherwise.',
 )
-@click.option("--prompts", "prompt_file", type=click.File("rb"), help="One prompt per line, blank ones skipped; - for stdin.")
+@click.option(
+    "--prompts", "prompt_file", type=click.File("rb"), help="One prompt per line, blank ones skipped; - for stdin."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per prompt.")
 def predict(
     prompts: tuple[str, ...],

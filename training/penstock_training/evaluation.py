@@ -33,12 +33,14 @@ from penstock_training.evaluation_measures import (
 from penstock_training.evaluation_report import CurveSummary, EvaluationReport, OperatingPointResult
 from penstock_training.intervals import Interval
 from penstock_training.outcomes import OutcomeMatrix
-from penstock_training.predict import open_router
+from penstock_training.predict import known_arm, open_router
 from penstock_training.splits import grouped_split
 from penstock_training.vectors import encode_prompts
 
 # λ from "quality only" over six decades to "cheapest"; 4 to 6 points fall between any two arms of the public sets.
 COST_WEIGHTS: Final = (0.0, *(float(w) for w in np.geomspace(1e-3, 1e2, 46)), math.inf)
+# Below, standard errors of mean scores reach 0.05, and 95 % bootstrap intervals are too narrow to claim knowledge from.
+KNOWLEDGE_MINIMUM: Final = 100  # prompts
 
 
 def evaluate(

@@ -41,6 +41,7 @@ from penstock_training.outcomes import OutcomeMatrix
 FloatMatrix = NDArray[np.float64]
 
 SLICE_MINIMUM: Final = 30  # smaller slices have intervals wider than ±0.18 and only invite stories
+SLICES_SHOWN_SINGLY: Final = 8  # so few are listed one by one, however small
 _REST: Final = " smaller ones"
 _PRICE_ONLY_WEIGHTS: Final = (0.0, *(float(w) for w in np.geomspace(1e-2, 3e1, 22)), math.inf)
 ORACLE_NOTE: Final = "reads the scores; inflated by luck, no router can reach it"
@@ -182,10 +183,10 @@ def _with_price_only(arms: ArmMeans, blind: NDArray[np.float64], settings: int) 
 
 
 def _slices(trial: Trial, decisions: RowDecisions, labels: Sequence[str]) -> tuple[SliceResult, ...]:
-    """Results per label, largest first; labels with few prompts are put together, at the end."""
+    """Results per label, largest first; of many labels, those with few prompts are put together, at the end."""
     names, inverse, counts = np.unique(np.asarray(labels, dtype=object), return_inverse=True, return_counts=True)
     is_small = counts < SLICE_MINIMUM
-    if is_small.sum() > 1:
+    if is_small.sum() > 1 and names.size > SLICES_SHOWN_SINGLY:
         inverse = np.where(is_small[inverse], names.size, inverse)
         names = np.append(names, f"{int(is_small.sum())}{_REST}")
     results = [_slice(trial, decisions, str(names[i]) or "(none)", inverse == i) for i in np.unique(inverse)]

@@ -7,22 +7,30 @@ first.
 from __future__ import annotations
 
 import math
+import textwrap
 from dataclasses import dataclass
-
-from rich.console import Console
-from rich.table import Table
+from typing import Final
 
 from penstock_training.evaluation_report import EvaluationReport
 from penstock_training.intervals import Interval
 
+WIDTH: Final = 80  # characters; the smallest usual terminal
+_LONG_NOTE: Final = 30  # characters; longer notes stand below their table
+
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A titled table; the first column is text, the others are numbers."""
+    """A titled table, the first column text, with remarks below it."""
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    remarks: tuple[str, ...] = ()
+
+
+def count_text(count: int, noun: str) -> str:
+    """Word a count with its noun: ``1 prompt``, ``1,200 prompts``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def number_text(value: float, *, signed: bool = False, digits: int = 3) -> str:
@@ -69,18 +77,57 @@ def report_sections(report: EvaluationReport) -> list[Section]:
     Returns
     -------
     list of Section
-        Policies, differences at equal cost, arms, and calls.
+        Policies, differences at equal cost, arms, calls and their reasons.
     """
-    best_cost = next(arm.cost_usd.value for arm in report.arms if arm.arm == report.best_arm)
-    policies = [(p.name, interval_text(p.quality), interval_text(p.relative_cost, percent=True)) for p in report.points]
-    for baseline in report.baselines:
-        cost = f"{number_text(100 * baseline.cost_usd.value / best_cost, digits=0)} %"
-        policies.append((f"{baseline.name} ({baseline.note})", interval_text(baseline.quality), cost))
-    differences = [
-        (p.name, *(interval_text(d, signed=True) for d in (p.over_best, p.over_hull, p.over_mixing, p.over_price_only)))
-        for p in report.points
+    points = report.points
+    used = [a.arm for a in report.arms if any(p.arm_shares[a.arm] >= 0.005 for p in points)]
+    calls = [(arm, *(_share(p.arm_shares[arm]) for p in points)) for arm in used]
+    reasons = [
+        (reason.replace("_", " "), *(_share(p.reason_shares[reason]) for p in points))
+        for reason in points[0].reason_shares
     ]
-    arms = [
+    names = tuple(p.name for p in points)
+    return [
+        _policies(report),
+        _differences(report),
+        _arms(report),
+        Section("Calls per arm", ("arm", *names), tuple(calls)),
+        Section("Reasons of the choices", ("reason", *names), tuple(reasons)),
+    ]
+
+
+def _policies(report: EvaluationReport) -> Section:
+    best_cost = next(arm.cost_usd.value for arm in report.arms if arm.arm == report.best_arm)
+    rows = [(p.name, interval_text(p.quality), interval_text(p.relative_cost, percent=True)) for p in report.points]
+    remarks = []
+    for baseline in report.baselines:
+        is_long = len(baseline.note) > _LONG_NOTE
+        name = baseline.name if is_long else f"{baseline.name} ({baseline.note})"
+        cost = f"{number_text(100 * baseline.cost_usd.value / best_cost, digits=0)} %"
+        rows.append((name, interval_text(baseline.quality), cost))
+        remarks += [f"{baseline.name}: {baseline.note}"] if is_long else []
+    header = ("policy", "quality", f"cost ({report.best_arm} = 100 %)")
+    return Section("Quality and cost", header, tuple(rows), tuple(remarks))
+
+
+def _differences(report: EvaluationReport) -> Section:
+    """One comparison per row: four intervals side by side are wider than a terminal."""
+    rows = []
+    for p in report.points:
+        compared = (
+            ("always-best (at any cost)", p.over_best),
+            ("fixed-arm mixtures", p.over_hull),
+            ("cheapest-best mixing", p.over_mixing),
+            ("prices only", p.over_price_only),
+        )
+        for i, (name, difference) in enumerate(compared):
+            rows.append((p.name if i == 0 else "", name, interval_text(difference, signed=True)))
+    title = "Quality above other policies at the same mean cost"
+    return Section(title, ("point", "compared with", "difference in quality"), tuple(rows))
+
+
+def _arms(report: EvaluationReport) -> Section:
+    rows = [
         (
             arm.arm,
             interval_text(arm.quality),
@@ -90,26 +137,11 @@ def report_sections(report: EvaluationReport) -> list[Section]:
         )
         for arm in report.arms
     ]
-    used = [a.arm for a in report.arms if any(p.arm_shares[a.arm] >= 0.005 for p in report.points)]
-    calls = [
-        (p.name, *(_share(p.arm_shares[arm]) for arm in used), *(_share(s) for s in p.reason_shares.values()))
-        for p in report.points
-    ]
-    reasons = tuple(reason.replace("_", " ") for reason in report.points[0].reason_shares)
-    return [
-        Section("Quality and cost", ("policy", "quality", f"cost ({report.best_arm} = 100 %)"), tuple(policies)),
-        Section(
-            "Quality above other policies at the same mean cost",
-            ("point", "always-best (any cost)", "fixed-arm mixtures", "cheapest-best mixing", "prices only"),
-            tuple(differences),
-        ),
-        Section("Arms", ("arm", "quality", "USD per request", "ECE", "Brier (of the mean)"), tuple(arms)),
-        Section("Calls", ("point", *used, *reasons), tuple(calls)),
-    ]
+    return Section("Arms", ("arm", "quality", "USD/request", "ECE", "Brier (of mean)"), tuple(rows))
 
 
 def render_plain(report: EvaluationReport) -> str:
-    """Lay the report out in aligned columns without any control characters.
+    """Lay the report out in aligned columns without any control characters, for a terminal and a pipe alike.
 
     Parameters
     ----------
@@ -118,37 +150,26 @@ def render_plain(report: EvaluationReport) -> str:
     Returns
     -------
     str
-        Ends without a line feed.
+        Lines of at most `WIDTH` characters unless names of arms are long; ends without a line feed.
     """
-    blocks = [_headline(report)]
+    blocks = [f"{_wrapped(_headline(report))}\nbrackets hold 95 % intervals"]
     for section in report_sections(report):
         rows = [section.header, *section.rows]
         widths = [max(len(row[i]) for row in rows) for i in range(len(section.header))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        blocks.append("\n".join([section.title, *(f"  {line}" for line in lines)]))
-    blocks.append("\n".join(_sentences(report)))
+        blocks.append("\n".join([section.title, *(f"  {line}" for line in (*lines, *section.remarks))]))
+    blocks.append("\n".join(_wrapped(sentence) for sentence in _sentences(report)))
     return "\n\n".join(blocks)
 
 
-def print_tables(report: EvaluationReport, console: Console) -> None:
-    """Show the report as tables in a terminal."""
-    console.print(_headline(report), style="bold")
-    for section in report_sections(report):
-        table = Table(title=section.title, title_justify="left", header_style="bold")
-        for i, name in enumerate(section.header):
-            table.add_column(name, justify="left" if i == 0 else "right")
-        for row in section.rows:
-            table.add_row(*row)
-        console.print(table)
-    for sentence in _sentences(report):
-        console.print(sentence, markup=False)
+def _wrapped(sentence: str) -> str:
+    """Break a sentence into lines; only whole words move."""
+    return textwrap.fill(sentence, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _headline(report: EvaluationReport) -> str:
-    return (
-        f"{report.name}: {report.prompts:,} prompts, {report.groups:,} questions, default arm {report.default_arm}; "
-        f"brackets are 95 % intervals"
-    )
+    questions = count_text(report.groups, "question")
+    return f"{report.name}: {count_text(report.prompts, 'prompt')}, {questions}, default arm {report.default_arm}"
 
 
 def _sentences(report: EvaluationReport) -> list[str]:
@@ -156,10 +177,13 @@ def _sentences(report: EvaluationReport) -> list[str]:
     if report.arms_left_out:
         sentences.append(f"- Without any outcome and left out: {', '.join(report.arms_left_out)}.")
     if report.prompts_left_out:
-        sentences.append(f"- {report.prompts_left_out:,} prompts lack a score for some arm and are left out.")
+        lack = (
+            "lacks a score for some arm and is" if report.prompts_left_out == 1 else "lack a score for some arm and are"
+        )
+        sentences.append(f"- {count_text(report.prompts_left_out, 'prompt')} {lack} left out.")
     if report.cells_with_expected_cost:
-        count = report.cells_with_expected_cost
-        sentences.append(f"- In {count:,} cells the expected cost stands in for an unknown one.")
+        cells = count_text(report.cells_with_expected_cost, "cell")
+        sentences.append(f"- In {cells} the expected cost stands in for an unknown one.")
     return sentences
 
 

@@ -19,9 +19,9 @@ from penstock_gateway.settings_models import (
     RoutingSettings,
     TimeoutSettings,
 )
+from penstock_gateway.wiring import build_pipeline
 
 PRICE = PriceSettings(input=Decimal(1), output=Decimal(2))
-from penstock_gateway.wiring import build_pipeline
 
 
 def _built(entry: DeploymentSettings) -> Deployment:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -146,3 +147,9 @@ def test_utility_scaled_prices_give_same_utility(arms, factor) -> None:
     for arm in arms:
         scaled = replace(arm, cost_usd=arm.cost_usd * factor)
         assert utility(scaled, BALANCED, factor) == pytest.approx(utility(arm, BALANCED, 1.0), abs=1e-9)
+
+
+def test_route_reasons_are_all_documented(repository_root: Path) -> None:
+    """Clients and dashboards read the closed set of reasons in docs/routing.md."""
+    text = (repository_root / "docs" / "routing.md").read_text(encoding="utf-8")
+    assert [reason for reason in RouteReason if f"| `{reason}` |" not in text] == []

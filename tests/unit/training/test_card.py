@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -104,6 +105,20 @@ def test_render_card_tables_have_as_many_cells_as_headings() -> None:
     for above, line in pairwise(lines):
         if above.startswith("|") and line.startswith("|"):
             assert above.count(" |") == line.count(" |"), line
+
+
+def test_render_card_category_of_few_prompts_is_sure_of_nothing() -> None:
+    """A category too small for an interval is in the picture but never called surely better or worse."""
+    card = _card()
+    points = []
+    for point in card.held_out.points:
+        sample = replace(point.by_category[0], over_default=Interval(0.5, 0.5, 0.5))
+        parts = (replace(sample, name="tiny-kind", prompts=1), replace(sample, name="large-kind", prompts=400))
+        points.append(replace(point, by_category=parts))
+    page = render_card(replace(card, held_out=replace(card.held_out, points=tuple(points))))
+    sure = [line for line in page.splitlines() if line.startswith("- surely better")]
+    assert len(sure) == len(points)
+    assert all("large-kind" in line and "tiny-kind" not in line for line in sure)
 
 
 def test_number_text_words_signs_and_odd_values() -> None:

@@ -19,7 +19,7 @@ from penstock_training.decisions import EstimateArrays, decide_rows
 from penstock_training.errors import OutcomeError
 from penstock_training.evaluation import evaluate, evaluate_artifact
 from penstock_training.evaluation_report import EvaluationReport
-from penstock_training.evaluation_text import render_plain
+from penstock_training.evaluation_text import count_text, render_plain
 from penstock_training.outcomes import load_outcomes
 from support.outcome_samples import outcome_row, random_trial, write_json_lines
 
@@ -154,6 +154,37 @@ def test_evaluate_slices_partition_the_prompts_and_small_ones_are_merged() -> No
     assert [part.name for part in report.point("cost").by_source] == ["first", "second"]
 
 
+def test_evaluate_few_categories_are_shown_singly_however_small() -> None:
+    """Up to eight categories need no merging."""
+    estimates, matrix = random_trial(2, 80)
+    matrix = replace(matrix, categories=[f"kind{i % 8}" for i in range(80)])
+    report = evaluate(estimates, matrix, tradeoffs=POINTS, cost_scale_usd=COST_SCALE_USD, novelty_max=0.9, resamples=50)
+    parts = report.point("balanced").by_category
+    assert [(part.name, part.prompts) for part in parts] == [(f"kind{i}", 10) for i in range(8)]
+
+
+_SURE, _UNSURE, _NOTHING = Interval(0.1, 0.05, 0.15), Interval(0.55, 0.45, 0.65), Interval(0.0, -0.1, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("ordering", "over_prices", "prompts", "sentence"),
+    [
+        (Interval(0.6, 0.55, 0.65), _SURE, 100, "the estimates surely know more"),
+        (Interval(0.6, 0.55, 0.65), _SURE, 99, None),
+        (_UNSURE, _SURE, 5000, None),
+        (_UNSURE, _NOTHING, 5000, "the estimates do not surely know more"),
+    ],
+)
+def test_verdicts_claim_knowledge_only_where_prompts_are_ordered_and_many(
+    ordering: Interval, over_prices: Interval, prompts: int, sentence: str | None
+) -> None:
+    """Estimates that do not order prompts better than chance are never said to know them."""
+    summary = replace(_report().unguarded_summary, area_over_price_only=over_prices)
+    found = [verdict for verdict in _verdicts((), summary, ordering, prompts) if "know more" in verdict]
+    assert len(found) == (sentence is not None)
+    assert sentence is None or sentence in found[0]
+
+
 def test_evaluate_missing_cells_are_left_out_and_counted() -> None:
     """Arms without outcomes and prompts without a complete row take no part; unknown costs are filled and counted."""
     estimates, matrix = random_trial(4, 300)
@@ -225,6 +256,12 @@ def test_render_plain_shows_every_point_and_baseline_without_control_characters(
     for word in ("cost", "balanced", "quality", "always-cheapest", "always-best", "oracle", "prices only"):
         assert word in text
     assert all(character == "\n" or character.isprintable() for character in text)
+    assert max(len(line) for line in text.splitlines()) <= 80
+
+
+def test_count_text_takes_the_singular_for_one() -> None:
+    """No report says "1 prompts"."""
+    assert [count_text(n, "prompt") for n in (0, 1, 1200)] == ["0 prompts", "1 prompt", "1,200 prompts"]
 
 
 def test_evaluate_calibration_of_true_probabilities_is_good() -> None:

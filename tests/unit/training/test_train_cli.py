@@ -61,11 +61,12 @@ def test_predict_json_lists_every_arm_with_numbers() -> None:
 
 
 def test_predict_reads_prompts_from_a_file_and_text_output_names_reason(tmp_path: Path) -> None:
-    """A file gives one prompt per line; the text output shows arm and reason."""
-    (tmp_path / "prompts.txt").write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
+    """A file gives one prompt per line, blank ones skipped; the text output shows arm and reason."""
+    (tmp_path / "prompts.txt").write_text("\n \n".join(PROMPTS) + "\n", encoding="utf-8")
     result = CliRunner().invoke(main, ["predict", "--prompts", str(tmp_path / "prompts.txt"), "--tradeoff", "0"])
     assert result.exit_code == 0
     assert result.output.count("quality") == 8
+    assert result.output.count("cheapest") == 2
 
 
 def test_predict_cheapest_setting_takes_cheapest_arm_always() -> None:
@@ -97,10 +98,15 @@ def test_predict_unpriced_arms_are_never_chosen() -> None:
         (["predict", "--tradeoff", "best", "x"], "bad_tradeoff"),
         (["predict", "--default-arm", "nobody", "x"], "unknown_arm"),
         (["predict", "--artifact", "no/where", "x"], "artifact_missing"),
+        (["predict", "--artifact", "nowhere", "x"], "artifact_missing"),
+        (["predict", "--artifact", ".", "x"], "artifact_missing"),
+        (["predict", "--encoder", "nowhere", "x"], "encoder_missing"),
         (["predict", "--prompts", "latin.txt"], "bad_prompts"),
         (["predict", "--prices", "nowhere.json", "x"], "bad_prices"),
         (["predict", "--encoder", "minilm-l6-v2", "x"], "artifact_encoder_mismatch"),
         (["evaluate", "no/where", "--outcomes", "good.jsonl"], "artifact_missing"),
+        (["evaluate", "nowhere", "--outcomes", "good.jsonl"], "artifact_missing"),
+        (["evaluate", "default-router", "--outcomes", "good.jsonl", "--default-arm", "nobody"], "unknown_arm"),
         (["evaluate", "default-router", "--outcomes", "nowhere.jsonl"], "outcome_file_missing"),
         (["evaluate", "default-router", "--outcomes", "good.jsonl"], "outcome_arm_unknown"),
         (["fit", "--outcomes", "nowhere.jsonl", "--out", "unused"], "outcome_file_missing"),
@@ -118,7 +124,7 @@ def test_predict_unpriced_arms_are_never_chosen() -> None:
 def test_commands_wrong_input_is_one_line_with_a_code(
     arguments: list[str], code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A user's mistake ends with status 1 and a sentence that carries the code, as text and as JSON."""
+    """A user's mistake ends with status 1 and a first line that ends in the code, as text and as JSON."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     (tmp_path / "empty.jsonl").write_bytes(b"")
@@ -128,10 +134,63 @@ def test_commands_wrong_input_is_one_line_with_a_code(
     text = CliRunner().invoke(main, arguments)
     as_json = CliRunner().invoke(main, [arguments[0], "--json", *arguments[1:]])
     assert text.exit_code == as_json.exit_code == 1
-    assert f"[{code}]" in text.stderr
+    assert text.stderr.splitlines()[0].endswith(f" [{code}]")
     assert text.stdout == ""
     assert json.loads(as_json.stdout)["error"]["code"] == code
     assert not (tmp_path / "unused").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "--artifact", "nowhere", "x"], "no artifact folder 'nowhere', and no bundled one of that name"),
+        (["evaluate", "nowhere", "--outcomes", "x"], "no artifact folder 'nowhere', and no bundled one of that name"),
+        (["evaluate", "no/where", "--outcomes", "x"], "there is no artifact folder 'no/where'"),
+        (
+            ["predict", "--default-arm", "nope", "x"],
+            "the artifact has no arm 'nope'; arms: small, medium, large, frontier",
+        ),
+    ],
+)
+def test_commands_wrong_name_is_said_with_what_there_is(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A message repeats the name that was given."""
+    monkeypatch.chdir(tmp_path)
+    write_json_lines(tmp_path / "x", [outcome_row(), outcome_row(arm="frontier")])
+    assert message in CliRunner().invoke(main, arguments).stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["evaluate", "default-router", "--outcomes", "x"], ["fit", "--outcomes", "x", "--out", "unused"]],
+)
+def test_commands_without_the_fit_extra_say_how_to_get_it(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where only serving is installed, one line names the missing package, make setup and the extra."""
+    for package in ("pyarrow", "sklearn", "onnx", "matplotlib"):
+        monkeypatch.setitem(sys.modules, package, None)
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.endswith(" [missing_extra]")
+    for part in ("pyarrow", "make setup", "[cpu,fit]"):
+        assert part in line
+
+
+def test_evaluate_needs_no_scikit_learn(tmp_path: Path) -> None:
+    """Measuring an artifact reads outcome files but fits nothing."""
+    rows = [outcome_row(f"Add {i} and 3.", arm) for i in range(9) for arm in ("small", "medium", "large", "frontier")]
+    path = write_json_lines(tmp_path / "own.jsonl", rows)
+    script = (
+        "import sys; sys.modules.update(dict.fromkeys(('sklearn', 'onnx', 'matplotlib', 'threadpoolctl')));"
+        "from penstock_training.cli import main; main(sys.argv[1:])"
+    )
+    arguments = ["evaluate", "default-router", "--outcomes", str(path), "--resamples", "5"]
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "9 prompts" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -230,6 +289,8 @@ def test_fit_outcomes_whose_best_arm_is_the_cheapest_end_well_or_in_one_line(tmp
         assert not out.exists()
     else:
         assert result.exit_code == 0, result.output
+        text = CliRunner().invoke(main, ["fit", "--outcomes", str(path), "--out", str(out)]).stdout
+        assert text.endswith(f"wrote {out}; next: penstock-train evaluate {out} --outcomes OTHER\n")
         cheapest = {point["name"]: point for point in found["operating_points"]}["cost"]
         assert cheapest["test"]["relative_cost"] < 0.02
         assert RouterArtifact.load(out, encoder_id=None).manifest.arms == ("cheap", "dear")
