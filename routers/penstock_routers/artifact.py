@@ -33,6 +33,7 @@ from penstock_routers.manifest import (
     artifact_id,
     decode_manifest,
 )
+from penstock_routers.model_files import read_model_file
 from penstock_routers.onnx_session import OnnxSession, create_session
 from penstock_routers.policy import Tradeoff
 
@@ -262,19 +263,10 @@ def _weight(cost_weight: float | None) -> float:
     return math.inf if cost_weight is None else cost_weight
 
 
-def _read(path: Path, limit: int) -> bytes:
-    """Read a regular file of the artifact, no more than `limit` bytes of it."""
-    if path.exists() and not path.is_file():  # a pipe would block for ever
-        raise ArtifactError(f"artifact file {path.name} is no regular file", code="artifact_missing")
-    try:
-        with path.open("rb") as file:
-            content = file.read(limit + 1)
-    except OSError as error:
-        reason = error.strerror or "unreadable"
-        raise ArtifactError(f"artifact file {path.name} cannot be read: {reason}", code="artifact_missing") from error
-    if len(content) > limit:
-        raise ArtifactError(f"artifact file {path.name} is larger than {limit:,} bytes", code="artifact_oversize")
-    return content
+def _read(path: Path, max_bytes: int) -> bytes:
+    return read_model_file(
+        path, max_bytes, error=ArtifactError, missing_code="artifact_missing", too_large_code="artifact_oversize"
+    )
 
 
 def _check_hashes(manifest: Manifest, graph: bytes) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 
 from penstock_routers.errors import EncoderError
+from penstock_routers.model_files import read_model_file
 from penstock_routers.onnx_session import MAX_GRAPH_BYTES
 from penstock_routers.text import TextWindow
 
@@ -201,18 +202,9 @@ def read_encoder_folder(folder: Path) -> tuple[EncoderManifest, bytes, bytes]:
 
 
 def _read(path: Path, max_bytes: int) -> bytes:
-    if path.exists() and not path.is_file():  # a pipe would block for ever
-        raise EncoderError(f"{path.parent.name}/{path.name} is no regular file", code="encoder_missing")
-    try:
-        with path.open("rb") as file:
-            content = file.read(max_bytes + 1)
-    except OSError as failure:
-        reason = failure.strerror or "it cannot be read"
-        raise EncoderError(f"{path.parent.name}/{path.name}: {reason}", code="encoder_missing") from failure
-    if len(content) > max_bytes:
-        message = f"{path.parent.name}/{path.name} is larger than {max_bytes} bytes"
-        raise EncoderError(message, code="encoder_file_too_large")
-    return content
+    return read_model_file(
+        path, max_bytes, error=EncoderError, missing_code="encoder_missing", too_large_code="encoder_file_too_large"
+    )
 
 
 def _canonical(content: dict[str, Any]) -> bytes:

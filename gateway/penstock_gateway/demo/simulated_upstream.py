@@ -13,7 +13,7 @@ import asyncio
 import math
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -22,6 +22,7 @@ import click
 import msgspec
 import uvicorn
 
+from penstock_gateway.asgi import Receive, Scope, Send
 from penstock_gateway.demo.loopback import LOOPBACK, bind_loopback
 from penstock_gateway.demo.simulated_answers import CountTokens, SimulatedAnswer, compose_answer, count_pieces
 from penstock_gateway.demo.simulated_models import SIMULATED_MODELS, SimulatedModel
@@ -36,9 +37,6 @@ from penstock_gateway.errors import (
     UnsupportedMedia,
 )
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 DEFAULT_PORT = 4010

@@ -86,7 +86,7 @@ def test_fit_router_unknown_reference_arm_is_refused() -> None:
 
 def test_fit_router_too_few_prompts_says_how_many_are_needed() -> None:
     """A knob is never chosen on a handful of prompts."""
-    with pytest.raises(TrainingError, match="20 are needed") as caught:
+    with pytest.raises(TrainingError, match="20 are needed, so about 150 in all") as caught:
         _fit(made_up_corpus(80))
     assert caught.value.code == "too_few_prompts"
 
