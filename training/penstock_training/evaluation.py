@@ -113,10 +113,8 @@ def evaluate(
     price_only = price_only_columns(trial, means)
     by_weight = sorted(tradeoffs, key=lambda tradeoff: -tradeoff.cost_weight)
     points = tuple(measure_point(trial, tradeoff, means, price_only) for tradeoff in by_weight)
-    guard_z = tradeoffs[0].guard_z
-    sweep = [Tradeoff(f"{weight:g}", weight, guard_z) for weight in cost_weights]
-    bare = [Tradeoff(f"{weight:g}", weight, 0.0) for weight in cost_weights]
-    curve, summary = measure_curve(trial, sweep, means, price_only, is_guarded=True)
+    guarded, bare = _sweep(cost_weights, tradeoffs[0].guard_z), _sweep(cost_weights, 0.0)
+    curve, summary = measure_curve(trial, guarded, means, price_only, is_guarded=True)
     unguarded, unguarded_summary = measure_curve(trial, bare, means, price_only, is_guarded=False)
     gap = measure_gap_recovered(trial, means)
     arm_results, baselines, hull, constants = measure_constants(trial, means, price_only)
@@ -267,6 +265,10 @@ def estimate_with_artifact(
         novelty=np.array([estimate.novelty for estimate in found], dtype=np.float64),
         cost_usd=(matrix.prompt_tokens[:, None] * price[:, 0] + answer_tokens * price[:, 1]) / 1e6,
     )
+
+
+def _sweep(cost_weights: Sequence[float], guard_z: float) -> list[Tradeoff]:
+    return [Tradeoff(f"{weight:g}", weight, guard_z) for weight in cost_weights]
 
 
 def evaluate_artifact(

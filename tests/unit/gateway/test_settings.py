@@ -496,11 +496,3 @@ def test_one_guessed_limit_is_noted_in_the_singular(write: Write) -> None:
     notes = str(note_settings(load_settings(write(text), {})))
     assert "max_output_tokens is a cautious guess" in notes
     assert "'set it'" in notes
-
-
-def test_base_url_variable_in_force_is_noted(write: Write) -> None:
-    """Nobody should wonder where requests go."""
-    environ = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}
-    messages = [note.message for note in note_settings(load_settings(None, environ), environ)]
-    expected = "OPENAI_BASE_URL is in force: requests go to http://127.0.0.1:9/v1, not to https://api.openai.com/v1"
-    assert messages.count(expected) == 4

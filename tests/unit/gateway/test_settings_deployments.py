@@ -10,7 +10,7 @@ import pytest
 
 from penstock_gateway.configuration_problems import ConfigurationError
 from penstock_gateway.deployments import TIERS, Ability, Deployment
-from penstock_gateway.settings import Settings, build_deployments, note_settings
+from penstock_gateway.settings import Settings, build_deployments, load_settings, note_settings
 from penstock_gateway.settings_deployments import read_artifact_arms, with_default_arm
 from penstock_gateway.settings_models import (
     DeploymentSettings,
@@ -187,3 +187,11 @@ def test_pipeline_of_settings_made_in_python_has_the_artifacts_default_arm(tmp_p
     assert pipeline.chooser.parts is None
     assert with_default_arm(settings).default_arm == "big"
     assert pipeline.chooser._default.name == "big"
+
+
+def test_base_url_variable_in_force_is_noted() -> None:
+    """Nobody should wonder where requests go."""
+    environ = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}
+    messages = [note.message for note in note_settings(load_settings(None, environ), environ)]
+    expected = "OPENAI_BASE_URL is in force: requests go to http://127.0.0.1:9/v1, not to https://api.openai.com/v1"
+    assert messages.count(expected) == 4
