@@ -39,6 +39,7 @@ _log = logging.getLogger("penstock.requests")
 
 CLIENT_LEFT_STATUS = 499  # as in nginx's logs; no client ever sees it
 
+_COMPLETION_ID = re.compile(rb'"id":\s*"([\w.:-]{1,128})"')
 _DONE = re.compile(rb"(?<![^\r\n])data: ?\[DONE\]")  # at the start of a line: text may quote it
 _HIGHEST_STATUS = 599
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -99,6 +100,7 @@ class Answer:
         self._caller = caller
         self._request = request
         self._includes_cost = caller.includes_cost or request.includes_cost
+        self._completion_id: str | None = None
         self._is_settled = False
 
     async def body(self) -> bytes:
@@ -128,6 +130,8 @@ class Answer:
         try:
             async with aclosing(self.reply.events()) as blocks:
                 async for block in blocks:
+                    if self._includes_cost and self._completion_id is None and (found := _COMPLETION_ID.search(block)):
+                        self._completion_id = found[1].decode()
                     if self._includes_cost and (done := _DONE.search(block)):
                         yield block[: done.start()] + self._cost_event() + block[done.start() :]
                     else:
@@ -165,7 +169,7 @@ class Answer:
             return b""
         usage = settlement.usage
         chunk = {
-            "id": self.decision.id,
+            "id": self._completion_id or self.decision.id,  # clients group chunks by id
             "object": "chat.completion.chunk",
             "created": int(self.decision.created_at),
             "model": self.decision.chosen,

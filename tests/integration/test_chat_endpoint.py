@@ -36,7 +36,10 @@ COMPLETION = {
     "choices": [{"index": 0, "message": {"role": "assistant", "content": "ok"}, "finish_reason": "stop"}],
     "usage": {"prompt_tokens": 1000, "completion_tokens": 200, "total_tokens": 1200},
 }
-EVENTS = (b'data: {"choices":[{"delta":{"content":"o"}}]}\n\n', b'data: {"choices":[]}\n\ndata: [DONE]\n\n')
+EVENTS = (
+    b'data: {"id":"chatcmpl-7","choices":[{"delta":{"content":"o"}}]}\n\n',
+    b'data: {"choices":[]}\n\ndata: [DONE]\n\n',
+)
 
 
 Reply = Callable[[UpstreamRequest], FakeReply]
@@ -111,7 +114,7 @@ async def test_chat_stream_cost_chunk_comes_before_done(settings) -> None:
         events = [e for e in (await response.text()).split("\n\n") if e]
         assert events[-1] == "data: [DONE]"
         chunk = json.loads(events[-2].removeprefix("data: "))
-        assert chunk["choices"] == []
+        assert (chunk["choices"], chunk["id"]) == ([], "chatcmpl-7")
         assert chunk["usage"]["cost_usd"] == "0.00018"
 
 

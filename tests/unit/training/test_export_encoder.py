@@ -42,7 +42,7 @@ def _word_piece(tokens: list[str]) -> Tokenizer:
 @pytest.fixture(scope="module")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of two layers and 32 dimensions with random weights and a vocabulary of characters."""
-    pytest.importorskip(NEEDED, reason="needs the training extra: pip install 'penstock[training]'")
+    pytest.importorskip(NEEDED, reason="needs the training extra: run make test-all")
     import torch
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
