@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
 from penstock_gateway.errors import UpstreamBroken
 from penstock_gateway.upstream.direct import DirectUpstream
 from support.attempts import make_deployment, make_request
-from support.replay_upstream import ReplayUpstream, running_replay_upstream
-
-
-@pytest.fixture
-async def provider() -> AsyncIterator[ReplayUpstream]:
-    async with running_replay_upstream() as server:
-        yield server
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[DirectUpstream]:
-    transport = DirectUpstream()
-    yield transport
-    await transport.aclose()
+from support.replay_upstream import ReplayUpstream
 
 
 async def test_direct_connection_is_reused_across_plain_and_streamed(

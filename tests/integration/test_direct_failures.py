@@ -29,12 +29,6 @@ STALLS = {"first_byte_timeout_seconds": 0.2, "idle_timeout_seconds": 0.2}
 
 
 @pytest.fixture
-async def provider() -> AsyncIterator[ReplayUpstream]:
-    async with running_replay_upstream() as server:
-        yield server
-
-
-@pytest.fixture
 async def upstream() -> AsyncIterator[DirectUpstream]:
     transport = DirectUpstream(max_reply_bytes=1_000_000)
     yield transport

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import msgspec
 import pytest
 
@@ -16,23 +14,9 @@ from support.replay_upstream import (
     ReplayUpstream,
     load_recording,
     recording_names,
-    running_replay_upstream,
 )
 
 ANSWERS = tuple(name for name in recording_names() if name != "error-in-stream")
-
-
-@pytest.fixture
-async def provider() -> AsyncIterator[ReplayUpstream]:
-    async with running_replay_upstream() as server:
-        yield server
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[DirectUpstream]:
-    transport = DirectUpstream()
-    yield transport
-    await transport.aclose()
 
 
 def expected_usage(name: str) -> Usage | None:
