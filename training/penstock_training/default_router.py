@@ -25,7 +25,6 @@ from penstock_training.fit import (
     Corpus,
     FitOptions,
     FittedRouter,
-    Progress,
     cost_scale_usd,
     estimate_arrays,
     feature_matrix,
@@ -35,6 +34,7 @@ from penstock_training.fit import (
 )
 from penstock_training.outcomes import OutcomeMatrix, load_outcomes
 from penstock_training.pack import Provenance, make_manifest, write_artifact
+from penstock_training.progress import Progress, silent
 from penstock_training.question_form import drop_options_in_half
 from penstock_training.splits import leave_source_out, source_overlaps
 from penstock_training.tiers import TIER_RULES, TIERS, TierTable, group_into_tiers, is_free_form
@@ -195,7 +195,7 @@ def _leave_sets_out(
     for done, source in enumerate(names):
         progress("sets left out", done, len(names))
         train, test = leave_source_out(corpus.matrix, source)
-        fitted = fit_router(corpus.rows(train), reference_arm=REFERENCE_ARM, options=options, progress=_silent)
+        fitted = fit_router(corpus.rows(train), reference_arm=REFERENCE_ARM, options=options, progress=silent)
         reports[source] = evaluate_on(fitted, original.rows(test), f"all of {source}, fitted without it", options)
     progress("sets left out", len(names), len(names))
     return reports
@@ -312,7 +312,3 @@ def _grouping(table: TierTable) -> tuple[str, ...]:
         "Prompts that ask the same question are one group, whatever set they come from, and are never divided between "
         "fitting and testing.",
     )
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    """Report nothing: the outer progress bar covers it."""

@@ -6,7 +6,7 @@ outcome files or write artifacts (`penstock_training.pack` does) and must not kn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
@@ -33,9 +33,8 @@ from penstock_training.knn import (
 )
 from penstock_training.operating_points import Knob, Trial, choose_knob, measure
 from penstock_training.outcomes import OutcomeMatrix
+from penstock_training.progress import Progress
 from penstock_training.splits import grouped_split
-
-Progress = Callable[[str, int, int], None]
 
 # One in ten familiar prompts is given up so that more of the unfamiliar ones are caught: of 1,330 real chat prompts
 # 47 % instead of 36 %, of 3,000 assistant commands 69 % instead of 45 % (docs/routing.md).

@@ -25,13 +25,13 @@ from penstock_training.fit import (
     MIN_COMPLETE_PROMPTS,
     Corpus,
     FitOptions,
-    Progress,
     feature_matrix,
     fit_router,
     single_threaded,
 )
 from penstock_training.outcomes import OutcomeMatrix
 from penstock_training.pack import Provenance, make_manifest, write_artifact
+from penstock_training.progress import Progress, silent
 from penstock_training.splits import leave_source_out, source_overlaps
 from penstock_training.tiers import recover_price
 from penstock_training.vectors import encode_prompts, encoder_reference
@@ -150,7 +150,7 @@ def _leave_sources_out(
         progress("sources left out", done, len(names))
         train, test = leave_source_out(corpus.matrix, source)
         try:
-            fitted = fit_router(corpus.rows(train), reference_arm=reference, options=options, progress=lambda *_: None)
+            fitted = fit_router(corpus.rows(train), reference_arm=reference, options=options, progress=silent)
             reports[source] = evaluate_on(fitted, corpus.rows(test), f"all of {source}, fitted without it", options)
         except TrainingError as error:
             if error.code not in _TOO_LITTLE:

@@ -1,0 +1,120 @@
+"""What the commands of ``penstock-train`` share: options, errors in one line, progress bars, opening folders and files.
+
+Must not do a command's work. Read `errors_shown` and `progress_bars`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import click
+
+from penstock_routers.bundled import DEFAULT_ENCODER, bundled_folder
+from penstock_routers.errors import RouterError
+from penstock_routers.installation import install_command, is_source_checkout
+from penstock_training.errors import TrainingError
+from penstock_training.progress import Progress
+
+if TYPE_CHECKING:
+    from penstock_training.outcomes import OutcomeMatrix
+
+DEFAULT_ARTIFACT: Final = "default-router"
+BadRows = Literal["refuse", "skip"]
+
+encoder_option = click.option(
+    "--encoder", type=click.Path(path_type=Path), help="Encoder folder or the name of a bundled one."
+)
+bad_rows_option = click.option(
+    "--on-bad-rows",
+    type=click.Choice(["refuse", "skip"]),
+    default="refuse",
+    show_default=True,
+    help="Refuse files with a bad row, or leave bad rows out; both show them.",
+)
+outcomes_option = click.option(
+    "--outcomes",
+    "files",
+    type=click.Path(path_type=Path, dir_okay=False),
+    multiple=True,
+    required=True,
+    help="Outcome file, Parquet or JSONL; may be repeated.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+
+
+def load_matrix(files: tuple[Path, ...], on_bad_rows: BadRows) -> OutcomeMatrix:
+    """Read outcome files and show on standard error what was skipped in them."""
+    from penstock_training.outcomes import load_outcomes
+
+    table = load_outcomes(files, on_bad_rows=on_bad_rows)
+    if remarks := table.report.describe():
+        click.echo(remarks, err=True)
+    return table.matrix()
+
+
+def model_folder(given: Path | None, bundled: str, kind: Literal["artifact", "encoder"]) -> Path:
+    """A folder as given, or a bundled one by its name; refused by its name where there is neither."""
+    if given is None:
+        return bundled_folder(bundled)
+    if given.exists():
+        if not (given / "manifest.json").exists():
+            raise TrainingError(f"{str(given)!r} is no {kind} folder: no manifest.json in it", code=f"{kind}_missing")
+        return given
+    if len(given.parts) > 1:
+        raise TrainingError(f"there is no {kind} folder {str(given)!r}", code=f"{kind}_missing")
+    try:
+        return bundled_folder(str(given))
+    except RouterError as error:
+        message = f"there is no {kind} folder {str(given)!r}, and no bundled one of that name"
+        raise TrainingError(message, code=f"{kind}_missing") from error
+
+
+def encoder_folder(given: Path | None) -> Path | None:
+    """An encoder folder as given, or a bundled one by its name; None stays None."""
+    return None if given is None else model_folder(given, DEFAULT_ENCODER, "encoder")
+
+
+def need_packages(*names: str) -> None:
+    """Say how to install what a command needs, before anything is read."""
+    missing = [name for name in names if not importlib.util.find_spec(name)]
+    if missing:
+        how = f"{'make setup, or: ' if is_source_checkout() else ''}{install_command('cpu,fit')}"
+        raise TrainingError(f"this command needs {', '.join(missing)}; run: {how}", code="missing_extra")
+
+
+@contextmanager
+def errors_shown(as_json: bool) -> Iterator[None]:
+    """Turn the errors of our packages into one line with the code (details below), or one JSON object; status 1."""
+    try:
+        yield
+    except (TrainingError, RouterError) as error:
+        if as_json:
+            click.echo(json.dumps({"error": {"code": error.code, "message": error.message}}))
+            sys.exit(1)
+        summary, *details = error.message.split("\n")
+        raise click.ClickException("\n".join([f"{summary} [{error.code}]", *details])) from error
+
+
+@contextmanager
+def progress_bars(is_quiet: bool) -> Iterator[Progress]:
+    """One bar per stage on standard error; nothing when that is no terminal or output is for machines."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=is_quiet or not console.is_terminal) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield report

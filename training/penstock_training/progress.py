@@ -1,0 +1,15 @@
+"""How long work says how far it is.
+
+Owns one type and its silent form; drawing bars is the command line's affair (`penstock_training.commands.shell`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage's name, steps done and steps in total."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Report nothing."""
