@@ -23,6 +23,10 @@ OUTPUT_NAMES: Final = ("quality", "quality_se", "gain", "gain_se", "output_token
 # Ten times what another processor's rounding makes of the golden batch; a manifest cannot switch its own check off.
 MAX_GOLDEN_TOLERANCE: Final = 1e-2
 
+RouterFamily = Literal[
+    "knn", "cluster", "linear", "kernel", "mlp", "boosting", "factorisation", "irt", "constant", "ensemble"
+]
+
 
 class EncoderReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The encoder whose vectors the graph understands.
@@ -257,7 +261,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ``sha256:`` and 64 hexadecimal digits, see `artifact_id`.
     schema_version : int
     family : str
-        ``knn``.
+        How quality is estimated; the graph's inputs and outputs are the same for all.
     encoder : EncoderReference
     feature_names : tuple of str, length f
     arms : tuple of str, length m
@@ -295,7 +299,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     id: str
     schema_version: int
-    family: Literal["knn"]
+    family: RouterFamily
     encoder: EncoderReference
     feature_names: tuple[str, ...]
     arms: tuple[str, ...]

@@ -20,14 +20,7 @@ ARMS = ("cheap", "middle", "dear")
 PRICES = {"cheap": (0.1, 0.4), "middle": (1.0, 4.0), "dear": (5.0, 20.0)}
 # Chance of a good answer per topic and arm: the cheap arm suffices on the first two topics only.
 SKILL = np.array([[0.85, 0.86, 0.87], [0.80, 0.82, 0.84], [0.20, 0.55, 0.80], [0.10, 0.30, 0.75]])
-OPTIONS = FitOptions(
-    resamples=100,
-    prototypes=(20,),
-    bandwidths=(0.05,),
-    feature_weights=(0.0, 0.02),
-    quality_strengths=(5.0,),
-    gain_strengths=(10.0,),
-)
+OPTIONS = FitOptions(resamples=100)
 
 
 def made_up_corpus(prompts: int = 900, *, seed: int = 7, missing: float = 0.1) -> Corpus:

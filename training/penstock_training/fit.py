@@ -1,4 +1,4 @@
-"""From outcomes with vectors to a fitted router: split, choose settings, calibrate, choose the knob, export, check.
+"""From outcomes with vectors to a fitted router: split, fit, calibrate, choose the knob, export, check.
 
 Owns the order of these steps; one training run can be read here from top to bottom in `fit_router`. Must not read
 outcome files or write artifacts (`penstock_training.pack` does) and must not know tiers.
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from itertools import product
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -17,34 +16,40 @@ from numpy.typing import NDArray
 
 from penstock_routers.features import prompt_features
 from penstock_routers.manifest import Measured
-from penstock_training.calibration import fit_calibration, identity_calibration
+from penstock_routers.token_counts import ASSUMED_OUTPUT_TOKENS
+from penstock_training.calibration import fit_calibration
 from penstock_training.categories import CATEGORIES, standard_categories
+from penstock_training.category_head import fit_categories
+from penstock_training.completion import complete
+from penstock_training.crossfit import HeadFit, fit_head, observed_residuals
 from penstock_training.decisions import EstimateArrays
 from penstock_training.errors import TrainingError
+from penstock_training.estimator import RouterEstimator
 from penstock_training.export import ParityReport, build_graph, check_parity
-from penstock_training.knn import (
-    IndexArray,
-    KnnEstimator,
-    KnnSettings,
-    Prototypes,
-    make_priors,
-    make_prototypes,
-    tabulate,
-)
+from penstock_training.families.head import PromptInputs, TrainingSet
+from penstock_training.families.registry import ENSEMBLE, RouterSpec
+from penstock_training.frame import Frame, fit_frame
+from penstock_training.metrics import brier_score, expected_calibration_error
 from penstock_training.operating_points import Knob, Trial, choose_knob, measure
 from penstock_training.outcomes import OutcomeMatrix
+from penstock_training.places import FormScaler, Places
+from penstock_training.prior import Prior
 from penstock_training.progress import Progress
 from penstock_training.splits import grouped_split
+from penstock_training.uncertainty import fit_uncertainty
+
+IndexArray = NDArray[np.int64]
 
 # One in ten familiar prompts is given up so that more of the unfamiliar ones are caught: of 1,330 real chat prompts
 # 47 % instead of 36 %, of 3,000 assistant commands 69 % instead of 45 % (docs/routing.md).
 NOVELTY_QUANTILE: Final = 0.90
-# Form separates unfamiliar prompts better than it predicts gains; of 0, 0.02, 0.05, 0.1 and 0.2 this caught most there.
-NOVELTY_WEIGHT: Final = 0.05
 MIN_COMPLETE_PROMPTS: Final = 20  # scored on every arm, in validation and in test; fewer prove nothing
 SMALL_TABLE: Final = 2000
-_LARGE_FRACTIONS: Final = {"train": 0.65, "calibration": 0.10, "validation": 0.10, "test": 0.15}
-_SMALL_FRACTIONS: Final = {"train": 0.50, "calibration": 0.15, "validation": 0.20, "test": 0.15}
+FRAME_PROTOTYPES: Final = 256  # for novelty and evidence, where the family has no prototypes of its own
+_RESIDUAL_CLUSTERS: Final = 100
+_COMPLETION_FORM_WEIGHT: Final = 0.03
+_LARGE_FRACTIONS: Final = {"train": 0.75, "validation": 0.10, "test": 0.15}
+_SMALL_FRACTIONS: Final = {"train": 0.65, "validation": 0.20, "test": 0.15}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +58,20 @@ class FitOptions:
 
     Attributes
     ----------
+    router : RouterSpec
+        Family and hyper-parameters.
     seed : int
-        Of split, clustering and bootstrap.
+        Of split, clustering, folds and bootstrap.
     resamples : int
         Bootstrap samples behind every interval.
-    prototypes : tuple of int
-        Numbers of prototypes to try. 1,000 of 256 dimensions keep the graph under 2 MB and a run under 100 µs.
-    bandwidths, feature_weights, quality_strengths, gain_strengths : tuple of float
-        Values to try for the fields of `KnnSettings`.
+    prior : Prior or None
+        An earlier router to start from.
     """
 
+    router: RouterSpec = field(default_factory=lambda: RouterSpec(ENSEMBLE))
     seed: int = 0
     resamples: int = 1000
-    prototypes: tuple[int, ...] = (250, 500, 1000)
-    bandwidths: tuple[float, ...] = (0.03, 0.05, 0.08)
-    feature_weights: tuple[float, ...] = (0.0, 0.02, 0.05)
-    quality_strengths: tuple[float, ...] = (2.0, 5.0, 20.0)
-    gain_strengths: tuple[float, ...] = (5.0, 10.0, 40.0)
+    prior: Prior | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,27 +108,57 @@ class Corpus:
 
 
 @dataclass(frozen=True, slots=True)
+class OutOfFold:
+    """How good the calibrated out-of-fold estimates of the training prompts are.
+
+    Attributes
+    ----------
+    error : dict of str to float
+        Mean squared error of raw quality per member and of the whole.
+    calibration_error, brier, brier_constant : dict of str to float
+        Per arm: ECE, Brier score, and the Brier score of the arm's mean.
+    """
+
+    error: dict[str, float]
+    calibration_error: dict[str, float]
+    brier: dict[str, float]
+    brier_constant: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class FittedRouter:
     """A router with its graph and everything measured on the way.
 
     Attributes
     ----------
-    estimator : KnnEstimator
+    spec : RouterSpec
+    settings : dict of str to float
+        Hyper-parameters in force.
+    notes : tuple of str
+        What dropped out and why.
+    estimator : RouterEstimator
     graph : bytes
     parity : ParityReport
+    out_of_fold : OutOfFold
     knob : Knob
     novelty_max : float
     reference_arm : str
     reference_input_tokens, reference_output_tokens : float
     split : dict of str to ndarray of int64
-        Row numbers of train, calibration, validation and test.
+        Row numbers of train, validation and test.
     validation, test : dict of str to Measured
         Per operating point.
+    prior_id : str or None
+        The earlier router that it started from.
     """
 
-    estimator: KnnEstimator
+    spec: RouterSpec
+    settings: dict[str, float]
+    notes: tuple[str, ...]
+    estimator: RouterEstimator
     graph: bytes
     parity: ParityReport
+    out_of_fold: OutOfFold
     knob: Knob
     novelty_max: float
     reference_arm: str
@@ -135,6 +167,7 @@ class FittedRouter:
     split: dict[str, IndexArray]
     validation: dict[str, Measured]
     test: dict[str, Measured]
+    prior_id: str | None
 
 
 @contextmanager
@@ -147,7 +180,7 @@ def single_threaded() -> Iterator[None]:
 
 
 def fit_router(corpus: Corpus, *, reference_arm: str, options: FitOptions, progress: Progress) -> FittedRouter:
-    """Fit a ``knn`` router.
+    """Fit a router.
 
     Parameters
     ----------
@@ -170,51 +203,143 @@ def fit_router(corpus: Corpus, *, reference_arm: str, options: FitOptions, progr
 
     Notes
     -----
-    Call it inside `single_threaded` for a repeatable result. Prompts are split by question group. Prototypes come
-    from ``train``; settings, guard and operating points are chosen on ``validation``; the calibration is fitted on
-    ``calibration``; ``test`` is only measured.
+    Call it inside `single_threaded` for a repeatable result. Prompts are split by question group. Everything is fitted
+    on ``train``, calibration and standard errors on its out-of-fold predictions; guard and operating points are chosen
+    on ``validation``; ``test`` is only measured.
     """
     split = split_prompts(corpus.matrix.groups, options.seed)
     _check_corpus(corpus, split, reference_arm)
-    estimator = _choose_estimator(corpus, split, reference_arm, options, progress)
-    held_out = corpus.rows(split["calibration"])
-    raw = estimator.raw(estimator.weights(_double(held_out.vectors), _double(held_out.features))[0])
-    anchor = estimator.calibration.anchor
-    estimator = replace(estimator, calibration=fit_calibration(raw, held_out.matrix.score, anchor))
+    train = corpus.rows(split["train"])
+    estimator, fitted, quality = fit_estimator(train, options, progress)
     progress("export and parity", 0, 1)
     graph = build_graph(estimator)
-    test = corpus.rows(split["test"])
+    test, validation = corpus.rows(split["test"]), corpus.rows(split["validation"])
     parity = check_parity(estimator, graph, test.vectors, test.features)
     progress("export and parity", 1, 1)
-    validation = corpus.rows(split["validation"])
     estimates = estimate_arrays(estimator, validation, reference_arm)
     novelty_max = round(float(np.quantile(estimates.novelty, NOVELTY_QUANTILE)), 4)
-    written = estimator.priors.output_tokens[corpus.matrix.arms.index(reference_arm)]
-    request = (round(float(corpus.rows(split["train"]).matrix.prompt_tokens.mean()), 1), round(float(written), 1))
+    written = mean_output_tokens(train)[corpus.matrix.arms.index(reference_arm)]
+    request = (round(float(train.matrix.prompt_tokens.mean()), 1), round(float(written), 1))
     progress("operating points", 0, 1)
-    trial = _make_trial(validation, estimates, request, novelty_max)
-    tested = _make_trial(test, estimate_arrays(estimator, test, reference_arm), request, novelty_max)
+    trial = make_trial(validation, estimates, request, novelty_max)
+    tested = make_trial(test, estimate_arrays(estimator, test, reference_arm), request, novelty_max)
     knob = choose_knob(trial, resamples=options.resamples, seed=options.seed)
-    measured = [
+    validated, measured = (
         {t.name: measure(part, t, resamples=options.resamples, seed=options.seed) for t in knob.tradeoffs}
         for part in (trial, tested)
-    ]
+    )
     progress("operating points", 1, 1)
-    return FittedRouter(estimator, graph, parity, knob, novelty_max, reference_arm, *request, split, *measured)
+    return FittedRouter(
+        options.router,
+        fitted.settings,
+        fitted.notes,
+        estimator,
+        graph,
+        parity,
+        measure_out_of_fold(fitted, quality, train),
+        knob,
+        novelty_max,
+        reference_arm,
+        *request,
+        split,
+        validated,
+        measured,
+        None if options.prior is None else options.prior.artifact_id,
+    )
+
+
+def fit_estimator(
+    train: Corpus, options: FitOptions, progress: Progress
+) -> tuple[RouterEstimator, HeadFit, NDArray[np.float64]]:
+    """Fit everything that the graph holds, on all prompts given.
+
+    Parameters
+    ----------
+    train : Corpus
+    options : FitOptions
+    progress : callable
+
+    Returns
+    -------
+    estimator : RouterEstimator
+    fitted : HeadFit
+    quality : ndarray of float64, shape (n, m)
+        Calibrated out-of-fold quality of the prompts.
+
+    Raises
+    ------
+    TrainingError
+        What the family raises.
+    """
+    scaler = FormScaler.fit(train.features)
+    training = make_training_set(train, scaler, options)
+    fitted = fit_head(training, train.matrix.groups, options.router, seed=options.seed, progress=progress)
+    calibration = fit_calibration(fitted.out_of_fold, train.matrix.score, train.matrix.groups)
+    quality = calibration.apply(fitted.out_of_fold)
+    frame = _make_frame(train, scaler, training, fitted, options)
+    residual = observed_residuals(quality, train.matrix.score, training.observed)
+    factor = frame.observe(training.inputs).variance_factor
+    clusters = training.prototypes(_RESIDUAL_CLUSTERS).members
+    uncertainty = fit_uncertainty(residual, training.observed, factor, clusters)
+    return RouterEstimator(frame, fitted.head, calibration, uncertainty), fitted, quality
+
+
+def make_training_set(train: Corpus, scaler: FormScaler, options: FitOptions) -> TrainingSet:
+    """Fill missing cells and bring prompts and prior into the form that families take."""
+    inputs = PromptInputs(train.vectors.astype(np.float64), scaler.apply(train.features))
+    target, observed = complete(train.matrix.score, inputs.design(_COMPLETION_FORM_WEIGHT))
+    size = inputs.vectors.shape[1] + inputs.forms.shape[1]
+    directions = np.zeros((size, 0)) if options.prior is None else options.prior.directions_for(scaler)
+    places = Places(inputs.vectors, inputs.forms, options.seed, np.arange(len(train.matrix.prompts)))
+    return TrainingSet(inputs, target, observed, places, directions)
+
+
+def _make_frame(
+    train: Corpus, scaler: FormScaler, training: TrainingSet, fitted: HeadFit, options: FitOptions
+) -> Frame:
+    matrix = train.matrix
+    own = [value for key, value in fitted.settings.items() if key.rpartition(".")[2] in ("prototypes", "landmarks")]
+    prototypes = training.prototypes(round(min(own, default=FRAME_PROTOTYPES)))
+    labels = standard_categories(matrix.categories, matrix.tasks)
+    fallback = None if options.prior is None else options.prior.categories_for(scaler)
+    categories = fit_categories(training.inputs, labels, len(CATEGORIES), fallback)
+    lengths = np.where(train.is_free_form[:, None], matrix.output_tokens, np.nan)
+    return fit_frame(scaler, prototypes, training.inputs, training.observed, lengths, categories)
+
+
+def measure_out_of_fold(fitted: HeadFit, quality: NDArray[np.float64], train: Corpus) -> OutOfFold:
+    """Measure calibrated out-of-fold estimates (n, m) of the training prompts, per arm."""
+    score = train.matrix.score.astype(np.float64)
+    arms = train.matrix.arms
+    return OutOfFold(
+        fitted.error,
+        {arm: expected_calibration_error(quality[:, i], score[:, i]) for i, arm in enumerate(arms)},
+        {arm: brier_score(quality[:, i], score[:, i]) for i, arm in enumerate(arms)},
+        {arm: float(np.nanvar(score[:, i])) for i, arm in enumerate(arms)},
+    )
+
+
+def mean_output_tokens(train: Corpus) -> NDArray[np.float64]:
+    """Mean completion tokens of each arm over free-form prompts, (m,); that of all arms where one has none."""
+    lengths = np.where(train.is_free_form[:, None], train.matrix.output_tokens, np.nan).astype(np.float64)
+    known = np.isfinite(lengths)
+    overall = float(lengths[known].mean()) if known.any() else ASSUMED_OUTPUT_TOKENS
+    totals = np.where(known, lengths, 0.0).sum(axis=0)
+    return np.asarray(np.where(known.any(axis=0), totals / np.maximum(known.sum(axis=0), 1), overall))
 
 
 def split_fractions(prompts: int) -> Mapping[str, float]:
-    """Shares of train, calibration, validation and test.
+    """Shares of train, validation and test.
 
     Notes
     -----
-    65, 10, 10 and 15 %; below 2,000 prompts 50, 15, 20 and 15 %, because a knob chosen on a few dozen prompts is noise.
+    75, 10 and 15 %; below 2,000 prompts 65, 20 and 15 %, because a knob chosen on a few dozen prompts is noise.
     """
     return _SMALL_FRACTIONS if prompts < SMALL_TABLE else _LARGE_FRACTIONS
 
 
 def split_prompts(groups: IndexArray, seed: int) -> dict[str, IndexArray]:
-    """Divide prompts into train, calibration, validation and test by question group."""
+    """Divide prompts into train, validation and test by question group."""
     return grouped_split(groups, fractions=split_fractions(groups.size), seed=seed)
 
 
@@ -244,10 +369,10 @@ def _check_corpus(corpus: Corpus, split: Mapping[str, IndexArray], reference_arm
         raise TrainingError(f"every score is {observed[0]:g}: there is nothing to learn", code="constant_scores")
 
 
-def estimate_arrays(estimator: KnnEstimator, corpus: Corpus, reference_arm: str) -> EstimateArrays:
+def estimate_arrays(estimator: RouterEstimator, corpus: Corpus, reference_arm: str) -> EstimateArrays:
     """Estimates and expected costs of all prompts, as `penstock_training.evaluation.evaluate` takes them."""
     arms = corpus.matrix.arms
-    predicted = estimator.predict(_double(corpus.vectors), _double(corpus.features), arms.index(reference_arm))
+    predicted = estimator.predict(corpus.vectors, corpus.features, arms.index(reference_arm))
     prices = np.array([corpus.prices[arm] for arm in arms])
     cost = (corpus.matrix.prompt_tokens[:, None] * prices[:, 0] + predicted.output_tokens * prices[:, 1]) / 1e6
     return EstimateArrays(
@@ -266,7 +391,7 @@ def cost_scale_usd(prices: Mapping[str, tuple[float, float]], input_tokens: floa
     return max((input_tokens * sent + output_tokens * written) / 1e6 for sent, written in prices.values())
 
 
-def _make_trial(
+def make_trial(
     corpus: Corpus, estimates: EstimateArrays, typical_request: tuple[float, float], novelty_max: float
 ) -> Trial:
     """Keep the prompts that were scored on every arm, with estimates, outcomes and costs."""
@@ -284,89 +409,6 @@ def _make_trial(
     )
 
 
-def choose_anchor(score: NDArray[np.float32], reference: int) -> int:
-    """Choose the arm that is estimated directly: the reference, unless it lacks many of the fullest arm's prompts."""
-    counts = np.isfinite(score).sum(axis=0)
-    return reference if counts[reference] >= 0.95 * counts.max() else int(counts.argmax())
-
-
 def feature_matrix(prompts: list[str]) -> NDArray[np.float32]:
     """Prompt features of n prompts, (n, f)."""
     return np.stack([prompt_features(prompt) for prompt in prompts])
-
-
-def _choose_estimator(
-    corpus: Corpus, split: dict[str, IndexArray], reference_arm: str, options: FitOptions, progress: Progress
-) -> KnnEstimator:
-    """Try all settings on validation prompts and keep the ones with the smallest squared error."""
-    train, validation = corpus.rows(split["train"]), corpus.rows(split["validation"])
-    anchor = choose_anchor(train.matrix.score, corpus.matrix.arms.index(reference_arm))
-    wanted = sorted({min(p, max(1, len(train.matrix.prompts) // 10)) for p in options.prototypes})
-    best: tuple[float, KnnEstimator] | None = None
-    for step, prototypes in enumerate(wanted):
-        progress("prototypes", step, len(wanted))
-        places = make_prototypes(
-            _double(train.vectors), _double(train.features), prototypes=prototypes, seed=options.seed
-        )
-        found = _tune(train, validation, places, anchor, options)
-        if best is None or found[0] < best[0]:
-            best = found
-    progress("prototypes", len(wanted), len(wanted))
-    if best is None:
-        raise TrainingError("no number of prototypes to try", code="no_settings")
-    return best[1]
-
-
-def _tune(
-    train: Corpus, validation: Corpus, places: Prototypes, anchor: int, options: FitOptions
-) -> tuple[float, KnnEstimator]:
-    """Choose kernel and shrinkage for given prototypes; returns the validation error and the estimator."""
-    matrix = train.matrix
-    lengths = np.where(train.is_free_form[:, None], matrix.output_tokens, np.nan)
-    labels = standard_categories(matrix.categories, matrix.tasks)
-    table = tabulate(places, matrix.score, lengths, labels, len(CATEGORIES))
-    priors = make_priors(table)
-    calibration = identity_calibration(len(matrix.arms), anchor)
-    score = validation.matrix.score.astype(np.float64)
-    best: tuple[float, KnnEstimator] | None = None
-    for weight, bandwidth in product(options.feature_weights, options.bandwidths):
-        settings = KnnSettings(
-            places.centroids.shape[0],
-            bandwidth,
-            weight,
-            NOVELTY_WEIGHT,
-            1.0,
-            1.0,
-            token_strength=20.0,
-            category_strength=5.0,
-        )
-        estimator = KnnEstimator(settings, places, table, priors, calibration)
-        weights, _ = estimator.weights(_double(validation.vectors), _double(validation.features))
-        for strengths in zip(options.quality_strengths, options.gain_strengths, strict=True):
-            settings = replace(settings, quality_strength=strengths[0], gain_strength=strengths[1])
-            estimator = replace(estimator, settings=settings)
-            error = _squared_error(estimator, weights, score)
-            if best is None or error < best[0]:
-                best = error, estimator
-    if best is None:
-        raise TrainingError("no kernel settings to try", code="no_settings")
-    return best
-
-
-def _squared_error(estimator: KnnEstimator, weights: NDArray[np.float64], score: NDArray[np.float64]) -> float:
-    """Mean squared error of the anchor's quality plus that of the gains over it, averaged over arms."""
-    raw, anchor = estimator.raw(weights), estimator.calibration.anchor
-    against = score[:, anchor]
-    errors = [_finite_mean(np.square(against - raw.anchor_quality))]
-    gains = np.square(score - against[:, None] - raw.anchor_gain)
-    errors += [_finite_mean(gains[:, arm]) for arm in range(score.shape[1]) if arm != anchor]
-    return errors[0] + sum(errors[1:]) / max(len(errors) - 1, 1)
-
-
-def _finite_mean(values: NDArray[np.float64]) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if finite.size else 0.0
-
-
-def _double(values: NDArray[np.float32]) -> NDArray[np.float64]:
-    return values.astype(np.float64)

@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -43,10 +43,10 @@ from penstock_routers.manifest import (
 from penstock_training.card import PLOT_FILES, CardReport, write_card
 from penstock_training.categories import CATEGORIES
 from penstock_training.errors import TrainingError
+from penstock_training.estimator import RouterEstimator
 from penstock_training.evaluation_report import EvaluationReport
 from penstock_training.export import input_specs, output_specs, run_graph
-from penstock_training.fit import NOVELTY_QUANTILE, Corpus, FittedRouter, split_fractions
-from penstock_training.knn import KnnEstimator
+from penstock_training.fit import NOVELTY_QUANTILE, Corpus, FittedRouter, mean_output_tokens, split_fractions
 
 CATEGORY_PROBABILITY_MIN: Final = 0.5
 GOLDEN_ROWS: Final = 4
@@ -56,11 +56,12 @@ _NOVELTY: Final = (
     "1 - max over prototypes of (cosine similarity of prompt vector and centroid - half the novelty weight times the "
     "squared distance of the standardised, clipped features)"
 )
-_CALIBRATION: Final = (
-    "logistic on the logit of the anchor arm's kernel mean; every other arm is the anchor plus a linear "
-    "function of its "
-    "kernel mean of paired differences; fitted on prompts that made no prototype"
-)
+_CALIBRATION: Final = {
+    "temperature": "slope and intercept on the logit of raw quality, per arm",
+    "isotonic": "isotonic regression of outcomes on raw quality, linear between block centres, per arm",
+    "identity": "none",
+}
+_CALIBRATED_ON: Final = "; fitted on out-of-fold predictions, stored as 41 equidistant points"
 _STAGED: Final = ".new-"
 _SPLIT: Final = "by question group (normalised text), seeded shuffle of groups"
 
@@ -123,7 +124,7 @@ def make_manifest(
     draft = Manifest(
         id="",
         schema_version=SCHEMA_VERSION,
-        family="knn",
+        family=fitted.spec.family,
         encoder=provenance.encoder,
         feature_names=FEATURE_NAMES,
         arms=corpus.matrix.arms,
@@ -131,11 +132,11 @@ def make_manifest(
         reference_arm=fitted.reference_arm,
         reference_input_tokens=fitted.reference_input_tokens,
         reference_output_tokens=fitted.reference_output_tokens,
-        inputs=input_specs(estimator.prototypes.centroids.shape[1]),
+        inputs=input_specs(estimator.dimension),
         outputs=output_specs(len(corpus.matrix.arms), len(CATEGORIES)),
         categories=CATEGORIES,
         category_probability_min=CATEGORY_PROBABILITY_MIN,
-        calibration=_calibration(estimator, corpus.matrix.arms, fitted.split["calibration"].size),
+        calibration=_calibration(estimator, corpus.matrix.arms),
         guard=Guard(fitted.knob.guard_z, fitted.novelty_max, NOVELTY_QUANTILE, _NOVELTY),
         operating_points=tuple(
             OperatingPoint(
@@ -148,13 +149,13 @@ def make_manifest(
             for t in fitted.knob.tradeoffs
         ),
         frontier=fitted.knob.frontier,
-        hyperparameters={name: float(value) for name, value in asdict(estimator.settings).items()},
+        hyperparameters={name: round(float(value), 6) for name, value in fitted.settings.items()},
         training=TrainingData(
             digest=provenance.digest,
             prompts=len(corpus.matrix.prompts),
             outcomes=int(np.isfinite(corpus.matrix.score).sum()),
             sources=tuple(provenance.sources),
-            notes=tuple(provenance.notes),
+            notes=(*provenance.notes, *fitted.notes),
         ),
         split=Split(
             _SPLIT,
@@ -162,9 +163,9 @@ def make_manifest(
             dict(split_fractions(len(corpus.matrix.prompts))),
             {name: int(rows.size) for name, rows in fitted.split.items()},
         ),
-        metrics=_metrics(held_out, left_out),
+        metrics=_metrics(fitted, held_out, left_out),
         versions={name: importlib.metadata.version(name) for name in _VERSIONED},
-        parent=None,
+        parent=fitted.prior_id,
         graph_sha256=hashlib.sha256(fitted.graph).hexdigest(),
         graph_bytes=len(fitted.graph),
         golden=make_golden(estimator, fitted.graph, corpus.matrix.arms.index(fitted.reference_arm), provenance.seed),
@@ -232,7 +233,7 @@ def write_artifact(folder: Path, manifest: Manifest, graph: bytes, card: CardRep
     return artifact
 
 
-def make_golden(estimator: KnnEstimator, graph: bytes, reference: int, seed: int) -> GoldenBatch:
+def make_golden(estimator: RouterEstimator, graph: bytes, reference: int, seed: int) -> GoldenBatch:
     """Make a golden batch from blends of centroids, so that no prompt's vector is published.
 
     Notes
@@ -241,11 +242,11 @@ def make_golden(estimator: KnnEstimator, graph: bytes, reference: int, seed: int
     are those of the graph where it was made.
     """
     random = np.random.default_rng(seed)
-    places = estimator.prototypes
+    places, scaler = estimator.frame.prototypes, estimator.frame.scaler
     chosen = random.integers(0, places.centroids.shape[0], size=(GOLDEN_ROWS, 3))
     vectors = places.centroids[chosen].mean(axis=1)
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    features = places.feature_centroids[chosen].mean(axis=1) * places.feature_scale + places.feature_mean
+    features = places.forms[chosen].mean(axis=1) * scaler.scale + scaler.mean
     features = features.astype(np.float32)
     found = run_graph(graph, vectors, features, reference)
     outputs = {name: getattr(found, name).reshape(GOLDEN_ROWS, -1) for name in OUTPUT_NAMES}
@@ -263,7 +264,8 @@ def _rows(values: NDArray[np.floating]) -> tuple[tuple[float, ...], ...]:
 
 
 def _arm_entries(fitted: FittedRouter, corpus: Corpus, provenance: Provenance) -> tuple[ArmEntry, ...]:
-    train = corpus.matrix.rows(fitted.split["train"])
+    part = corpus.rows(fitted.split["train"])
+    train, lengths = part.matrix, mean_output_tokens(part)
     entries = []
     for index, arm in enumerate(train.arms):
         scores = train.score[:, index][np.isfinite(train.score[:, index])]
@@ -276,31 +278,39 @@ def _arm_entries(fitted: FittedRouter, corpus: Corpus, provenance: Provenance) -
                 members=provenance.members.get(arm, (arm,)),
                 prompts=int(scores.size),
                 mean_score=round(float(scores.mean(dtype=np.float64)), 4) if scores.size else 0.0,
-                mean_output_tokens=round(float(fitted.estimator.priors.output_tokens[index]), 1),
+                mean_output_tokens=round(float(lengths[index]), 1),
             )
         )
     return tuple(entries)
 
 
-def _calibration(estimator: KnnEstimator, arms: Sequence[str], rows: int) -> Calibration:
+def _calibration(estimator: RouterEstimator, arms: Sequence[str]) -> Calibration:
     found = estimator.calibration
     parameters = {
-        arm: [float(found.gain_slope[index]), float(found.gain_intercept[index])] for index, arm in enumerate(arms)
+        arm: [round(float(value), 6) for value in values] for arm, values in zip(arms, found.values, strict=True)
     }
-    parameters[arms[found.anchor]] = [found.anchor_slope, found.anchor_intercept]
-    parameters = {arm: [round(value, 9) for value in pair] for arm, pair in parameters.items()}
-    fingerprint = hashlib.sha256(msgspec.json.encode([arms[found.anchor], parameters], order="sorted")).hexdigest()
-    return Calibration(f"anchored-{fingerprint[:12]}", _CALIBRATION, int(rows), parameters)
+    fingerprint = hashlib.sha256(msgspec.json.encode([found.method, parameters], order="sorted")).hexdigest()
+    method = _CALIBRATION[found.method] + _CALIBRATED_ON
+    return Calibration(f"{found.method}-{fingerprint[:12]}", method, found.rows, parameters)
 
 
-def _metrics(held_out: EvaluationReport, left_out: Mapping[str, EvaluationReport]) -> dict[str, list[float]]:
+def _metrics(
+    fitted: FittedRouter, held_out: EvaluationReport, left_out: Mapping[str, EvaluationReport]
+) -> dict[str, list[float]]:
     """The numbers that a reader of a manifest looks for, as value, low, high; JSON has no word for undefined ones."""
     metrics: dict[str, list[float]] = {}
+    found = fitted.out_of_fold
+    for name, value in found.error.items():
+        metrics[f"out_of_fold.{name}.squared_error"] = [value]
+    for name, value in found.brier.items():
+        metrics[f"out_of_fold.{name}.calibration_error"] = [found.calibration_error[name]]
+        metrics[f"out_of_fold.{name}.brier"] = [value]
+        metrics[f"out_of_fold.{name}.brier_constant"] = [found.brier_constant[name]]
     for name, report in {"held_out": held_out, **{f"without_{k}": v for k, v in left_out.items()}}.items():
         for point in report.points:
             for key in ("quality", "relative_cost", "share_of_best", "over_hull", "over_mixing"):
-                found = getattr(point, key)
-                metrics[f"{name}.{point.name}.{key}"] = [found.value, found.low, found.high]
+                measured = getattr(point, key)
+                metrics[f"{name}.{point.name}.{key}"] = [measured.value, measured.low, measured.high]
             metrics[f"{name}.{point.name}.abstained_share"] = [point.abstained_share]
         gap = report.gap_recovered
         metrics[f"{name}.gap_recovered"] = [gap.value, gap.low, gap.high]

@@ -1,0 +1,163 @@
+"""Fitting heads, and predicting every training prompt with a head that did not see it.
+
+Owns folds and out-of-fold predictions, which calibration, uncertainty, stacking and the search over families all stand
+on. Must not choose operating points. Read `fit_head`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock_training.errors import TrainingError
+from penstock_training.families.ensemble import EnsembleHead, Stacking, stack
+from penstock_training.families.head import FloatArray, Head, IndexArray, Settings, TrainingSet
+from penstock_training.families.registry import ENSEMBLE, RouterSpec, make_family
+from penstock_training.progress import Progress, silent
+from penstock_training.splits import grouped_split
+
+FOLDS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class HeadFit:
+    """A head with what was learned on the way.
+
+    Attributes
+    ----------
+    head : Head
+        Fitted on all training prompts.
+    out_of_fold : ndarray of float64, shape (n, m)
+        Raw quality of every training prompt from heads that did not see its question.
+    settings : dict of str to float
+        Hyper-parameters in force, an ensemble's as ``member.name``, its weights as ``weight.member``.
+    notes : tuple of str
+        Members that dropped out, and why.
+    error : dict of str to float
+        Out-of-fold mean squared error per member, of the whole under the family's name.
+    """
+
+    head: Head
+    out_of_fold: FloatArray
+    settings: dict[str, float]
+    notes: tuple[str, ...] = ()
+    error: dict[str, float] = field(default_factory=dict)
+
+
+def fold_rows(groups: IndexArray, seed: int, folds: int = FOLDS) -> list[IndexArray]:
+    """Rows of each fold; a question group is never divided, and a fold may be empty."""
+    parts = grouped_split(groups, fractions={f"fold{k}": 1.0 / folds for k in range(folds)}, seed=seed)
+    return list(parts.values())
+
+
+def out_of_fold(
+    name: str, settings: Settings, training: TrainingSet, groups: IndexArray, *, seed: int, folds: int = FOLDS
+) -> FloatArray:
+    """Predict each fold with a head fitted on the others, (n, m).
+
+    Raises
+    ------
+    TrainingError
+        What the family raises on too few prompts.
+    """
+    family = make_family(name)
+    found = np.full(training.target.shape, np.nan)
+    everything = np.arange(training.target.shape[0])
+    for held_out in fold_rows(groups, seed, folds):
+        if held_out.size == 0:
+            continue
+        rest = np.setdiff1d(everything, held_out, assume_unique=True)
+        head = family.fit(training.rows(rest), settings, seed)
+        found[held_out] = head.predict(training.inputs.rows(held_out))
+    return found
+
+
+def fit_head(
+    training: TrainingSet, groups: IndexArray, spec: RouterSpec, *, seed: int, progress: Progress = silent
+) -> HeadFit:
+    """Fit a family, or an ensemble of families.
+
+    Parameters
+    ----------
+    training : TrainingSet
+    groups : ndarray of int64, shape (n,)
+        Question group of each training prompt.
+    spec : RouterSpec
+    seed : int
+    progress : callable
+
+    Returns
+    -------
+    HeadFit
+
+    Raises
+    ------
+    TrainingError
+        ``no_member``: every member of an ensemble failed; or what the family raises.
+    """
+    if spec.family == ENSEMBLE:
+        return _fit_ensemble(training, groups, spec, seed, progress)
+    settings = {**make_family(spec.family).defaults, **spec.settings}
+    progress(f"fitting {spec.family}", 0, 2)
+    found = out_of_fold(spec.family, settings, training, groups, seed=seed)
+    progress(f"fitting {spec.family}", 1, 2)
+    head = make_family(spec.family).fit(training, settings, seed)
+    progress(f"fitting {spec.family}", 2, 2)
+    return HeadFit(head, found, settings, (), {spec.family: squared_error(found, training)})
+
+
+def member_settings(spec: RouterSpec, member: str) -> dict[str, float]:
+    """Hyper-parameters of one member of an ensemble."""
+    own = {key.partition(".")[2]: value for key, value in spec.settings.items() if key.startswith(f"{member}.")}
+    return {**make_family(member).defaults, **own}
+
+
+def squared_error(found: FloatArray, training: TrainingSet) -> float:
+    """Mean squared error over observed cells."""
+    return float(np.square(found - training.target)[training.observed].mean())
+
+
+def _fit_ensemble(
+    training: TrainingSet, groups: IndexArray, spec: RouterSpec, seed: int, progress: Progress
+) -> HeadFit:
+    settings = {name: member_settings(spec, name) for name in spec.members}
+    predictions: dict[str, FloatArray] = {}
+    notes: list[str] = []
+    for step, name in enumerate(spec.members):
+        progress("fitting members", step, 2 * len(spec.members))
+        try:
+            predictions[name] = out_of_fold(name, settings[name], training, groups, seed=seed)
+        except TrainingError as error:
+            notes.append(f"{name} dropped out: {error.message}")
+    if not predictions:
+        raise TrainingError("no member of the ensemble could be fitted: " + "; ".join(notes), code="no_member")
+    names = tuple(predictions)
+    stacking = stack(names, np.stack([predictions[name] for name in names]), training.target, training.observed)
+    notes += [f"{name} dropped out: {reason}" for name, reason in stacking.dropped.items()]
+    heads = []
+    for step, name in enumerate(stacking.weights):
+        progress("fitting members", len(spec.members) + step, len(spec.members) + len(stacking.weights))
+        heads.append(make_family(name).fit(training, settings[name], seed))
+    progress("fitting members", 1, 1)
+    blend = sum(weight * predictions[name] for name, weight in stacking.weights.items())
+    return HeadFit(
+        EnsembleHead(tuple(stacking.weights), tuple(heads), tuple(stacking.weights.values())),
+        np.asarray(blend, dtype=np.float64),
+        _flat(settings, stacking),
+        tuple(notes),
+        stacking.error,
+    )
+
+
+def _flat(settings: Mapping[str, Settings], stacking: Stacking) -> dict[str, float]:
+    flat = {f"{name}.{key}": value for name in stacking.weights for key, value in settings[name].items()}
+    return flat | {f"weight.{name}": weight for name, weight in stacking.weights.items()}
+
+
+def observed_residuals(quality: FloatArray, score: NDArray[np.floating], observed: NDArray[np.bool_]) -> FloatArray:
+    """Score minus quality where observed, 0 elsewhere."""
+    return np.where(observed, np.nan_to_num(score.astype(np.float64)) - quality, 0.0)
