@@ -6,16 +6,16 @@ format text. Read `evaluate_logged` first, then `evaluate_logged_artifact`.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock_routers.manifest import Manifest
 from penstock_training.bandit.estimators import (
     Estimate,
     WeightedRows,
@@ -35,7 +35,7 @@ from penstock_training.bandit.target import (
 )
 from penstock_training.errors import TrainingError
 from penstock_training.evaluation import estimate_with_artifact
-from penstock_training.outcomes import OutcomeTable
+from penstock_training.outcomes import OutcomeMatrix, OutcomeTable
 from penstock_training.predict import artifact_prices, known_arm, open_router
 from penstock_training.splits import grouped_split
 from penstock_training.vectors import encode_prompts
@@ -216,9 +216,15 @@ def _result(
         found = estimate(_weighted_rows(logged, target, weight * factor, part.score, rewards))
         recommended = "sndr" if "sndr" in found else "snips"
         scores[part.name] = found
-        if target.probability is not None:
-            plain = WeightedRows(factor, part.score, logged.groups)
-            over_log[part.name] = difference(found[recommended], estimate(plain, ["snips"])["snips"])
+        if target.probability is None:
+            continue
+        if len(observed) > 1:  # a time-out counts in both policies: which score is worst for the difference depends
+            is_above = weight > weight.mean()
+            filled = np.where(is_above == (part.name == "worst"), 0.0, 1.0)
+            part = replace(part, score=np.where(logged.is_censored, filled, part.score))
+            found = estimate(_weighted_rows(logged, target, weight * factor, part.score, rewards), [recommended])
+        plain = WeightedRows(factor, part.score, logged.groups)
+        over_log[part.name] = difference(found[recommended], estimate(plain, ["snips"])["snips"])
     cost, cost_over_log = _cost(logged, target, weight, costs)
     return PolicyResult(target.name, support, scores, recommended, over_log, cost, cost_over_log, clipped)
 
@@ -330,11 +336,7 @@ def evaluate_logged_artifact(
         points = [artifact.tradeoff(setting) for setting in tradeoffs]
     except ValueError as error:
         raise TrainingError(str(error), code="bad_tradeoff") from error
-    matrix = table.matrix()
-    if matrix.digest == manifest.training.digest:
-        split = grouped_split(matrix.groups, fractions=manifest.split.fractions, seed=manifest.split.seed)
-        tested = {_text_key(matrix.prompts[row]) for row in split["test"]}
-        logged = logged.rows(np.flatnonzero([_text_key(prompt) in tested for prompt in logged.prompts]))
+    logged = held_out_rows(logged, table.matrix(), manifest)
     estimates = estimate_with_artifact(artifact, encoder, logged.matrix(), known_arm(manifest, default_arm), progress)
     prices = artifact_prices(manifest).values()
     scale = max(artifact.cost_scale_usd(*price) for price in prices) or 1.0
@@ -354,15 +356,32 @@ def evaluate_logged_artifact(
         [logging_target(), *chosen, *fixed],
         rewards=rewards,
         costs=spread_columns(estimates.cost_usd, manifest.arms, logged.arms),
-        reward_model={"artifact": manifest.id, "log": f"{manifest.id}, corrected on the log"}[reward_model],
+        reward_model=f"the artifact's estimates{', corrected on the log' if reward_model == 'log' else ''}",
         censored=censored,
         weight_limit=weight_limit,
         required=[point.name for point in points],
     )
 
 
-def _text_key(prompt: str) -> bytes:
-    return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest()
+def held_out_rows(logged: LoggedOutcomes, matrix: OutcomeMatrix, manifest: Manifest) -> LoggedOutcomes:
+    """Keep the test part of an artifact's split if it was fitted on exactly this log; all rows otherwise.
+
+    Parameters
+    ----------
+    logged : LoggedOutcomes
+    matrix : OutcomeMatrix
+        Of the same table as `logged`.
+    manifest : Manifest
+
+    Returns
+    -------
+    LoggedOutcomes
+    """
+    if matrix.digest != manifest.training.digest:
+        return logged
+    split = grouped_split(matrix.groups, fractions=manifest.split.fractions, seed=manifest.split.seed)
+    tested = {matrix.prompts[row] for row in split["test"]}
+    return logged.rows(np.flatnonzero([prompt in tested for prompt in logged.prompts]))
 
 
 def _policy_json(policy: PolicyResult) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from penstock_training.bandit.estimators import TITLES, Estimate
 from penstock_training.bandit.evaluation import LoggedReport, PolicyResult
 from penstock_training.evaluation_text import WIDTH, count_text, number_text
 
+_NO_BREAK: Final = "\u00a0"  # keeps a number and its percent sign on one line
 _RULES: Final = {
     "zero": "counted with score 0 (no answer came)",
     "ipcw": "left out, answered rows like them stand for them",
@@ -33,7 +34,7 @@ def render_logged(report: LoggedReport) -> str:
     str
         Ends without a line feed.
     """
-    blocks = [_headline(report), _policies(report)]
+    blocks = [_headline(report), _policies(report), *_costs(report)]
     routed = [policy for policy in report.policies if policy.support.arms and not policy.name.startswith("always ")]
     blocks += [block for policy in routed for block in (_estimators(policy), _support(policy))]
     remarks = _remarks(report)
@@ -50,17 +51,18 @@ def _headline(report: LoggedReport) -> str:
     ]
     if total := sum(report.censored_per_arm):
         shares = ", ".join(
-            f"{arm} {100 * censored / rows:.1f} %"
+            f"{arm} {100 * censored / rows:.1f}{_NO_BREAK}%"
             for arm, rows, censored in zip(report.arms, report.rows_per_arm, report.censored_per_arm, strict=True)
             if rows
         )
         lines.append(f"time-outs: {total:,}, {_RULES[report.censored_rule]}; {shares}")
-    lines.append("brackets hold 95 % intervals")
-    return "\n".join(line for whole in lines for line in textwrap.wrap(whole, WIDTH, subsequent_indent="  "))
+    lines.append("brackets hold 95 % intervals; eff. rows: rows that weigh as much without weights")
+    wrapped = (line for whole in lines for line in textwrap.wrap(whole, WIDTH, subsequent_indent="  "))
+    return "\n".join(wrapped).replace(_NO_BREAK, " ")
 
 
 def _policies(report: LoggedReport) -> str:
-    rows = [("policy", "score", "minus log", "USD per 1,000", "effective rows")]
+    rows = [("policy", "score", "minus log", "eff. rows")]
     for policy in report.policies:
         over = list(policy.over_log.values())
         rows.append(
@@ -68,12 +70,17 @@ def _policies(report: LoggedReport) -> str:
                 policy.name,
                 _span(*policy.score),
                 _span(over[0], over[-1], signed=True) if over else "",
-                _cost(policy.cost_usd),
                 f"{policy.support.effective_rows:,.0f}",
             )
         )
-    rows += [(s.policy, "no support", f"{100 * s.unsupported:.0f} % unseen", "", "") for s in report.unsupported]
-    return _table("What each policy would have scored and cost", rows)
+    rows += [(s.policy, "no support", f"{100 * s.unsupported:.0f} % unseen", "") for s in report.unsupported]
+    return _table("What each policy would have scored", rows)
+
+
+def _costs(report: LoggedReport) -> list[str]:
+    rows = [("policy", "USD per 1,000 requests", "minus log")]
+    rows += [(p.name, _cost(p.cost_usd), _cost(p.cost_over_log, signed=True)) for p in report.policies if p.cost_usd]
+    return [_table("What it would have cost", rows)] if len(rows) > 1 else []
 
 
 def _estimators(policy: PolicyResult) -> str:
@@ -90,7 +97,7 @@ def _estimators(policy: PolicyResult) -> str:
 
 
 def _support(policy: PolicyResult) -> str:
-    rows = [("arm", "share", "rows", "matched", "smallest propensity", "effective rows")]
+    rows = [("arm", "share", "rows", "matched", "smallest propensity", "eff. rows")]
     for entry in policy.support.arms:
         smallest = "–" if math.isnan(entry.smallest_propensity) else f"{entry.smallest_propensity:.4g}"
         rows.append(
@@ -111,11 +118,11 @@ def _remarks(report: LoggedReport) -> list[str]:
     remarks = list(report.warnings)
     for policy in report.policies:
         remarks += [f"{policy.name}: {warning}" for warning in policy.support.warnings]
-        if policy.clipped > 0.0:
-            remarks.append(
-                f"{policy.name}: clipping cut off {100 * policy.clipped:.1f} % of the weights, so its estimates are "
-                "biased by up to that share and intervals do not contain it"
-            )
+    if clipped := [f"{policy.name} {100 * policy.clipped:.0f} %" for policy in report.policies if policy.clipped > 0.0]:
+        remarks.append(
+            "clipping cut off weight, and intervals do not contain the bias, which is up to that share: "
+            + ", ".join(clipped)
+        )
     if report.unsupported:
         names = ", ".join(support.policy for support in report.unsupported)
         remarks.append(f"the log cannot tell about {names}: explore these arms or collect outcomes of them")
@@ -130,10 +137,14 @@ def _span(low: Estimate, high: Estimate, *, signed: bool = False) -> str:
     return f"{value} [{number_text(low.low, signed=signed)}, {number_text(high.high, signed=signed)}]"
 
 
-def _cost(found: Estimate | None) -> str:
+def _cost(found: Estimate | None, *, signed: bool = False) -> str:
     if found is None:
-        return "–"
-    return f"{1000 * found.value:.3g} [{1000 * found.low:.3g}, {1000 * found.high:.3g}]"
+        return ""
+    sign = "+" if signed else ""
+    value, low, high = (
+        f"{1000 * number:{sign}.3g}".replace("-", "−") for number in (found.value, found.low, found.high)
+    )
+    return f"{value} [{low}, {high}]"
 
 
 def _table(title: str, rows: Sequence[tuple[str, ...]]) -> str:

@@ -38,8 +38,7 @@ from penstock_training.commands.shell import (
     "tradeoffs",
     multiple=True,
     default=("balanced",),
-    show_default="balanced",
-    help="cost, balanced, quality or a number, 0 to 1; may be repeated.",
+    help="cost, balanced, quality or a number, 0 to 1; may be repeated.  [default: balanced]",
 )
 @click.option(
     "--censored",
