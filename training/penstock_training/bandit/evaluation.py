@@ -348,7 +348,9 @@ def evaluate_logged_artifact(
     if reward_model == "log":
         progress("reward model", 0, 1)
         vectors = encode_prompts(encoder, logged.prompts, lambda *_: None)
-        rewards = crossfit_rewards(vectors, logged, observe(logged, "zero")[0].score, base=rewards, seed=seed)
+        seen = observe(logged, censored)[0]
+        outcome = np.where(seen.is_observed, seen.score, np.nan)
+        rewards = crossfit_rewards(vectors, logged, outcome, base=rewards, seed=seed)
         progress("reward model", 1, 1)
     fixed = [constant_target(logged, arm) for arm in logged.arms]
     return evaluate_logged(

@@ -84,14 +84,14 @@ def _costs(report: LoggedReport) -> list[str]:
 
 
 def _estimators(policy: PolicyResult) -> str:
-    rows = [("estimator", "score", "standard error", "")]
+    rows = [("estimator", "score", "std. error", "")]
     for treatment, estimates in policy.scores.items():
         suffix = f" ({treatment})" if len(policy.scores) > 1 else ""
         for name, found in estimates.items():
             note = "recommended" if name == policy.recommended else ""
             interval = _span(found, found)
             if name == "dm":  # its interval says nothing about the model's own error
-                interval, note = number_text(found.value), "no honest interval"
+                interval, note = number_text(found.value), "no interval"
             rows.append((TITLES[name] + suffix, interval, number_text(found.standard_error), note))
     return _table(f"Estimators, {policy.name}", rows)
 
