@@ -78,3 +78,14 @@ def test_encoder_bench_in_quick_mode_gives_times(repository_root: Path) -> None:
     done = _bench(repository_root, "encoder", "--quick", "--no-quality", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)
+
+
+def test_bandit_bench_in_quick_mode_judges_every_claim(repository_root: Path) -> None:
+    """The quick pass estimates five policies with three reward models and judges four claims."""
+    done = _bench(repository_root, "bandit", "--quick", "--json")
+    assert done.returncode == 0, done.stderr
+    (world,) = json.loads(done.stdout)["worlds"]
+    assert len({entry["policy"] for entry in world["policies"]}) == 5
+    assert len(world["policies"]) == 15
+    assert [len(verdict["claim"]) > 0 for verdict in world["verdicts"]] == [True] * 4
+    assert all(entry["sndr"]["half_width"] >= 0.9 * entry["smallest_half_width"] for entry in world["policies"])

@@ -11,12 +11,14 @@ from typing import Final
 import click
 
 from penstock_training.commands.evaluate import evaluate
+from penstock_training.commands.evaluate_logged import evaluate_logged
 from penstock_training.commands.export_encoder import export_encoder
 from penstock_training.commands.fit import fit
 from penstock_training.commands.predict import predict
 
 COMMANDS: Final[tuple[click.Command, ...]] = (
     evaluate,
+    evaluate_logged,
     export_encoder,
     fit,
     predict,

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from penstock_training.errors import OutcomeError
 
-TEXT_COLUMNS: Final = ("prompt", "arm", "query_id", "source", "category", "task")
+TEXT_COLUMNS: Final = ("prompt", "arm", "query_id", "source", "category", "task", "intended_arm")
 NUMBER_COLUMNS: Final = (
     "score",
     "input_tokens",
@@ -33,7 +33,9 @@ NUMBER_COLUMNS: Final = (
     "latency_seconds",
     "timestamp",
     "propensity",
+    "is_censored",
 )
+FLAG_COLUMNS: Final = ("score", "is_censored")  # true and false count as 1 and 0
 REQUIRED_COLUMNS: Final = ("prompt", "arm", "score")
 WHOLE_NUMBER_COLUMNS: Final = ("input_tokens", "output_tokens")
 
@@ -154,6 +156,13 @@ def join_coded(columns: Sequence[CodedText]) -> CodedText:
     return CodedText(np.concatenate(parts), tuple(numbers))
 
 
+def differing(first: CodedText, second: CodedText) -> NDArray[np.bool_]:
+    """Mark rows where both columns have a value and the values differ, shape (n,)."""
+    code_of = {value: code for code, value in enumerate(first.values)}
+    mapped = np.array([*(code_of.get(value, -2) for value in second.values), -1], dtype=np.int64)[second.codes]
+    return np.asarray((first.codes >= 0) & (second.codes >= 0) & (first.codes != mapped))
+
+
 def target_column(name: str, present: frozenset[str]) -> str | None:
     """Map a column name of a file to ours; ``None`` for a column that we do not read."""
     if name in TEXT_COLUMNS or name in NUMBER_COLUMNS:
@@ -233,7 +242,7 @@ def _parquet_number(raw: RawOutcomes, target: str, column: pa.ChunkedArray) -> N
         raw.number[target] = _parse_clock_texts(raw, column)
     elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         raw.number[target] = _to_float(column)
-    elif pa.types.is_boolean(kind) and target == "score":
+    elif pa.types.is_boolean(kind) and target in FLAG_COLUMNS:
         raw.number[target] = _to_float(column.cast(pa.int8()))
     else:
         _reject_column(raw, target, column)
@@ -377,7 +386,7 @@ def _store_number(
 
 def _as_float(name: str, value: object) -> float:
     if isinstance(value, bool):
-        if name != "score":
+        if name not in FLAG_COLUMNS:
             raise ValueError("a boolean is no number here")
         return float(value)
     if isinstance(value, int | float):

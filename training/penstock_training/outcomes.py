@@ -26,6 +26,7 @@ from penstock_training.outcome_files import (
     WHOLE_NUMBER_COLUMNS,
     CodedText,
     RawOutcomes,
+    differing,
     join_coded,
     read_outcome_file,
     shorten,
@@ -49,6 +50,7 @@ PROBLEM_KINDS: Final = (  # explained in docs/outcomes.md
     "propensity_out_of_range",
     "negative_value",
     "not_a_whole_number",
+    "not_a_flag",
     "not_finite",
     "broken_line",
     "duplicate_cell",
@@ -135,6 +137,9 @@ class OutcomeMatrix:
     input_tokens, output_tokens : ndarray of float32, shape (n, m), tokens
     cost_usd : ndarray of float32, shape (n, m), USD per request
         All four are NaN where the cell, or the value in it, is missing.
+    propensity : ndarray of float32, shape (n, m), or None
+        Of logged cells, in (0, 1]; NaN where the arm was asked for certain, 0 where another arm than the intended one
+        answered, so that none is valid. None where no row has one.
     """
 
     prompts: list[str]
@@ -147,6 +152,7 @@ class OutcomeMatrix:
     input_tokens: FloatMatrix
     output_tokens: FloatMatrix
     cost_usd: FloatMatrix
+    propensity: FloatMatrix | None = None
 
     def rows(self, index: IndexArray) -> OutcomeMatrix:
         """Take some prompts, in the order of `index` (shape (k,)); groups keep their numbers."""
@@ -161,6 +167,7 @@ class OutcomeMatrix:
             self.input_tokens[index],
             self.output_tokens[index],
             self.cost_usd[index],
+            None if self.propensity is None else self.propensity[index],
         )
 
     @property
@@ -176,9 +183,11 @@ class OutcomeMatrix:
     def digest(self) -> str:
         """SHA-256 of the content as 64 hex digits; independent of the order of prompts."""
         lines = []
+        matrices = [self.score, self.input_tokens, self.output_tokens, self.cost_usd]
+        matrices += [] if self.propensity is None else [self.propensity]
         for row, texts in enumerate(zip(self.prompts, self.sources, self.tasks, self.categories, strict=True)):
             digest = hashlib.sha256("\x00".join(texts).encode("utf-8", "surrogatepass"))
-            for values in (self.score, self.input_tokens, self.output_tokens, self.cost_usd):
+            for values in matrices:
                 digest.update(values[row].astype("<f4").tobytes())
             lines.append(digest.digest())
         arms = "\x00".join(self.arms).encode("utf-8", "surrogatepass")
@@ -192,10 +201,10 @@ class OutcomeTable:
     Attributes
     ----------
     text : dict of str to CodedText
-        Columns ``prompt``, ``arm``, ``query_id``, ``source``, ``category``, ``task``.
+        Columns ``prompt``, ``arm``, ``query_id``, ``source``, ``category``, ``task``, ``intended_arm``.
     number : dict of str to ndarray of float64, shape (r,)
         Columns ``score``, ``input_tokens``, ``output_tokens``, ``cost_usd``, ``latency_seconds``, ``timestamp`` (UNIX
-        seconds), ``propensity``; NaN where missing.
+        seconds), ``propensity``, ``is_censored`` (0 or 1); NaN where missing.
     query : ndarray of int64, shape (r,)
         Equal for rows about the same prompt of the same source.
     report : LoadReport
@@ -216,6 +225,16 @@ class OutcomeTable:
         column = self.text["arm"]
         return tuple(sorted(column.values[code] for code in np.unique(column.codes)))
 
+    @property
+    def is_censored(self) -> NDArray[np.bool_]:
+        """Rows that ended in a time-out, shape (r,); their score may be missing."""
+        return np.asarray(self.number["is_censored"] == 1.0)
+
+    @property
+    def is_rerouted(self) -> NDArray[np.bool_]:
+        """Rows that another arm answered than the one that was drawn, shape (r,)."""
+        return differing(self.text["arm"], self.text["intended_arm"])
+
     def matrix(self, arms: Sequence[str] | None = None) -> OutcomeMatrix:
         """Arrange the rows as a prompt × arm table.
 
@@ -228,7 +247,7 @@ class OutcomeTable:
         Returns
         -------
         OutcomeMatrix
-            Prompts in the order of their first row.
+            Prompts in the order of their first row. A time-out without a score counts as 0: no answer came.
 
         Raises
         ------
@@ -248,7 +267,9 @@ class OutcomeTable:
         rank = np.argsort(np.argsort(first))
         cells = (rank[inverse], columns[kept])
         heads = kept[np.sort(first)]
-        prompts = self._texts("prompt", heads)
+        prompts, shape = self._texts("prompt", heads), (heads.size, len(chosen))
+        is_logged = np.isfinite(self.number["propensity"][kept]).any()
+        names = ("score", "input_tokens", "output_tokens", "cost_usd", *(("propensity",) if is_logged else ()))
         return OutcomeMatrix(
             prompts,
             question_groups(prompts),
@@ -256,10 +277,7 @@ class OutcomeTable:
             self._texts("task", heads),
             self._texts("category", heads),
             chosen,
-            *(
-                self._spread(name, kept, cells, (heads.size, len(chosen)))
-                for name in ("score", "input_tokens", "output_tokens", "cost_usd")
-            ),
+            *(self._spread(name, kept, cells, shape) for name in names),
         )
 
     def _texts(self, name: str, rows: IndexArray) -> list[str]:
@@ -269,8 +287,13 @@ class OutcomeTable:
     def _spread(
         self, name: str, rows: IndexArray, cells: tuple[IndexArray, IndexArray], shape: tuple[int, int]
     ) -> FloatMatrix:
+        column = self.number[name][rows]
+        if name == "score":
+            column = np.where(self.is_censored[rows] & np.isnan(column), 0.0, column)
+        elif name == "propensity":
+            column = np.where(self.is_rerouted[rows], 0.0, column)
         values = np.full(shape, np.nan, dtype=np.float32)
-        values[cells] = self.number[name][rows]
+        values[cells] = column
         return values
 
 
@@ -420,7 +443,7 @@ def _check_values(text: dict[str, CodedText], number: dict[str, NDArray[np.float
         found.add((column.codes < 0) & ~unread, name, "missing_value")
         found.add(is_blank[column.codes], name, f"empty_{name}")
     score, propensity = number["score"], number["propensity"]
-    found.add(np.isnan(score) & ~unread, "score", "missing_value")
+    found.add(np.isnan(score) & (number["is_censored"] != 1.0) & ~unread, "score", "missing_value")
     found.add((score < 0) | (score > 1), "score", "score_out_of_range")
     found.add((propensity <= 0) | (propensity > 1), "propensity", "propensity_out_of_range")
     for name in _NON_NEGATIVE:
@@ -429,6 +452,8 @@ def _check_values(text: dict[str, CodedText], number: dict[str, NDArray[np.float
     for name in WHOLE_NUMBER_COLUMNS:
         values = number[name]
         found.add(np.isfinite(values) & (values != np.floor(values)), name, "not_a_whole_number")
+    flag = number["is_censored"]
+    found.add(~np.isnan(flag) & (flag != 0.0) & (flag != 1.0), "is_censored", "not_a_flag")
     found.add(np.isinf(number["timestamp"]), "timestamp", "not_finite")
 
 
