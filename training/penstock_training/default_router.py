@@ -25,6 +25,7 @@ from penstock_training.fit import (
     Corpus,
     FitOptions,
     FittedRouter,
+    completed,
     cost_scale_usd,
     estimate_arrays,
     feature_matrix,
@@ -157,6 +158,7 @@ def _fit_default(data_folder: Path, out: Path, options: FitOptions, progress: Pr
 def evaluate_on(fitted: FittedRouter, corpus: Corpus, name: str, options: FitOptions) -> EvaluationReport:
     """Evaluate a fitted router at its own operating points on prompts it was not fitted on."""
     cost, balanced, quality = fitted.knob.tradeoffs
+    corpus = completed(corpus, fitted.estimator)
     return evaluate(
         estimate_arrays(fitted.estimator, corpus, fitted.reference_arm),
         corpus.matrix,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from penstock_routers.features import prompt_features
 from penstock_routers.manifest import Measured
 from penstock_routers.token_counts import ASSUMED_OUTPUT_TOKENS
+from penstock_training.bandit.pseudo import pseudo_outcomes
+from penstock_training.bandit.weights import sample_weights
 from penstock_training.calibration import fit_calibration
 from penstock_training.categories import CATEGORIES, standard_categories
 from penstock_training.category_head import fit_categories
@@ -44,6 +46,7 @@ IndexArray = NDArray[np.int64]
 # 47 % instead of 36 %, of 3,000 assistant commands 69 % instead of 45 % (docs/routing.md).
 NOVELTY_QUANTILE: Final = 0.90
 MIN_COMPLETE_PROMPTS: Final = 20  # scored on every arm, in validation and in test; fewer prove nothing
+MIN_LOGGED_PROMPTS: Final = 50  # per arm, in logs that show one arm a prompt
 SMALL_TABLE: Final = 2000
 FRAME_PROTOTYPES: Final = 256  # for novelty and evidence, where the family has no prototypes of its own
 _RESIDUAL_CLUSTERS: Final = 100
@@ -213,7 +216,7 @@ def fit_router(corpus: Corpus, *, reference_arm: str, options: FitOptions, progr
     estimator, fitted, quality = fit_estimator(train, options, progress)
     progress("export and parity", 0, 1)
     graph = build_graph(estimator)
-    test, validation = corpus.rows(split["test"]), corpus.rows(split["validation"])
+    test, validation = (completed(corpus.rows(split[part]), estimator) for part in ("test", "validation"))
     parity = check_parity(estimator, graph, test.vectors, test.features)
     progress("export and parity", 1, 1)
     estimates = estimate_arrays(estimator, validation, reference_arm)
@@ -287,7 +290,8 @@ def fit_estimator(
 def make_training_set(train: Corpus, scaler: FormScaler, options: FitOptions) -> TrainingSet:
     """Fill missing cells and bring prompts and prior into the form that families take."""
     inputs = PromptInputs(train.vectors.astype(np.float64), scaler.apply(train.features))
-    target, observed = complete(train.matrix.score, inputs.design(_COMPLETION_FORM_WEIGHT))
+    weight = None if train.matrix.propensity is None else sample_weights(train.matrix)
+    target, observed = complete(train.matrix.score, inputs.design(_COMPLETION_FORM_WEIGHT), weight)
     size = inputs.vectors.shape[1] + inputs.forms.shape[1]
     directions = np.zeros((size, 0)) if options.prior is None else options.prior.directions_for(scaler)
     places = Places(inputs.vectors, inputs.forms, options.seed, np.arange(len(train.matrix.prompts)))
@@ -356,6 +360,23 @@ def _check_corpus(corpus: Corpus, split: Mapping[str, IndexArray], reference_arm
             "one, or give it a price",
             code="free_reference_arm",
         )
+    _check_counts(matrix, split)
+    observed = matrix.score[np.isfinite(matrix.score)]
+    if observed.min() == observed.max():
+        raise TrainingError(f"every score is {observed[0]:g}: there is nothing to learn", code="constant_scores")
+
+
+def _check_counts(matrix: OutcomeMatrix, split: Mapping[str, IndexArray]) -> None:
+    """Refuse too few prompts: answered by every arm, or, in logs that show one arm a prompt, by each arm."""
+    if matrix.propensity is not None:
+        answered = np.isfinite(matrix.score[split["train"]]).sum(axis=0)
+        if (fewest := int(answered.min())) < MIN_LOGGED_PROMPTS:
+            raise TrainingError(
+                f"the log shows the arm {matrix.arms[int(answered.argmin())]!r} on {fewest} training prompts; "
+                f"{MIN_LOGGED_PROMPTS} are needed of every arm: let the gateway explore, or leave the arm out",
+                code="too_few_prompts",
+            )
+        return
     for part in ("validation", "test"):
         complete = int(np.isfinite(matrix.score[split[part]]).all(axis=1).sum())
         if complete < MIN_COMPLETE_PROMPTS:
@@ -364,9 +385,27 @@ def _check_corpus(corpus: Corpus, split: Mapping[str, IndexArray], reference_arm
                 f"{MIN_COMPLETE_PROMPTS} are needed, so about 150 in all that ask different questions",
                 code="too_few_prompts",
             )
-    observed = matrix.score[np.isfinite(matrix.score)]
-    if observed.min() == observed.max():
-        raise TrainingError(f"every score is {observed[0]:g}: there is nothing to learn", code="constant_scores")
+
+
+def completed(corpus: Corpus, estimator: RouterEstimator) -> Corpus:
+    """Give prompts that were logged with one arm each pseudo-outcomes of the others; leave complete outcomes alone.
+
+    Parameters
+    ----------
+    corpus : Corpus
+        Prompts that the estimator was not fitted on.
+    estimator : RouterEstimator
+
+    Returns
+    -------
+    Corpus
+    """
+    matrix = corpus.matrix
+    if matrix.propensity is None:
+        return corpus
+    quality = estimator.quality(estimator.frame.inputs(corpus.vectors, corpus.features))
+    score = pseudo_outcomes(matrix.score, matrix.propensity, quality)
+    return replace(corpus, matrix=replace(matrix, score=score.astype(np.float32)))
 
 
 def estimate_arrays(estimator: RouterEstimator, corpus: Corpus, reference_arm: str) -> EstimateArrays:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from penstock_routers.bundled import DEFAULT_ENCODER, bundled_folder
+from penstock_routers.errors import RouterError
 from penstock_training.commands.shell import (
     DEFAULT_ARTIFACT,
     BadRows,
@@ -21,10 +23,13 @@ from penstock_training.commands.shell import (
     need_packages,
     progress_bars,
 )
+from penstock_training.errors import TrainingError
 from penstock_training.progress import Progress
 
 if TYPE_CHECKING:
     from penstock_routers.manifest import Manifest
+    from penstock_training.fit import FitOptions
+    from penstock_training.prior import Prior
 
 
 @click.command()
@@ -49,6 +54,17 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, dir_okay=False),
     help='JSON: {"arm": [input, output], ...}, USD per million tokens; what the outcomes cost otherwise.',
 )
+@click.option(
+    "--router",
+    default="ensemble",
+    show_default=True,
+    help="knn, cluster, linear, kernel, mlp, boosting, factorisation, irt, constant, ensemble; learned:HEAD.",
+)
+@click.option(
+    "--set", "settings", multiple=True, metavar="NAME=NUMBER", help="A hyper-parameter of the router; may be repeated."
+)
+@click.option("--prior", type=click.Path(path_type=Path), help="Router to start from; the bundled one by default.")
+@click.option("--no-prior", is_flag=True, help="Start from nothing.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of split, clustering, bootstrap.")
 @bad_rows_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
@@ -60,68 +76,117 @@ def fit(
     encoder: Path | None,
     reference_arm: str | None,
     prices: Path | None,
+    router: str,
+    settings: tuple[str, ...],
+    prior: Path | None,
+    no_prior: bool,
     seed: int,
     on_bad_rows: BadRows,
     as_json: bool,
 ) -> None:
-    """Fit a router artifact from outcomes."""
+    """Fit a router artifact from outcomes.
+
+    Outcomes of your own are few, so the router starts from the bundled one as prior unless told otherwise.
+    """
     if is_default == bool(outcomes):
         raise click.UsageError("give either --default or --outcomes FILE")
-    if is_default and (encoder or reference_arm or prices):
-        raise click.UsageError("--encoder, --reference-arm and --prices go with --outcomes, not with --default")
+    if is_default and (encoder or reference_arm or prices or prior):
+        raise click.UsageError("--encoder, --reference-arm, --prices and --prior go with --outcomes")
+    if prior and no_prior:
+        raise click.UsageError("give either --prior or --no-prior")
     if outcomes and out is None:
         raise click.UsageError("--outcomes needs --out FOLDER")
     with errors_shown(as_json), progress_bars(as_json) as progress:
         need_packages("sklearn", "onnx", "pyarrow", "matplotlib")
         if is_default:
             target = out or bundled_folder(DEFAULT_ENCODER).parent / DEFAULT_ARTIFACT
-            manifest = _fit_default(data, target, seed, progress)
+            manifest = _fit_default(data, target, _options(router, settings, seed), progress)
         else:
             target = out or Path()
-            manifest = _fit_own(outcomes, target, encoder, reference_arm, prices, seed, on_bad_rows, progress)
+            options = _options(router, settings, seed)
+            start = None if no_prior else (prior or bundled_folder(DEFAULT_ENCODER).parent / DEFAULT_ARTIFACT)
+            wanted = _Wanted(outcomes, target, encoder, reference_arm, prices, start, prior is not None, on_bad_rows)
+            manifest = _fit_own(wanted, options, progress)
     if as_json:
         click.echo(json.dumps(_summary(manifest), indent=1))
     else:
         _print_manifest(manifest, target)
 
 
-def _fit_default(data: Path | None, out: Path, seed: int, progress: Progress) -> Manifest:
-    from penstock_training.default_router import fit_default
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What the command line says about outcomes of one's own."""
+
+    outcomes: tuple[Path, ...]
+    out: Path
+    encoder: Path | None
+    reference_arm: str | None
+    prices: Path | None
+    prior: Path | None
+    must_have_prior: bool
+    on_bad_rows: BadRows
+
+
+def _options(router: str, settings: tuple[str, ...], seed: int) -> FitOptions:
+    from penstock_training.families.registry import router_spec
     from penstock_training.fit import FitOptions
+
+    given = {}
+    for setting in settings:
+        name, _, number = setting.partition("=")
+        try:
+            given[name.strip()] = float(number)
+        except ValueError:
+            raise click.UsageError(f"--set {setting!r} should read NAME=NUMBER") from None
+    return FitOptions(router=router_spec(router, given), seed=seed)
+
+
+def _fit_default(data: Path | None, out: Path, options: FitOptions, progress: Progress) -> Manifest:
+    from penstock_training.default_router import fit_default
     from penstock_training.pack import check_folder
 
     check_folder(out)
     folder = data or bundled_folder(DEFAULT_ENCODER).parents[1] / ".." / "shared" / "data"
-    return fit_default(folder, out, options=FitOptions(seed=seed), progress=progress).manifest
+    return fit_default(folder, out, options=options, progress=progress).manifest
 
 
-def _fit_own(
-    outcomes: tuple[Path, ...],
-    out: Path,
-    encoder: Path | None,
-    reference_arm: str | None,
-    prices: Path | None,
-    seed: int,
-    on_bad_rows: BadRows,
-    progress: Progress,
-) -> Manifest:
+def _fit_own(wanted: _Wanted, options: FitOptions, progress: Progress) -> Manifest:
     from penstock_routers.encoder import PromptEncoder
-    from penstock_training.fit import FitOptions
     from penstock_training.own_router import fit_outcomes
     from penstock_training.pack import check_folder
     from penstock_training.predict import read_price_list
 
-    check_folder(out)
-    given = read_price_list(prices) if prices else {}
+    check_folder(wanted.out)
+    given = read_price_list(wanted.prices) if wanted.prices else {}
+    encoder = PromptEncoder.load(model_folder(wanted.encoder, DEFAULT_ENCODER, "encoder"))
+    prior = _load_prior(wanted, encoder.encoder_id)
     return fit_outcomes(
-        load_matrix(outcomes, on_bad_rows),
-        out,
-        encoder=PromptEncoder.load(model_folder(encoder, DEFAULT_ENCODER, "encoder")),
-        reference_arm=reference_arm,
+        load_matrix(wanted.outcomes, wanted.on_bad_rows),
+        wanted.out,
+        encoder=encoder,
+        reference_arm=wanted.reference_arm,
         prices=given,
-        options=FitOptions(seed=seed),
+        options=replace(options, prior=prior),
         progress=progress,
     ).manifest
+
+
+def _load_prior(wanted: _Wanted, encoder_id: str) -> Prior | None:
+    """Open the prior; the bundled one is left out in silence when the encoder is another one."""
+    from penstock_training.prior import Prior
+
+    if wanted.prior is None:
+        return None
+    folder = model_folder(wanted.prior, DEFAULT_ARTIFACT, "artifact")
+    try:
+        prior = Prior.load(folder, encoder_id=encoder_id)
+    except RouterError:
+        if wanted.must_have_prior:
+            raise
+        return None
+    if prior is None and wanted.must_have_prior:
+        raise TrainingError(f"{wanted.prior} was made by an earlier release and is no prior", code="prior_unusable")
+    return prior
 
 
 def _summary(manifest: Manifest) -> dict[str, Any]:
@@ -131,6 +196,7 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
     points: list[dict[str, Any]] = msgspec.to_builtins(manifest.operating_points)
     return {
         "id": manifest.id,
+        "family": manifest.family,
         "arms": list(manifest.arms),
         "reference_arm": manifest.reference_arm,
         "graph_bytes": manifest.graph_bytes,
@@ -144,6 +210,7 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
 
 def _print_manifest(manifest: Manifest, folder: Path) -> None:
     click.echo(f"artifact   {manifest.id}")
+    click.echo(f"router     {manifest.family}")
     click.echo(f"arms       {', '.join(manifest.arms)} (default: {manifest.reference_arm})")
     click.echo(f"graph      {manifest.graph_bytes / 1e6:.2f} MB, encoder {manifest.encoder.id}")
     click.echo(f"prompts    {', '.join(f'{name} {count:,}' for name, count in manifest.split.prompts.items())}")
