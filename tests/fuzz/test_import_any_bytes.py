@@ -42,15 +42,7 @@ values = st.recursive(
 )
 SAMPLES: dict[str, dict[str, Any]] = {
     "routerbench": routerbench_rows(1)[0],
-    "routellm": {
-        "prompt": "Why?",
-        "a-1": "True",
-        "b-1": "False",
-        "question_id": 1,
-        "turn": 1,
-        "model": "m",
-        "score": 3,
-    },
+    "routellm": {"prompt": "Why?", "a-1": "True", "b-1": "False", "a-1_response": "So."},
     "mmlu-pro": mmlu_pro_answers()[0],
     "zeroeval": {
         "id": "1",

@@ -107,6 +107,13 @@ def test_routellm_folder_gives_both_models_of_three_sets(tmp_path: Path) -> None
     assert report.left_out == {"unscored": 1}  # the judge's -1
 
 
+def test_routellm_prompt_that_stands_twice_is_taken_once(tmp_path: Path) -> None:
+    """A table that repeats a question gives it once and says so."""
+    rows = [{"prompt": text, "a-1": "True", "b-1": "False"} for text in ("Why?", "How?", "Why?")]
+    report, matrix = _import("routellm", [write_csv(tmp_path / "mmlu_ponds.csv", rows)], tmp_path)
+    assert (matrix.prompts, report.left_out) == (["Why?", "How?"], {"repeated_prompt": 1})
+
+
 def test_routellm_battles_score_the_preferred_answer(tmp_path: Path) -> None:
     """A battle gives 1 to the winner, 0 to the loser and one half each for a tie, and says what that means."""
     common = {"prompt": '["Why do newts hide?", "And frogs?"]', "model_a": "a-1", "model_b": "b-1"}

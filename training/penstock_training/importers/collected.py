@@ -113,7 +113,8 @@ class Collector:
     bad: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     places: list[Place] = field(default_factory=list)
-    _cells: set[tuple[str, str, str]] = field(default_factory=set)
+    _cells: set[tuple[str, ...]] = field(default_factory=set)
+    _texts: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Count the rows that were kept."""
@@ -145,13 +146,14 @@ class Collector:
         elif row.score is None and not (row.is_censored and self.keeps_censored):
             self.leave_out("unscored", where)
         else:
-            cell = (row.source, row.query_id or row.prompt, row.arm)
+            cell = tuple(self._texts.setdefault(t, t) for t in (row.source, row.query_id or row.prompt, row.arm))
             if cell in self._cells:
                 self.refuse("duplicate_cell", where)
                 return
             self._cells.add(cell)
             for name, values in self.columns.items():
-                values.append(getattr(row, name))
+                value = getattr(row, name)  # equal texts are kept once: each model's file repeats every prompt
+                values.append(self._texts.setdefault(value, value) if isinstance(value, str) else value)
 
     def describe_counts(self) -> str:
         """Render what was refused and left out as plain text, one fact per line; empty when nothing was."""

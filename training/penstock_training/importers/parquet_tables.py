@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from penstock_training.importers.collected import NUMBER_FIELDS, TEXT_FIELDS, TRUTH_FIELDS, WHOLE_FIELDS
 
 BATCH_ROWS: Final = 1024
+DICTIONARY_BYTES: Final = 256 * 1024 * 1024  # beyond it pyarrow stores every repetition of a text
 
 
 def parquet_batches(stream: BinaryIO) -> Iterator[list[dict[str, Any]]]:
@@ -55,15 +56,22 @@ def write_parquet(path: Path, columns: Mapping[str, list[Any]]) -> None:
     -----
     The bytes depend on the rows and on the version of pyarrow; compare `OutcomeMatrix.digest` rather than files.
     """
-    kinds = {
-        **dict.fromkeys(TEXT_FIELDS, pa.string()),
+    plain = {
         **dict.fromkeys(NUMBER_FIELDS, pa.float64()),
         **dict.fromkeys(WHOLE_FIELDS, pa.int64()),
         **dict.fromkeys(TRUTH_FIELDS, pa.bool_()),
     }
-    arrays = {
-        name: pa.array(columns[name], type=kind)
-        for name, kind in kinds.items()
-        if any(value is not None for value in columns[name])
-    }
-    pq.write_table(pa.table(arrays), path, compression="zstd")
+    arrays = {name: _coded(columns[name]) for name in TEXT_FIELDS if _has_values(columns[name])}
+    arrays |= {name: pa.array(columns[name], type=kind) for name, kind in plain.items() if _has_values(columns[name])}
+    pq.write_table(pa.table(arrays), path, compression="zstd", dictionary_pagesize_limit=DICTIONARY_BYTES)
+
+
+def _has_values(values: list[Any]) -> bool:
+    return any(value is not None for value in values)
+
+
+def _coded(values: list[str | None]) -> pa.DictionaryArray:
+    """Each text once: a prompt that 29 models answered is neither copied in memory nor stored 29 times."""
+    numbers: dict[str, int] = {}
+    codes = [None if value is None else numbers.setdefault(value, len(numbers)) for value in values]
+    return pa.DictionaryArray.from_arrays(pa.array(codes, type=pa.int32()), pa.array(list(numbers), type=pa.string()))

@@ -63,7 +63,8 @@ def read_routellm(paths: Sequence[Path], into: Collector, options: ImportOptions
 
     Notes
     -----
-    MMLU answers are one letter: one output token. An MT-Bench score is (mean grade of both turns − 1) / 9. A battle
+    MMLU answers are one letter: one output token. A prompt that stands twice in one table is taken once (MMLU's college
+    physics repeats eleven questions). An MT-Bench score is (mean grade of both turns − 1) / 9. A battle
     gives
     two rows, 1 for the winner, 0 for the loser, one half each for a tie: such scores say which of *these two* answers
     was preferred, so they mean something between the two arms of a pair only.
@@ -120,11 +121,16 @@ def _read_marks(
     name = stem(file)
     subject = name.removeprefix("mmlu_") if name.startswith("mmlu_") else ""
     task = "mmlu" if subject else name.partition("_")[0]
+    seen: set[str] = set()
     for number, record in records:
         if record is None:
             into.refuse("broken_line", file.place(number))
             continue
         prompt = text_of(record.get("prompt"))
+        if prompt in seen:
+            into.leave_out("repeated_prompt", file.place(number))
+            continue
+        seen.add(prompt)
         input_tokens = count(prompt)
         for model in models:
             response = record.get(f"{model}_response")
