@@ -21,7 +21,8 @@ Severity = Literal["refused", "warned"]
 
 # 20 prompts scored on every arm are needed in validation and in test, and the smaller of them gets 15 % (fit.py).
 MINIMUM_QUESTIONS: Final[Mapping[str, int]] = {"knn": 150}
-"""Per router family, how many different questions with a score on two arms or more a fit needs."""
+"""Per router family, how many different questions a fit needs, with scores on two arms unless rows carry
+propensities."""
 
 ENCODER_LANGUAGES: Final = frozenset({"en"})
 """What the bundled encoders were made for."""
@@ -41,7 +42,7 @@ _ADVICE: Final[Mapping[str, str]] = {
     "empty_prompts": "leave such rows out with --on-bad-rows skip; nothing can be learned from them",
     "duplicate_cells": "keep one row per source, query and arm; skipping keeps the first",
     "score_out_of_range": "scale scores to 0 to 1",
-    "unknown_arms": "rename the arms as in the artifact, or fit a router on these arms",
+    "unknown_arms": "rename the arms as in the artifact, evaluate with --tiers, or fit a router on these arms",
     "one_arm_log": "ask several arms the same prompts (penstock-train collect), or use a log with propensities",
     "leaking_groups": "take these questions out of one of the two sets; a score on them proves nothing",
     "constant_labels": "there is nothing to learn where every score is the same; check how answers are scored",
@@ -191,7 +192,7 @@ def check_outcomes(
         *_arm_findings(matrix, known_arms),
         *_log_findings(matrix, has_propensity),
         *_label_findings(matrix),
-        *_size_findings(matrix, minimum_questions or {}),
+        *_size_findings(matrix, minimum_questions or {}, least_arms=1 if has_propensity else 2),
         *_leak_findings(matrix, against),
         *_language_findings(languages, encoder_languages),
         *_encoder_findings(encoder_ids),
@@ -226,7 +227,7 @@ def _row_findings(report: LoadReport | None, on_bad_rows: Literal["refuse", "ski
             code,
             severity,
             count,
-            f"{count:,} of {report.rows_read if report else 0:,} rows: {code.replace('_', ' ')}{ending}",
+            f"{code.replace('_', ' ')}: {count:,} of {report.rows_read if report else 0:,} rows{ending}",
             f"{bad.file} row {bad.row}, {bad.column} {bad.value}",
         )
         for code, (bad, count) in merged.items()
@@ -238,17 +239,17 @@ def _value_findings(matrix: OutcomeMatrix) -> list[Finding]:
     found = []
     blank = np.flatnonzero([not prompt.strip() for prompt in matrix.prompts])
     if blank.size:
-        message = f"{blank.size:,} of {len(matrix.prompts):,} prompts are blank"
+        message = f"blank prompts: {blank.size:,} of {len(matrix.prompts):,}"
         found.append(_finding("empty_prompts", "refused", int(blank.size), message, _position(matrix, int(blank[0]))))
     unscored = np.flatnonzero(~np.isfinite(matrix.score).any(axis=1))
     if unscored.size:
-        message = f"{unscored.size:,} of {len(matrix.prompts):,} prompts have no score on any arm"
+        message = f"prompts without a score on any arm: {unscored.size:,} of {len(matrix.prompts):,}"
         example = _position(matrix, int(unscored[0]))
         found.append(_finding("unscored_rows", "refused", int(unscored.size), message, example))
     wild = np.argwhere((matrix.score < 0) | (matrix.score > 1))
     if len(wild):
         row, column = (int(value) for value in wild[0])
-        message = f"{len(wild):,} scores are outside 0 to 1"
+        message = f"scores outside 0 to 1: {len(wild):,}"
         example = f"{_position(matrix, row)}, arm {matrix.arms[column]}: {matrix.score[row, column]:g}"
         found.append(_finding("score_out_of_range", "refused", len(wild), message, example))
     return found
@@ -263,7 +264,7 @@ def _arm_findings(matrix: OutcomeMatrix, known_arms: Sequence[str] | None) -> li
             "unknown_arms",
             "refused" if is_none_known else "warned",
             len(unknown),
-            f"{len(unknown)} of {len(matrix.arms)} arms are unknown; known: {', '.join(known_arms)}",
+            f"unknown arms: {len(unknown)} of {len(matrix.arms)}; known: {', '.join(known_arms)}",
             f"arm {unknown[0]}",
         )
     ]
@@ -277,7 +278,7 @@ def _log_findings(matrix: OutcomeMatrix, has_propensity: bool) -> list[Finding]:
         return []
     severity: Severity = "refused" if single == arms_asked.size and not has_propensity else "warned"
     ending = "; the rows carry propensities" if has_propensity else ""
-    message = f"{single:,} of {arms_asked.size:,} questions were answered by one arm only{ending}"
+    message = f"questions answered by one arm only: {single:,} of {arms_asked.size:,}{ending}"
     counts = np.isfinite(matrix.score).sum(axis=0)
     fullest = int(counts.argmax())
     example = f"arm {matrix.arms[fullest]} answered {int(counts[fullest]):,} prompts"
@@ -298,18 +299,19 @@ def _label_findings(matrix: OutcomeMatrix) -> list[Finding]:
             constant.append(f"arm {arm}: all {own.size:,} scores are {own[0]:g}")
     if not constant:
         return []
-    message = f"{len(constant)} of {len(matrix.arms)} arms have one score on every prompt"
+    message = f"arms with one score on every prompt: {len(constant)} of {len(matrix.arms)}"
     return [_finding("constant_labels", "warned", len(constant), message, constant[0])]
 
 
-def _size_findings(matrix: OutcomeMatrix, minimum_questions: Mapping[str, int]) -> list[Finding]:
-    useful = int((_arms_per_question(matrix) >= 2).sum())
+def _size_findings(matrix: OutcomeMatrix, minimum_questions: Mapping[str, int], *, least_arms: int) -> list[Finding]:
+    useful = int((_arms_per_question(matrix) >= least_arms).sum())
     short = {family: least for family, least in minimum_questions.items() if useful < least}
     if not short:
         return []
     family, least = min(short.items(), key=lambda item: item[1])
     is_none_left = len(short) == len(minimum_questions)
-    message = f"{useful:,} questions have scores on two arms or more, too few for {', '.join(short)}"
+    condition = "a score" if least_arms == 1 else "scores on two arms or more"
+    message = f"questions with {condition}: {useful:,}, too few for {', '.join(short)}"
     severity: Severity = "refused" if is_none_left else "warned"
     return [_finding("too_few_rows", severity, useful, message, f"{family} needs {least:,}")]
 
@@ -324,8 +326,8 @@ def _leak_findings(matrix: OutcomeMatrix, against: OutcomeMatrix | None) -> list
         return []
     first, second = int(np.flatnonzero(own == shared[0])[0]), int(np.flatnonzero(other == shared[0])[0])
     message = (
-        f"{shared.size:,} questions are in both sets: {int(np.isin(own, shared).sum()):,} prompts of this one and "
-        f"{int(np.isin(other, shared).sum()):,} of the other"
+        f"questions in both sets: {shared.size:,} ({int(np.isin(own, shared).sum()):,} prompts of this one, "
+        f"{int(np.isin(other, shared).sum()):,} of the other)"
     )
     example = f"{_position(matrix, first)} and {_position(against, second)}"
     return [_finding("leaking_groups", "refused", int(shared.size), message, example)]
@@ -337,9 +339,7 @@ def _language_findings(languages: Sequence[str], known: frozenset[str]) -> list[
         return []
     codes, counts = np.unique([languages[index] for index in foreign], return_counts=True)
     named = ", ".join(f"{codes[i]} {counts[i] / len(languages):.1%}" for i in np.argsort(-counts, kind="stable")[:5])
-    message = (
-        f"{len(foreign):,} of {len(languages):,} prompts seem to be in other languages than the encoder's: {named}"
-    )
+    message = f"prompts that seem to be in another language than the encoder's: {len(foreign):,} ({named})"
     example = f"prompt {foreign[0] + 1}, {languages[foreign[0]]}"
     return [_finding("several_languages", "warned", len(foreign), message, example)]
 

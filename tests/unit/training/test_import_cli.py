@@ -41,7 +41,7 @@ def test_import_prints_counts_and_a_file_that_fit_can_read(tmp_path: Path) -> No
     out = tmp_path / "ponds.parquet"
     result = _run("import", "routerbench", source, "--out", out)
     assert result.exit_code == 0
-    assert "6 rows, 3 prompts, 2 arms" in result.output
+    assert "rows 6, prompts 3, arms 2" in result.output
     assert "digest " in result.output
     assert out.exists()
 
@@ -96,8 +96,8 @@ def test_check_outcomes_names_leaks_and_unknown_arms_with_advice(tmp_path: Path)
     path = write_json_lines(tmp_path / "a.jsonl", ROWS)
     other = write_json_lines(tmp_path / "b.jsonl", ROWS[:2])
     result = _run("check-outcomes", path, "--against", other, "--arms", "small")
-    assert "refused leaking_groups: 1 questions are in both sets" in result.output
-    assert "warned  unknown_arms: 1 of 2 arms" in result.output
+    assert "refused leaking_groups: questions in both sets: 1" in result.output
+    assert "warned  unknown_arms: unknown arms: 1 of 2" in result.output
     assert "take these questions out" in result.output
 
 

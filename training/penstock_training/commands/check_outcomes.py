@@ -96,8 +96,8 @@ def _checked(
 
 def _print_report(report: DataReport) -> None:
     click.echo(
-        f"{report.prompts:,} prompts, {report.questions:,} different questions, {report.cells:,} scores of "
-        f"{len(report.arms)} arms"
+        f"prompts {report.prompts:,}, different questions {report.questions:,}, scores {report.cells:,}, "
+        f"arms {len(report.arms)}"
     )
     shares = list(report.languages.items())[:_LANGUAGES_SHOWN]
     click.echo("languages (guessed): " + ", ".join(f"{code} {share:.1%}" for code, share in shares))

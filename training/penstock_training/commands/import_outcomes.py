@@ -25,7 +25,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 _ARMS_SHOWN = 40
 
 
-@click.command("import")
+@click.command("import", short_help="Make an outcome file from files of other projects.")
 @click.argument("format_name", metavar="FORMAT", required=False)
 @click.argument("paths", metavar="PATH...", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--list", "is_list", is_flag=True, help="List the formats and what each takes.")
@@ -132,7 +132,7 @@ def _print_formats(as_json: bool) -> None:
 
 
 def _print_report(report: ImportReport) -> None:
-    click.echo(f"{report.out}: {report.rows:,} rows, {report.prompts:,} prompts, {len(report.arms)} arms")
+    click.echo(f"{report.out}: rows {report.rows:,}, prompts {report.prompts:,}, arms {len(report.arms)}")
     width = max(len(name) for name in report.arms)
     click.echo(f"  {'arm':<{width}} {'rows':>9}  mean score")
     for name, count in list(report.arms.items())[:_ARMS_SHOWN]:
