@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 UNKNOWN: Final = "unknown"
@@ -122,22 +122,6 @@ def language_of(text: str) -> str:
     if found[best] < found["en"] + _LEAD_OVER_ENGLISH:
         best = "en"
     return best if found[best] >= _MIN_SMALL_WORDS else UNKNOWN
-
-
-def language_shares(prompts: Sequence[str]) -> dict[str, float]:
-    """Share of each language among prompts, largest first.
-
-    Parameters
-    ----------
-    prompts : sequence of str, length n
-
-    Returns
-    -------
-    dict of str to float
-        In (0, 1], summing to 1; empty for no prompts. ``unknown`` is listed like a language.
-    """
-    counts = Counter(language_of(prompt) for prompt in prompts)
-    return {code: count / len(prompts) for code, count in counts.most_common()}
 
 
 def _script(letter: str) -> str:

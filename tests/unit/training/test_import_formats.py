@@ -176,6 +176,17 @@ def test_zeroeval_folder_is_marked_by_task(tmp_path: Path) -> None:
     assert report.left_out == {"file_of_another_task": 2}
 
 
+def test_zeroeval_spellings_of_one_model_are_united_and_its_second_run_is_left_out(tmp_path: Path) -> None:
+    """File names that mean one model give one arm; of two runs the one under the model's own name counts."""
+    folder = zeroeval_folder(tmp_path)
+    (folder / "gsm" / "small-1.json").rename(folder / "gsm" / "gemma-2-9b-it.json")
+    (folder / "gsm" / "large-1.json").rename(folder / "gsm" / "gemma-2-9b-it@together.json")
+    (folder / "mmlu-redux" / "large-1.json").rename(folder / "mmlu-redux" / "gemma-2-9b-it@nvidia.json")
+    report, _ = _import("zeroeval", [folder], tmp_path)
+    assert {name: (count.rows, count.mean_score) for name, count in report.arms.items()} == {"gemma-2-9b-it": (2, 0.5)}
+    assert report.left_out["another_run_of_a_model"] == 1
+
+
 def test_zeroeval_arms_that_were_not_asked_for_are_left_out(tmp_path: Path) -> None:
     """With a list of arms the other ones are left out, and an arm without a row is an error."""
     folder = zeroeval_folder(tmp_path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from penstock_training.languages import UNKNOWN, language_of, language_shares
+from penstock_training.languages import UNKNOWN, language_of
 
 
 @pytest.mark.parametrize(
@@ -40,9 +40,3 @@ def test_language_of_little_evidence_is_unknown(text: str) -> None:
 def test_language_of_english_with_foreign_words_stays_english() -> None:
     """Names and a quoted phrase do not turn an English prompt into another language."""
     assert language_of("What does the phrase 'la vie en rose' mean, and who was the singer of it?") == "en"
-
-
-def test_language_shares_sum_to_one_with_the_largest_first() -> None:
-    """Shares are ordered and complete."""
-    shares = language_shares(["What is the time in the city?"] * 3 + ["Почему море солёное?"])
-    assert list(shares.items()) == [("en", 0.75), ("cyrillic", 0.25)]

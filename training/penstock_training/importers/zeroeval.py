@@ -18,6 +18,20 @@ from penstock_training.importers.source_files import JSON_SUFFIXES, SourceFile, 
 from penstock_training.importers.zeroeval_marks import TASKS, mark
 
 SOURCE: Final = "zeroeval"
+# Other spellings of one model in file names, as the project's own summaries unite them (eval_utils.py).
+MODEL_NAMES: Final[Mapping[str, str]] = {
+    "gemma-2-9b-it@nvidia": "gemma-2-9b-it",
+    "gemma-2-9b-it@together": "gemma-2-9b-it",
+    "gemma-2-27b-it@nvidia": "gemma-2-27b-it",
+    "gemma-2-27b-it@together": "gemma-2-27b-it",
+    "deepseek-chat": "deepseek-v2-chat-0628",
+    "deepseek-coder": "deepseek-v2-coder-0614",
+    "DeepSeek-Coder-V2-0724": "deepseek-v2-coder-0724",
+    "Llama-3.1-405B-Inst-fp8": "Llama-3.1-405B-Inst-fp8@together",
+    "Llama-3.1-405B-Instruct-Turbo": "Llama-3.1-405B-Inst-fp8@together",
+    "Meta-Llama-3.1-405B-Instruct@hyperbolic": "Llama-3.1-405B-Inst@hyperbolic",
+    "Llama-3.1-405B-Inst-SN": "Llama-3.1-405B-Inst@sambanova",
+}
 _NEEDED: Final = ("id", "output")
 
 
@@ -52,12 +66,15 @@ def read_zeroeval(paths: Sequence[Path], into: Collector, options: ImportOptions
     """
     count = options.counter()
     files = find_sources(paths, JSON_SUFFIXES)
+    taken: set[tuple[str, str]] = set()
+    files.sort(key=lambda file: stem(file) in MODEL_NAMES)  # a model's own spelling goes before the others
     for done, file in enumerate(files):
         options.progress("reading results", done, len(files))
-        task = _task_of(file)
-        if task is None:
-            into.leave_out("file_of_another_task", file.shown)
+        task, arm = _task_of(file), MODEL_NAMES.get(stem(file), stem(file))
+        if task is None or (task, arm) in taken:
+            into.leave_out("file_of_another_task" if task is None else "another_run_of_a_model", file.shown)
             continue
+        taken.add((task, arm))
         is_first = True
         for number, record in read_records(file):
             if record is None:
@@ -66,7 +83,7 @@ def read_zeroeval(paths: Sequence[Path], into: Collector, options: ImportOptions
             if is_first:
                 need_columns(record, _NEEDED, file)
                 is_first = False
-            _add_answer(record, task, stem(file), file.place(number), into, options, count)
+            _add_answer(record, task, arm, file.place(number), into, options, count)
     options.progress("reading results", len(files), len(files))
     return []
 
