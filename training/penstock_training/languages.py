@@ -85,9 +85,9 @@ def language_of(text: str) -> str:
     Returns
     -------
     str
-        A two-letter code; ``latin``, ``cyrillic``, ``arabic`` or ``greek`` where only the script is certain enough;
-        ``unknown``
-        with fewer than 12 letters or without two small words of one language (formulas, code, lists of names).
+        A two-letter code; ``cyrillic``, ``arabic``, ``greek`` or ``other`` where only the script is certain enough;
+        ``unknown`` with fewer than 12 letters or without two small words of one language (formulas, code, lists of
+        names).
 
     Notes
     -----

@@ -134,15 +134,13 @@ def import_outcomes(
     ------
     TrainingError
         ``import_format_unknown``, ``import_out_refused`` (ending, missing folder, existing file),
-        ``import_rows_refused``,
-        ``import_no_usable_row``, ``import_arm_unknown``, what the format's reader raises.
+        ``import_rows_refused``, ``import_no_usable_row``, ``import_arm_unknown``, what the format's reader raises.
 
     Notes
     -----
     Rows are held in memory, each text once: 347,215 rows over 12,032 prompts took 39 s and a peak of 0.5 GB. The file
-    is written under a hidden name in
-    the target's folder, read back with `load_outcomes` and then renamed, which is atomic. A run that is killed leaves
-    at most that hidden file, and the next run replaces it.
+    is written under a hidden name in the target's folder, read back with `load_outcomes` and then renamed, which is
+    atomic. A run that is killed leaves at most that hidden file, and the next run replaces it.
     """
     if format_name not in FORMATS:
         raise TrainingError(

@@ -62,11 +62,9 @@ def read_litellm_spend(paths: Sequence[Path], into: Collector, options: ImportOp
     Notes
     -----
     Left out, each under its name: ``failed`` requests, ``cache_hit`` (no model answered), ``other_call`` (embeddings,
-    images),
-    ``no_prompt`` (contents were not stored: ``store_prompts_in_spend_logs``, and no ``prompts``), ``prompt_cut``
-    (shortened by
-    LiteLLM), ``unscored``. The prompt is the text of the last user turn, as the gateway reads it. A request is
-    answered by one arm, and the log does not say with which probability it was chosen.
+    images), ``no_prompt`` (contents were not stored: ``store_prompts_in_spend_logs``, and no ``prompts``),
+    ``prompt_cut`` (shortened by LiteLLM), ``unscored``. The prompt is the text of the last user turn, as the gateway
+    reads it. A request is answered by one arm, and the log does not say with which probability it was chosen.
     """
     if options.scores is None:
         raise TrainingError(_NEEDS_SCORES, code="import_needs_scores")

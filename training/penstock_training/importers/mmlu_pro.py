@@ -2,8 +2,7 @@
 
 Owns the reading of ``eval_results`` of ``TIGER-AI-Lab/MMLU-Pro``: ``model_outputs_<model>_5shots.zip`` (or the JSON in
 it), and folders ``<model>/<category>_result.json``. Each file is a list of objects ``question_id``, ``question``,
-``options``,
-``answer``, ``category``, ``src``, ``pred`` and the text of the answer. Read `read_mmlu_pro`.
+``options``, ``answer``, ``category``, ``src``, ``pred`` and the text of the answer. Read `read_mmlu_pro`.
 """
 
 from __future__ import annotations

@@ -64,10 +64,9 @@ def read_routellm(paths: Sequence[Path], into: Collector, options: ImportOptions
     Notes
     -----
     MMLU answers are one letter: one output token. A prompt that stands twice in one table is taken once (MMLU's college
-    physics repeats eleven questions). An MT-Bench score is (mean grade of both turns − 1) / 9. A battle
-    gives
-    two rows, 1 for the winner, 0 for the loser, one half each for a tie: such scores say which of *these two* answers
-    was preferred, so they mean something between the two arms of a pair only.
+    physics repeats eleven questions). An MT-Bench score is (mean grade of both turns − 1) / 9. A battle gives two rows,
+    1 for the winner, 0 for the loser, one half each for a tie: such scores say which of *these two* answers was
+    preferred, so they mean something between the two arms of a pair only.
     """
     count = options.counter()
     files = [file for file in find_sources(paths, TABLE_SUFFIXES) if not _IGNORED_FILES.search(file.name)]

@@ -60,9 +60,8 @@ def read_zeroeval(paths: Sequence[Path], into: Collector, options: ImportOptions
     Notes
     -----
     The prompt is the bare question; input tokens are those of the longer message that the models saw. A logic grid is
-    scored
-    only when its file still holds the solution, which the public files do not: such rows are left out as ``unscored``.
-    An object that carries ``matched`` (``result_dirs_parsed``) is taken at its word.
+    scored only when its file still holds the solution, which the public files do not: such rows are left out as
+    ``unscored``. An object that carries ``matched`` (``result_dirs_parsed``) is taken at its word.
     """
     count = options.counter()
     files = find_sources(paths, JSON_SUFFIXES)

@@ -5,9 +5,8 @@ Owns the extraction of answers from a model's text and the comparison per task. 
 References
 ----------
 WildEval/ZeroEval, ``src/evaluation``: ``eval_utils.py`` (extraction), ``math_eval.py`` (gsm, math-l5),
-``crux_eval.py``,
-``mcqa_eval.py`` (mmlu-redux), ``zebra_grid_eval.py``. Our changes: fractions are divided instead of evaluated as
-programs, and text that cannot be read as expected is a wrong answer instead of a failure.
+``crux_eval.py``, ``mcqa_eval.py`` (mmlu-redux), ``zebra_grid_eval.py``. Our changes: fractions are divided instead of
+evaluated as programs, and text that cannot be read as expected is a wrong answer instead of a failure.
 """
 
 from __future__ import annotations
