@@ -295,6 +295,7 @@ CENSORED = {"served_arm": None, "served_artifact_arm": None, "is_timeout": True,
     [
         (FALLBACK, "fallback"),
         (CENSORED, "censored"),
+        ({"is_timeout": True}, "censored"),
         ({"reason": "physical_model", "propensity": 1.0}, "client_choice"),
         ({"served_arm": None, "status": 502}, "not_answered"),
         ({"prompt": ""}, "no_prompt"),
@@ -336,6 +337,14 @@ def test_events_name_arms_as_the_artifact_when_asked(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "e.jsonl", [request_event(), feedback_event()])
     _, matrix = _import("events", [path], tmp_path, replace(PLAIN, uses_artifact_arms=True))
     assert matrix.arms == ("frontier",)
+
+
+def test_events_of_a_deployment_outside_the_artifact_have_no_artifact_arm(tmp_path: Path) -> None:
+    """A deployment that the artifact does not know is left out when arms are named as in the artifact."""
+    rows = [request_event(), request_event("dec_2", intended_artifact_arm=None, served_artifact_arm=None)]
+    path = write_lines(tmp_path / "e.jsonl", [*rows, feedback_event(), feedback_event("dec_2")])
+    report, _ = _import("events", [path], tmp_path, replace(PLAIN, uses_artifact_arms=True))
+    assert report.left_out == {"no_artifact_arm": 1}
 
 
 def test_events_half_written_tail_is_left_out_and_a_broken_middle_is_refused(tmp_path: Path) -> None:

@@ -135,13 +135,14 @@ def _add_request(
     intended = text_of(event.get(f"intended_{prefix}arm"))
     served = text_of(event.get(f"served_{prefix}arm"))
     is_answered = event.get("served_arm") is not None
-    is_censored = not is_answered and event.get("is_timeout") is True
+    is_censored = event.get("is_timeout") is True  # also when an answer had begun
     is_fallback = is_answered and event.get("served_arm") != event.get("intended_arm")
     is_client_choice = event.get("reason") == _CLIENT_CHOICE
     reasons = {
         "no_prompt": not prompt.strip(),
         "prompt_cut": given is None and event.get("is_prompt_cut") is True,
         "not_answered": not is_answered and not is_censored,
+        "no_artifact_arm": options.uses_artifact_arms and not (intended if is_censored else served),
         "client_choice": is_client_choice and not options.keeps_all_rows,
         "censored": is_censored and not options.keeps_all_rows,
         "fallback": is_fallback and not options.keeps_all_rows,
