@@ -67,8 +67,9 @@ def read_events(paths: Sequence[Path], into: Collector, options: ImportOptions) 
     - ``no_prompt``: contents were not captured and no ``prompts`` were given; ``prompt_cut``: the log holds its
       beginning only;
     - ``unscored``: no feedback; ``not_answered``: no provider answered and it was no time-out;
-    - ``censored``: a provider passed its deadline. How good its answer would have been is unknown, which is not the
-      same as bad;
+    - ``no_artifact_arm``: arms are to be named as in the artifact, and the deployment has none there;
+    - ``censored``: a provider passed its deadline, before or within an answer. How good it would have been is unknown,
+      which is not the same as bad;
     - ``fallback``: another arm than the chosen one answered. Its probability of being chosen is unknown;
     - ``client_choice``: the client named the deployment. A propensity of 1 says nothing about the policy then.
 
