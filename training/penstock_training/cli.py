@@ -10,17 +10,21 @@ from typing import Final
 
 import click
 
+from penstock_training.commands.check_outcomes import check_outcomes
 from penstock_training.commands.evaluate import evaluate
 from penstock_training.commands.evaluate_logged import evaluate_logged
 from penstock_training.commands.export_encoder import export_encoder
 from penstock_training.commands.fit import fit
+from penstock_training.commands.import_outcomes import import_outcomes
 from penstock_training.commands.predict import predict
 
 COMMANDS: Final[tuple[click.Command, ...]] = (
+    check_outcomes,
     evaluate,
     evaluate_logged,
     export_encoder,
     fit,
+    import_outcomes,
     predict,
 )
 

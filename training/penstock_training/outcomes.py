@@ -99,6 +99,8 @@ class LoadReport:
         Queries whose rows carry slightly different prompt texts; the first text stands for all of them.
     unknown_columns : dict of str to tuple of str
         Per file, columns that were not read.
+    by_column : tuple of (BadRow, int)
+        For each kind of problem and column, the first refused value and how many there are.
     """
 
     rows_read: int
@@ -107,6 +109,7 @@ class LoadReport:
     first_bad_rows: tuple[BadRow, ...]
     prompt_variants: int
     unknown_columns: dict[str, tuple[str, ...]]
+    by_column: tuple[tuple[BadRow, int], ...] = ()
 
     def describe(self) -> str:
         """Render what is worth knowing as plain text, one fact per line; empty when all is well."""
@@ -362,7 +365,7 @@ class _Findings:
 
     def __init__(self, rows: int) -> None:
         self.is_bad = np.zeros(rows, dtype=bool)
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[tuple[str, str]] = Counter()  # by kind and column
         self.shown: list[tuple[int, str, str, str | None]] = []
         self.prompt_variants = 0
 
@@ -370,16 +373,16 @@ class _Findings:
         """Take over what the reader could not make sense of."""
         for problem in raw.problems:
             self.is_bad[start + problem.row] = True
-            self.counts[problem.kind] += 1
-        first = raw.problems[:BAD_ROWS_SHOWN]
-        self.shown += [(start + p.row, p.column, p.kind, p.shown) for p in first]
+            self.counts[problem.kind, problem.column] += 1
+            if self.counts[problem.kind, problem.column] <= BAD_ROWS_SHOWN:
+                self.shown.append((start + problem.row, problem.column, problem.kind, problem.shown))
 
     def add(self, mask: NDArray[np.bool_], column: str, kind: str) -> None:
         """Refuse the value of `column` in the rows of `mask`, unless the row could not be read at all."""
         rows = np.flatnonzero(mask)
         if rows.size:
             self.is_bad[rows] = True
-            self.counts[kind] += int(rows.size)
+            self.counts[kind, column] += int(rows.size)
             self.shown += [(int(row), column, kind, None) for row in rows[:BAD_ROWS_SHOWN]]
 
     def report(
@@ -390,19 +393,24 @@ class _Findings:
         number: dict[str, NDArray[np.float64]],
     ) -> LoadReport:
         """Put everything together; bad rows in the order of the files."""
-        bad_rows = []
-        for row, column, kind, shown in sorted(self.shown, key=lambda entry: entry[:3])[:BAD_ROWS_SHOWN]:
+        bad_rows: list[BadRow] = []
+        problems: Counter[str] = Counter()
+        for (kind, _), count in self.counts.items():
+            problems[kind] += count
+        for row, column, kind, shown in sorted(self.shown, key=lambda entry: entry[:3]):
             file = int(np.searchsorted(starts, row, side="right")) - 1
             line = int(raws[file].row_number[row - int(starts[file])])
             value = shown if shown is not None else _shown_value(text, number, column, row)
             bad_rows.append(BadRow(raws[file].path.name, line, column, kind, value))
+        first = {(bad.kind, bad.column): bad for bad in reversed(bad_rows)}
         return LoadReport(
             int(self.is_bad.size),
             int(self.is_bad.sum()),
-            dict(self.counts),
-            tuple(bad_rows),
+            dict(problems),
+            tuple(bad_rows[:BAD_ROWS_SHOWN]),
             self.prompt_variants,
             {raw.path.name: tuple(raw.unknown_columns) for raw in raws if raw.unknown_columns},
+            tuple((first[key], count) for key, count in self.counts.items()),
         )
 
 
