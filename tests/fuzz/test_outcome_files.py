@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from penstock_training.errors import OutcomeError
+from penstock_training.outcome_checks import PROBLEM_KINDS
 from penstock_training.outcome_files import NUMBER_COLUMNS, TEXT_COLUMNS
-from penstock_training.outcomes import PROBLEM_KINDS, OutcomeTable, load_outcomes
+from penstock_training.outcomes import OutcomeTable, load_outcomes
 
 SHARED_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from penstock_training.errors import TrainingError
 from penstock_training.languages import UNKNOWN, language_of
-from penstock_training.outcomes import BadRow, LoadReport, OutcomeMatrix
+from penstock_training.outcome_checks import BadRow, LoadReport
+from penstock_training.outcomes import OutcomeMatrix
 from penstock_training.splits import question_groups
 
 Severity = Literal["refused", "warned"]

@@ -15,8 +15,9 @@ import pytest
 from penstock_routers.token_counts import TOKENS_PER_MESSAGE
 from penstock_training import outcome_files
 from penstock_training.errors import OutcomeError
+from penstock_training.outcome_checks import BAD_ROWS_SHOWN, PROBLEM_KINDS
 from penstock_training.outcome_files import COLUMN_ALIASES, NUMBER_COLUMNS, TEXT_COLUMNS
-from penstock_training.outcomes import BAD_ROWS_SHOWN, PROBLEM_KINDS, load_outcomes
+from penstock_training.outcomes import load_outcomes
 from support.outcome_samples import outcome_row, write_json_lines, write_parquet
 
 GOOD = [outcome_row(), outcome_row(arm="large", score=0.5), outcome_row("Name three rivers.", source="other")]
