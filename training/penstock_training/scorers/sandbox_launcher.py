@@ -179,7 +179,8 @@ def become_the_answer(job: dict[str, Any], channel: int, report: int, identity: 
         os.closerange(_REPORT + 1, 65_536)
         os.chdir("/box")
         os.umask(0o077)
-        _set_limits(job["limits"])
+        # In a user namespace, launcher and guard have the answer's number and count as its processes.
+        _set_limits(job["limits"], other_processes=0 if identity.is_root else 2)
         number = 0
         while _LIBC.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) == 0:
             number += 1
@@ -200,11 +201,11 @@ def become(uid: int) -> None:
     os.setresuid(uid, uid, uid)
 
 
-def _set_limits(limits: dict[str, int]) -> None:
+def _set_limits(limits: dict[str, int], *, other_processes: int) -> None:
     for kind, value in (
         (resource.RLIMIT_AS, limits["memory_bytes"]),
         (resource.RLIMIT_FSIZE, limits["file_bytes"]),
-        (resource.RLIMIT_NPROC, limits["processes"]),
+        (resource.RLIMIT_NPROC, limits["processes"] + other_processes),
         (resource.RLIMIT_NOFILE, limits["open_files"]),
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_MEMLOCK, 0),
