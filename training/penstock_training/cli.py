@@ -13,12 +13,14 @@ import click
 from penstock_training.commands.evaluate import evaluate
 from penstock_training.commands.export_encoder import export_encoder
 from penstock_training.commands.fit import fit
+from penstock_training.commands.judge_report import judge_report
 from penstock_training.commands.predict import predict
 
 COMMANDS: Final[tuple[click.Command, ...]] = (
     evaluate,
     export_encoder,
     fit,
+    judge_report,
     predict,
 )
 

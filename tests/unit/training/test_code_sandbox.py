@@ -100,7 +100,7 @@ def test_file_that_only_the_parent_may_read_is_not_there(by_user_namespace: bool
 def test_environment_of_the_parent_is_out_of_reach(by_user_namespace: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no /proc to read it from, and the sandbox's own environment is empty but for the locale."""
     monkeypatch.setenv("PENSTOCK_TEST_SECRET", "hidden")
-    attempt = f"import os\nassert not set(os.environ) - {{'LC_CTYPE'}}\nassert not os.path.exists('/proc/self')\n"
+    attempt = "import os\nassert not set(os.environ) - {'LC_CTYPE'}\nassert not os.path.exists('/proc/self')\n"
     attempt += f"assert raises(lambda: open('/proc/{os.getpid()}/environ'))"
     _holds(attempt, by_user_namespace, answer=RAISES)
 
@@ -265,7 +265,9 @@ def test_huge_output_of_an_answer_goes_nowhere(by_user_namespace: bool) -> None:
 
 def test_huge_report_of_an_answer_is_cut_off(by_user_namespace: bool) -> None:
     """A flood on the channel to the guard ends the conversation instead of filling memory."""
-    result = _run("import os\nwhile True: os.write(3, b'x' * 65536)", "assert True", by_user_namespace=by_user_namespace)
+    result = _run(
+        "import os\nwhile True: os.write(3, b'x' * 65536)", "assert True", by_user_namespace=by_user_namespace
+    )
     assert result.outcome == "ended"
 
 
@@ -338,7 +340,7 @@ os.set_blocking(3, True)
         pytest.param("print('passed')\ndef f(): import os; os._exit(0)", id="exit-in-a-test"),
         pytest.param("def f():\n    raise SystemExit(0)", id="exit-error-in-a-test"),
         pytest.param(
-            "import os\nos.write(3, b'{\"loaded\": true}\\n{\"token\": \"\", \"failures\": []}\\n'); os._exit(0)",
+            'import os\nos.write(3, b\'{"loaded": true}\\n{"token": "", "failures": []}\\n\'); os._exit(0)',
             id="guessed-token",
         ),
         pytest.param("import os\nos.write(3, b'[]\\n'); os._exit(0)", id="nonsense"),

@@ -119,7 +119,8 @@ def test_failing_tests_added_twice_differ() -> None:
         "import solution\nassert solution.add(1, 2) == 3",
         "def check(candidate):\n    assert candidate(1, 2) == 3\ncheck(add)",
         "def test_add():\n    assert add(1, 2) == 3",
-        "import unittest\nclass TestAdd(unittest.TestCase):\n    def test_it(self):\n        self.assertEqual(add(1, 2), 3)",
+        "import unittest\nclass TestAdd(unittest.TestCase):\n"
+        "    def test_it(self):\n        self.assertEqual(add(1, 2), 3)",
     ],
 )
 async def test_right_and_wrong_code_under_each_kind_of_test_are_told_apart(tests: str) -> None:
@@ -132,8 +133,10 @@ async def test_right_and_wrong_code_under_each_kind_of_test_are_told_apart(tests
 
 
 CHEATS = {
-    "unittest is switched off": "import unittest\nunittest.TestCase.run = lambda self, result=None: None\ndef add(a, b): return 0",
-    "the result object forgets": "import unittest\nunittest.TestResult.addFailure = lambda *a: None\ndef add(a, b): return 0",
+    "unittest is switched off": "import unittest\nunittest.TestCase.run = lambda self, result=None: None\n"
+    "def add(a, b): return 0",
+    "the result object forgets": "import unittest\nunittest.TestResult.addFailure = lambda *a: None\n"
+    "def add(a, b): return 0",
     "report on the channel without the order": (
         "import json, os, sys, threading\n"
         "def add(a, b):\n"
@@ -147,9 +150,7 @@ CHEATS = {
         "    return 0"
     ),
     "the runner's list is emptied": (
-        "import sys\n"
-        "main = sys.modules['__main__']\n"
-        "main.run_tests = lambda tests, answer: []\n"
+        "import sys\nmain = sys.modules['__main__']\nmain.run_tests = lambda tests, answer: []\n"
     ),
     "every exception of the tests is swallowed": (
         "import sys\nmain = sys.modules['__main__']\nold = main.load_module\n"
@@ -186,7 +187,8 @@ async def test_exception_name_of_an_answer_reaches_the_reason_as_plain_text() ->
     assert len(reason) < 150
 
 
-def test_code_scorer_built_with_permission_runs_where_isolation_works(_isolation: None) -> None:
+@pytest.mark.usefixtures("_isolation")
+def test_code_scorer_built_with_permission_runs_where_isolation_works() -> None:
     """With the permission the scorer is made, after one sandbox was built in trial, and costs nothing."""
     scorer = build_scorer("code", ScorerOptions(allow_code_execution=True))
     assert scorer.name == "code"

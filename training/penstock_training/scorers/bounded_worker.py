@@ -1,7 +1,7 @@
 """A process that does what may take for ever: regular expressions, and JSON schemas, which hold them.
 
-Started by `bounded_work` and killed when it is late; JSON lines in and out. Stands alone under ``python -I``. Must not be
-imported by anything of ours. Read `answer`.
+Started by `bounded_work` and killed when it is late; JSON lines in and out. Stands alone under ``python -I``. Must not
+be imported by anything of ours. Read `answer`.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from penstock_training.errors import TrainingError
+from penstock_training.scorers.options import ScorerOptions
 from penstock_training.scorers.protocol import Scored, ScoringTask
-from penstock_training.scorers.registry import ScorerOptions
 from penstock_training.scorers.sandbox import SandboxLimits, SandboxResult, check_sandbox, run_in_sandbox
 
 _FENCED = re.compile(r"^[ \t]*(```+|~~~+)[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$", re.MULTILINE | re.DOTALL)
@@ -40,11 +40,11 @@ class CodeScorer:
     The reference is Python source. Its top level runs with the names of the answer's code at hand (the module is called
     ``solution``); then every function ``test_*`` and every ``unittest.TestCase`` runs.
 
-    Answer and tests share a process, as tests must be able to call anything. So that an answer cannot pass by ending the
-    process or by printing something, passing means that a token came back which arrives with the tests, after the answer
-    was loaded, on a channel that is not its output. So that an answer cannot pass by disabling assertions, one that
-    passed is run again with three tests added that no code can pass; when they are not reported as failed, the answer
-    has tampered and scores 0. Code written against this very harness can still find the token in its own memory.
+    Answer and tests share a process, as tests must be able to call anything. So that an answer cannot pass by ending
+    the process or by printing something, passing means that a token came back which arrives with the tests, after the
+    answer was loaded, on a channel that is not its output. So that an answer cannot pass by disabling assertions, one
+    that passed is run again with three tests added that no code can pass; when they are not reported as failed, the
+    answer has tampered and scores 0. Code written against this very harness can still find the token in its own memory.
     """
 
     name = "code"
@@ -61,8 +61,8 @@ class CodeScorer:
         Raises
         ------
         TrainingError
-            Code ``code_execution_not_allowed`` without permission; ``sandbox_unavailable`` where code cannot be kept in;
-            ``scorer_spec`` for a parameter.
+            Code ``code_execution_not_allowed`` without permission; ``sandbox_unavailable`` where code cannot be kept
+            in; ``scorer_spec`` for a parameter.
         """
         if parameter:
             raise TrainingError("the scorer `code` takes no parameter", code="scorer_spec")
@@ -126,7 +126,7 @@ def python_code(answer: str) -> str:
     str
     """
     closed = answer if answer.endswith("\n") else f"{answer}\n"
-    blocks = [match for match in _FENCED.finditer(closed)]
+    blocks = list(_FENCED.finditer(closed))
     if not blocks:
         opened = re.search(r"^[ \t]*(?:```+|~~~+)[ \t]*(?:python3?|py)?[ \t]*\n", closed, re.MULTILINE)
         return closed[opened.end() :] if opened else answer

@@ -10,10 +10,14 @@ import unicodedata
 from typing import Final
 
 # How answers are wrapped in Markdown and TeX; none of it changes what they say.
-_WRAPPING: Final = "\"'`*_$“”‘’«» \t"
-_MARKER: Final = re.compile(r"(?:\b(?:answer|antwort|réponse|respuesta)\b[*_]*\s*(?:is\b|:|=)|####)[ \t*_:]*", re.IGNORECASE)
+_WRAPPING: Final = "\"'`*_$\u201c\u201d\u2018\u2019«» \t"  # curly quotes too
+_MARKER: Final = re.compile(
+    r"(?:\b(?:answer|antwort|réponse|respuesta)\b[*_]*\s*(?:is\b|:|=)|####)[ \t*_:]*", re.IGNORECASE
+)
 _BOX: Final = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_LETTER_AT_START: Final = re.compile(r"[\s*_$(\[{\\]*(?:text\s*\{)?(?:option\s+)?\(?([A-Ja-j])(?=$|[\s]*$|[).:,*_\]}$])")
+_LETTER_AT_START: Final = re.compile(
+    r"[\s*_$(\[{\\]*(?:text\s*\{)?(?:option\s+)?\(?([A-Ja-j])(?=$|[\s]*$|[).:,*_\]}$])"
+)
 
 
 def normal_form(text: str) -> str:
@@ -79,8 +83,8 @@ def option_letter(text: str) -> str | None:
     Returns
     -------
     str or None
-        ``"A"`` to ``"J"``: in the box, behind the last marker, else at the start of the last or the first line. A letter
-        counts when nothing or punctuation follows it, so the article in "A cat" does not.
+        ``"A"`` to ``"J"``: in the box, behind the last marker, else at the start of the last or the first line. A
+        letter counts when nothing or punctuation follows it, so the article in "A cat" does not.
     """
     first = next((line.strip() for line in text.splitlines() if line.strip()), "")
     for place in (boxed(text), marked(text), last_line(text), first):

@@ -1,4 +1,4 @@
-r"""Numbers as people and models write them: ``1,234.5``, ``12 %``, ``3/4``, ``\frac{3}{4}``, ``1 1/2``, ``6.02×10^23``, ``$5``.
+r"""Numbers as people write them: ``1,234.5``, ``12 %``, ``3/4``, ``\frac{3}{4}``, ``1 1/2``, ``6.02×10^23``, ``$5``.
 
 Owns how they are read and when two are equal. Pure, and linear in the text. Read `numbers_in` and `are_equal`.
 """
@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 DecimalMark = Literal["point", "comma"]
 
-_MINUS: Final = "-−–‐‑"
+_MINUS: Final = "-−–\u2010\u2011"  # hyphens of Unicode too
 _MAX_EXPONENT: Final = 10_000  # beyond it a text is no number that anybody means, and arithmetic would never end
 _DIGITS: Final = 50
 _MAX_LENGTH: Final = 400
@@ -21,7 +21,9 @@ _MAX_LENGTH: Final = 400
 def _pattern(point: str, separators: str) -> re.Pattern[str]:
     whole = rf"(?:\d{{1,3}}(?:(?:[{separators}]|\\,|\{{,\}})\d{{3}})+(?!\d)|\d+)"
     number = rf"(?:{whole}(?:{point}\d+)?|{point}\d+)"
-    power = r"(?:[eE](?P<e>[+\-−]?\d{1,6})|\s*(?:×|x|\*|·|\\times|\\cdot)\s*10\s*(?:\^|\*\*)\s*\{?(?P<p>[+\-−]?\d{1,6})\}?)"
+    power = (
+        r"(?:[eE](?P<e>[+\-−]?\d{1,6})|\s*(?:×|x|\*|·|\\times|\\cdot)\s*10\s*(?:\^|\*\*)\s*\{?(?P<p>[+\-−]?\d{1,6})\}?)"
+    )
     fraction = rf"\\[dt]?frac\s*\{{\s*(?P<fs>[+{_MINUS}]?)(?P<fa>{number})\s*\}}\s*\{{\s*(?P<fb>{number})\s*\}}"
     plain = rf"(?P<a>{number})(?:{power}|[ ](?P<ma>\d+)/(?P<mb>\d+)|\s*/\s*(?P<b>{number}))?"
     percent = r"(?P<percent>\s*(?:\\?%|per\s?cent\b))?"
@@ -85,8 +87,8 @@ def are_equal(given: WrittenNumber, wanted: WrittenNumber, *, relative: float, a
     Returns
     -------
     bool
-        ``|given − wanted| <= max(absolute, relative · |wanted|)``. When exactly one of them is a percentage, it may stand
-        for the number itself or for a hundredth of it: 50 % equals both 50 and 0.5.
+        ``|given − wanted| <= max(absolute, relative · |wanted|)``. When exactly one of them is a percentage, it may
+        stand for the number itself or for a hundredth of it: 50 % equals both 50 and 0.5.
     """
     with localcontext() as context:
         context.prec = _DIGITS
@@ -95,9 +97,7 @@ def are_equal(given: WrittenNumber, wanted: WrittenNumber, *, relative: float, a
             pairs.append((given.value / 100, wanted.value))
         elif wanted.is_percent and not given.is_percent:
             pairs.append((given.value, wanted.value / 100))
-        return any(
-            abs(one - other) <= max(Decimal(absolute), Decimal(relative) * abs(other)) for one, other in pairs
-        )
+        return any(abs(one - other) <= max(Decimal(absolute), Decimal(relative) * abs(other)) for one, other in pairs)
 
 
 def _value(match: re.Match[str], decimal_mark: DecimalMark) -> Decimal | None:

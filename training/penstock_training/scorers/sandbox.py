@@ -1,7 +1,7 @@
 """Runs an answer's code with tests where it can do no harm, or refuses.
 
-Owns the job handed to `sandbox_launcher`, the limits, and the time-out behind the launcher's own. It must not run any of
-the given code in this process, nor fall back to less protection. Linux only. Read `run_in_sandbox`.
+Owns the job handed to `sandbox_launcher`, the limits, and the time-out behind the launcher's own. It must not run any
+of the given code in this process, nor fall back to less protection. Linux only. Read `run_in_sandbox`.
 """
 
 from __future__ import annotations

@@ -107,7 +107,8 @@ _MACHINES: Final = {
 _CLONE3: Final = 435
 _X32_BIT: Final = 0x40000000
 _NAMESPACE_FLAGS: Final = 0x7E020080  # every CLONE_NEW…, CLONE_NEWTIME included
-# Unix, IPv4, IPv6. Not vsock, which knows no network namespaces and reaches a virtual machine's host; nor netlink, packet.
+# Unix, IPv4, IPv6. Not vsock, which knows no network namespaces and reaches a virtual machine's host; nor netlink,
+# packet.
 _SOCKET_FAMILIES: Final = (1, 2, 10)
 # Classic BPF, include/uapi/linux/bpf_common.h: load a word, compare, return.
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06

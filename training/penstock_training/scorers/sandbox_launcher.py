@@ -2,8 +2,8 @@
 
 Started by `sandbox` as ``python -I -S`` with an empty environment and a job on standard input; stands alone and imports
 the standard library only. Three processes: this one waits; its child is process 1 of the sandbox, owns the verdict and
-takes everything with it when it ends; that one's child loses every right and becomes `sandbox_runner`. Read `main`, then
-`guard` and `become_the_answer`.
+takes everything with it when it ends; that one's child loses every right and becomes `sandbox_runner`. Read `main`,
+then `guard` and `become_the_answer`.
 """
 
 from __future__ import annotations

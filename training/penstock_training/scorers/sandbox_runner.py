@@ -1,7 +1,7 @@
 """Runs inside the sandbox, as its own unprivileged process: an answer's code, then the tests.
 
-Speaks JSON lines with `sandbox_launcher` on descriptor 3. Started as ``python -I runner.py``; stands alone and imports the
-standard library only. The tests and the token arrive after the answer was loaded, so neither is there while its top
+Speaks JSON lines with `sandbox_launcher` on descriptor 3. Started as ``python -I runner.py``; stands alone and imports
+the standard library only. The tests and the token arrive after the answer was loaded, so neither is there while its top
 level runs. Must not be imported by anything of ours. Read `main`.
 """
 
@@ -95,7 +95,7 @@ def _run_case(case: type[unittest.TestCase]) -> list[list[str]]:
 
 
 def main() -> None:
-    """Load the answer, say so, receive tests and token, run them, report, and end without any clean-up of the answer's."""
+    """Load the answer, say so, receive tests and token, run, report, and end without any clean-up of the answer's."""
     with os.fdopen(_CHANNEL, "r", encoding="utf-8", closefd=False) as incoming:
         job = json.loads(incoming.readline())
         try:

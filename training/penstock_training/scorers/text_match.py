@@ -83,8 +83,8 @@ class RegexScorer:
 
     Notes
     -----
-    Python's engine backtracks, and whether a pattern can blow up cannot be told by looking at it. So the search runs in a
-    process of its own that is killed when the time is over.
+    Python's engine backtracks, and whether a pattern can blow up cannot be told by looking at it. So the search runs in
+    a process of its own that is killed when the time is over.
     """
 
     name = "regex"
