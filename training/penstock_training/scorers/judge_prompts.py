@@ -32,7 +32,7 @@ RUBRIC: Final = (
 )
 DEFAULT_RUBRIC: Final = (
     "{highest}: correct, complete, does exactly what was asked. Three quarters of the way up: correct with small "
-    "flaws. Half-way: partly correct, or correct with something important missing. A quarter: mostly wrong or unhelpful. "
+    "flaws. Half-way: partly correct, or correct with something important missing. A quarter: mostly wrong. "
     "{lowest}: wrong, empty, harmful or off the subject."
 )
 

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 DecimalMark = Literal["point", "comma"]
 
-_MINUS: Final = "-−–\u2010\u2011"  # hyphens of Unicode too
+_MINUS: Final = "−–\u2010\u2011-"  # hyphens of Unicode too; the plain one last, as it stands in a character class
 _MAX_EXPONENT: Final = 10_000  # beyond it a text is no number that anybody means, and arithmetic would never end
 _DIGITS: Final = 50
 _MAX_LENGTH: Final = 400
@@ -27,12 +27,12 @@ def _pattern(point: str, separators: str) -> re.Pattern[str]:
     fraction = rf"\\[dt]?frac\s*\{{\s*(?P<fs>[+{_MINUS}]?)(?P<fa>{number})\s*\}}\s*\{{\s*(?P<fb>{number})\s*\}}"
     plain = rf"(?P<a>{number})(?:{power}|[ ](?P<ma>\d+)/(?P<mb>\d+)|\s*/\s*(?P<b>{number}))?"
     percent = r"(?P<percent>\s*(?:\\?%|per\s?cent\b))?"
-    return re.compile(rf"(?<![\w.,])(?P<s>[+{_MINUS}]?)\s?[$€£¥]?\s?(?:{fraction}|{plain}){percent}")
+    return re.compile(rf"(?<![\w{point}])(?P<s>[+{_MINUS}]?)\s?[$€£¥]?\s?(?:{fraction}|{plain}){percent}")
 
 
 _PATTERNS: Final[dict[DecimalMark, re.Pattern[str]]] = {
-    "point": _pattern(r"\.", ",'’_\u00a0\u202f "),
-    "comma": _pattern(",", ".'’_\u00a0\u202f "),
+    "point": _pattern(r"\.", ",'’_\u00a0\u2009\u202f"),
+    "comma": _pattern(",", ".'’_\u00a0\u2009\u202f"),
 }
 
 
