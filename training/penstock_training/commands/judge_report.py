@@ -20,7 +20,7 @@ from penstock_training.commands.shell import errors_shown, json_option
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap.")
 @json_option
 def judge_report(verdicts: Path, labels: Path | None, seed: int, as_json: bool) -> None:
-    """Report position and length bias of a judge, and its agreement with people.
+    """Report how far judges can be trusted: bias, agreement.
 
     VERDICTS is the log that the scorers judge-pairwise and judge-rubric append to.
     """

@@ -8,20 +8,22 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import select
 import shutil
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Final, TextIO
 
 from penstock_training.errors import TrainingError
 from penstock_training.scorers.options import ScorerOptions
 from penstock_training.scorers.protocol import Scored, ScoringTask
-from penstock_training.scorers.spec import read_choice
 from penstock_training.scorers.terminal_text import wrapped
 
 _HIGHEST: Final = 10.0
 _HELP: Final = "0-10, p(ass), f(ail), s(kip), u(ndo), a(gain: show it once more), q(uit)"
 _NOT_UNDERSTOOD: Final = "not understood; "
+_POLL_SECONDS: Final = 0.2
 
 
 class _Undo(Exception):
@@ -60,12 +62,13 @@ class HumanScorer:
         self._width = width
         self._turn = asyncio.Lock()
         self._prompts_done = 0
+        self._is_stopped = threading.Event()
 
     @classmethod
     def from_options(cls, parameter: str, options: ScorerOptions) -> HumanScorer:
         """Make the scorer; a TrainingError of code ``scorer_spec`` for a parameter."""
         if parameter:
-            read_choice("human", "a parameter", parameter, ())
+            raise TrainingError("the scorer `human` takes no parameter", code="scorer_spec")
         return cls(options.human_input or sys.stdin, options.human_output or sys.stderr, seed=options.seed)
 
     def estimate_cost_usd(self, prompts: int, arms: int) -> float:
@@ -81,7 +84,11 @@ class HumanScorer:
             Code ``scoring_stopped``: the person quits, or the input ends. Nothing of this prompt is kept.
         """
         async with self._turn:
-            return await asyncio.to_thread(self._dialogue, tasks)
+            try:
+                return await asyncio.to_thread(self._dialogue, tasks)
+            except asyncio.CancelledError:
+                self._is_stopped.set()
+                raise
 
     async def aclose(self) -> None:
         """Nothing is held: the streams belong to the caller."""
@@ -113,12 +120,10 @@ class HumanScorer:
         while True:
             self._outgoing.write(f"score ({_HELP}): ")
             self._outgoing.flush()
-            line = self._incoming.readline()
+            line = self._line()
             word = line.strip().lower()
             if not line or word in ("q", "quit"):
-                raise TrainingError(
-                    "scoring was stopped; run the same command again to go on where it ended", code="scoring_stopped"
-                )
+                raise _stopped()
             if word in ("u", "undo"):
                 raise _Undo
             if word in ("a", "again"):
@@ -131,6 +136,13 @@ class HumanScorer:
             if (grade := _grade(word)) is not None:
                 return Scored(grade / _HIGHEST, f"a person gave {grade:g} of 10")
             self._say(f"{_NOT_UNDERSTOOD}{_HELP}")
+
+    def _line(self) -> str:
+        """Wait for a line; from a terminal in short waits, so that Ctrl-C ends this thread without a further key."""
+        while self._incoming.isatty() and not select.select([self._incoming], [], [], _POLL_SECONDS)[0]:
+            if self._is_stopped.is_set():
+                raise _stopped()
+        return self._incoming.readline()
 
     def _show_prompt(self, task: ScoringTask) -> None:
         self._say(f"\n{'═' * self._columns}\nprompt {self._prompts_done + 1}")
@@ -151,6 +163,11 @@ class HumanScorer:
     @property
     def _columns(self) -> int:
         return self._width or min(100, shutil.get_terminal_size((80, 24)).columns)
+
+
+def _stopped() -> TrainingError:
+    message = "scoring was stopped; run the same command again to go on where it ended"
+    return TrainingError(message, code="scoring_stopped")
 
 
 def _label(position: int) -> str:
