@@ -106,6 +106,20 @@ async def test_answer_that_passes_whatever_is_asked_is_tampering() -> None:
     assert "tampered" in scored.reason
 
 
+async def test_tests_that_need_an_absent_package_give_no_score() -> None:
+    """What the sandbox lacks is not the answer's fault; an answer that fails such tests otherwise is wrong."""
+
+    def run(answer: str, tests: str, limits: SandboxLimits) -> SandboxResult:
+        return SandboxResult("failed", "", (("top level", answer),))
+
+    tests = "import os, pytest.raises\nfrom numpy.linalg import norm\nfrom solution import f\nassert f()"
+    scorer = CodeScorer(SandboxLimits(), run)
+    scored = await scorer.score_all([_task("ModuleNotFoundError", tests), _task("AssertionError", tests)])
+    own = await scorer.score_all([_task("ModuleNotFoundError", "import math\nassert f()")])
+    assert [entry.score for entry in [*scored, *own]] == [None, 0.0, 0.0]
+    assert "numpy, pytest" in scored[0].reason
+
+
 def test_failing_tests_added_twice_differ() -> None:
     """What is added cannot be foreseen, so an answer cannot be written to expect it."""
     assert with_failing_tests("")[0] != with_failing_tests("")[0]

@@ -202,6 +202,19 @@ async def test_judge_that_refuses_the_key_stops_the_run(status: int) -> None:
     assert len(judge.requests) == 1
 
 
+async def test_judge_that_refused_once_is_asked_by_no_other_call() -> None:
+    """Calls that wait beside a refused one end with it and send nothing."""
+    async with running_judge(lambda _: web.Response(status=401)) as judge:
+        settings = JudgeSettings(judge.base_url, "judge-1", None, 2.0, 8.0, concurrency=1)
+        client = JudgeClient(settings)
+        with pytest.raises(TrainingError, match="401"):
+            await RubricJudge(client, rubric="r").score_all(_tasks({str(number): "x" for number in range(5)}))
+        await client.aclose()
+        with pytest.raises(TrainingError):
+            await client.ask("i", "q", lambda _: True)
+    assert len(judge.requests) == 1
+
+
 async def test_judge_that_redirects_gets_no_second_request() -> None:
     """The key never follows a redirect."""
     moved = web.Response(status=307, headers={"location": "/v1/chat/completions"})

@@ -10,6 +10,7 @@ import ast
 import asyncio
 import re
 import secrets
+import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -104,6 +105,9 @@ class CodeScorer:
 
     def _run_both(self, code: str, tests: str) -> Scored:
         result = self._run(code, tests, self._limits)
+        missing = foreign_imports(tests)
+        if missing and any(error == "ModuleNotFoundError" for _, error in result.failures):
+            return Scored(None, f"the tests import {', '.join(missing)}, which the sandbox may not have")
         if result.outcome != "passed":
             return Scored(0.0, _explain(result))
         control, names = with_failing_tests(tests)
@@ -160,6 +164,27 @@ class Test{mark}(_unittest_{mark}.TestCase):
 assert {left} == {right}
 """
     return f"{tests}\n{added}", {"top level", f"test_{mark}", f"Test{mark}.test_numbers"}
+
+
+def foreign_imports(tests: str) -> list[str]:
+    """Return the top-level packages that tests import besides the standard library and the answer, sorted.
+
+    Parameters
+    ----------
+    tests : str
+        Python source that parses.
+
+    Returns
+    -------
+    list of str
+    """
+    names = set()
+    for node in ast.walk(ast.parse(tests)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return sorted({name.split(".")[0] for name in names} - sys.stdlib_module_names - {"solution"})
 
 
 def _problem_of(tests: str | None) -> str | None:

@@ -137,6 +137,7 @@ class JudgeClient:
         self._session: aiohttp.ClientSession | None = None
         self._places = asyncio.Semaphore(settings.concurrency)
         self._may_set_temperature = True
+        self._refusal: TrainingError | None = None
 
     async def ask(self, instructions: str, question: str, is_verdict: Callable[[dict[str, Any]], bool]) -> JudgeReply:
         """Ask for a verdict at temperature 0.
@@ -155,7 +156,8 @@ class JudgeClient:
         Raises
         ------
         TrainingError
-            Code ``judge_refused``: key, address or model are wrong, so that no further call can succeed.
+            Code ``judge_refused``: key, address or model are wrong, so that no further call can succeed;
+            ``judge_closed``: after `aclose`.
 
         Notes
         -----
@@ -166,13 +168,16 @@ class JudgeClient:
         cost_usd, failure = 0.0, ""
         async with self._places:
             for attempt in range(self.settings.retries + 1):
+                if self._refusal is not None:
+                    raise self._refusal  # of a call beside this one; nothing more is to be spent
                 status, body, wait_seconds = await self._call(instructions, question)
                 if status == 400 and self._may_set_temperature and b"temperature" in body:
                     self._may_set_temperature = False  # reasoning models have one fixed temperature
                     status, body, wait_seconds = await self._call(instructions, question)
                 if status in _REFUSING_STATUSES:
                     message = f"the judge answers with status {status}; check its address, model and key"
-                    raise TrainingError(message, code="judge_refused")
+                    self._refusal = TrainingError(message, code="judge_refused")
+                    raise self._refusal
                 if status == 200:
                     text, cost = self._read(body)
                     cost_usd += cost
@@ -189,7 +194,8 @@ class JudgeClient:
         return JudgeReply(None, failure, cost_usd)
 
     async def aclose(self) -> None:
-        """Close the connections."""
+        """Close the connections; calls that are still waiting for another try end."""
+        self._refusal = self._refusal or TrainingError("the judge was closed", code="judge_closed")
         if self._session is not None:
             await self._session.close()
             self._session = None

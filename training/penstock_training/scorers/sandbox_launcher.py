@@ -329,7 +329,7 @@ def main() -> None:
 
 def _refusal(error: OSError) -> str:
     is_forbidden = error.errno in (errno.EPERM, errno.EACCES, errno.ENOSPC)
-    hint = "; user namespaces are switched off here and we are not root" if is_forbidden else ""
+    hint = "; namespaces are not allowed here, neither as root nor as a user" if is_forbidden else ""
     return f"{error.strerror or error}{hint}"
 
 
