@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penstock_training.scorers.fenced import fenced_blocks
 from penstock_training.scorers.final_answer import final_answer, normal_form, option_letter
+from penstock_training.scorers.judge_client import object_in
 from penstock_training.scorers.number_text import WrittenNumber, are_equal, numbers_in
 from penstock_training.scorers.terminal_text import harmless, wrapped
 
@@ -121,6 +123,20 @@ def test_readers_of_any_text_never_fail(text: str) -> None:
     final_answer(text)
     assert option_letter(text) in {None, *"ABCDEFGHIJ"}
     assert normal_form(normal_form(text)) == normal_form(text)
+
+
+@pytest.mark.parametrize(
+    "piece", ["`", "```\n````\n", "\\boxed{", "answer: ", "1,111", "1 ", "\x9d", "\x1b]", "{", "~~~ `", "####\n"]
+)
+def test_readers_of_one_thing_repeated_for_ever_come_back(piece: str) -> None:
+    """Degenerate answers of 200,000 characters are read; what would be quadratic runs into the test's time-out."""
+    text = piece * (200_000 // len(piece))
+    final_answer(text)
+    option_letter(text)
+    numbers_in(text)
+    fenced_blocks(text)
+    object_in(text)
+    harmless(text)
 
 
 @given(st.text(alphabet="0123456789,./ \\{}frac-+eE×10^%$ ", max_size=400))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import sys
@@ -113,6 +114,8 @@ assert os.getcwd() == '/box' and os.listdir('.') == []
 open('mine', 'w').write('x')
 for folder in ('/', '/usr', '/usr/lib', '/etc', '/dev', sys.base_prefix, os.path.dirname(os.__file__)):
     assert raises(lambda: open(folder + '/written', 'w')), folder
+for path in ('/', '/usr', '/dev/null', '/runner.py', sys.executable, os.__file__):
+    assert os.statvfs(path).f_flag & os.ST_RDONLY, path
 for path in (sys.executable, os.__file__, '/runner.py'):
     assert raises(lambda: open(path, 'a')), path
     assert raises(lambda: os.chmod(path, 0o777)), path
@@ -373,6 +376,30 @@ def test_two_sandboxes_at_once_count_their_processes_apart(by_user_namespace: bo
     with ThreadPoolExecutor(2) as pool:
         runs = [pool.submit(_run, answer, script, by_user_namespace=by_user_namespace) for _ in range(2)]
         assert [run.result().outcome for run in runs] == ["passed", "passed"]
+
+
+def test_sandbox_where_namespaces_can_be_had_is_available() -> None:
+    """A broken launcher must not look like a machine that allows no namespaces, on which these tests are skipped."""
+    unshare = shutil.which("unshare")
+    if unshare is None or os.geteuid() != 0:
+        pytest.skip("whether root can have namespaces is found out with unshare")
+    command = [
+        unshare,
+        "--mount",
+        "--pid",
+        "--net",
+        "--ipc",
+        "--uts",
+        "--fork",
+        "mount",
+        "-t",
+        "tmpfs",
+        "tmpfs",
+        "/mnt",
+    ]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("root cannot have namespaces here")
+    sandbox.check_sandbox()
 
 
 def test_machine_without_a_list_of_system_calls_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,8 +59,10 @@ def test_code_scorer_with_a_parameter_is_refused() -> None:
         ("```python\ndef f():\n    return 1\n```\nUse it:\n```python\nf()\n```", "def f():\n    return 1\n"),
         ("~~~python\nx = 1\n~~~", "x = 1\n"),
         ("````python\nx = '''\n```\n'''\n````", "x = '''\n```\n'''\n"),
-        ("Cut off:\n```python\nx = 1", "x = 1\n"),
+        ("Cut off:\n```python\nx = 1", "x = 1"),
         ("```json\n{}\n```", ""),
+        ("1. So:\n   ```python\n   x = 1\n   ```", "x = 1\n"),
+        ("Use ```x``` inline.", "Use ```x``` inline."),
     ],
 )
 def test_python_code_of_an_answer_is_its_longest_python_block(answer: str, code: str) -> None:

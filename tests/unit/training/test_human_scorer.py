@@ -130,6 +130,7 @@ async def test_escape_sequences_of_an_answer_never_reach_the_terminal() -> None:
         ("\x1b[1;31mred\x1b[0m", "red"),
         ("a\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\b", "alinkb"),
         ("a\x1bPq#0\x1b\\b", "ab"),
+        ("a\x1b]0;never ended, so shown", "a0;never ended, so shown"),
         ("tab\there", "tab    here"),
         ("one\r\ntwo\rthree", "one\ntwo\nthree"),
         ("zero\u200bwidth \ufeffmark", "zerowidth mark"),

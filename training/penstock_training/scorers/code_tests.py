@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import re
 import secrets
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from penstock_training.errors import TrainingError
+from penstock_training.scorers.fenced import fenced_blocks
 from penstock_training.scorers.options import ScorerOptions
 from penstock_training.scorers.protocol import Scored, ScoringTask
 from penstock_training.scorers.sandbox import SandboxLimits, SandboxResult, check_sandbox, run_in_sandbox
 
-_FENCED = re.compile(r"^[ \t]*(```+|~~~+)[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$", re.MULTILINE | re.DOTALL)
 _PYTHON_NAMES = frozenset({"", "py", "python", "python3"})
 _MAX_CODE_CHARACTERS: Final = 1_000_000
 _SANDBOXES_AT_ONCE: Final = 2
@@ -129,13 +129,12 @@ def python_code(answer: str) -> str:
     -------
     str
     """
-    closed = answer if answer.endswith("\n") else f"{answer}\n"
-    blocks = list(_FENCED.finditer(closed))
+    blocks = fenced_blocks(answer)
     if not blocks:
-        opened = re.search(r"^[ \t]*(?:```+|~~~+)[ \t]*(?:python3?|py)?[ \t]*\n", closed, re.MULTILINE)
-        return closed[opened.end() :] if opened else answer
-    python = [match[3] for match in blocks if match[2].lower() in _PYTHON_NAMES]
-    return max(python, key=len, default="")
+        return answer
+    return max(
+        (textwrap.dedent(block.body) for block in blocks if block.language in _PYTHON_NAMES), key=len, default=""
+    )
 
 
 def with_failing_tests(tests: str) -> tuple[str, set[str]]:

@@ -14,6 +14,8 @@ _WRAPPING: Final = "\"'`*_$\u201c\u201d\u2018\u2019«» \t"  # curly quotes too
 _MARKER: Final = re.compile(
     r"(?:\b(?:answer|antwort|réponse|respuesta)\b[*_]*\s*(?:is\b|:|=)|####)[ \t*_:]*", re.IGNORECASE
 )
+_PLACES_LOOKED_AT: Final = 20  # from the end; a degenerate answer repeats itself thousands of times
+_MARKED_CHARACTERS: Final = 1_000
 _BOX: Final = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _LETTER_AT_START: Final = re.compile(
     r"[\s*_$(\[{\\]*(?:text\s*\{)?(?:option\s+)?\(?([A-Ja-j])(?=$|[\s]*$|[).:,*_\]}$])"
@@ -44,7 +46,7 @@ def normal_form(text: str) -> str:
 
 def boxed(text: str) -> str | None:
     r"""Return what stands in the last ``\boxed{}``, braces within it included; None without a closed one."""
-    for match in reversed(list(_BOX.finditer(text))):
+    for match in reversed(list(_BOX.finditer(text))[-_PLACES_LOOKED_AT:]):
         depth = 1
         for position in range(match.end(), len(text)):
             depth += {"{": 1, "}": -1}.get(text[position], 0)
@@ -55,11 +57,11 @@ def boxed(text: str) -> str | None:
 
 def marked(text: str) -> str | None:
     """Return the rest of the line behind the last "answer is", "Answer:" or "####"; None without one."""
-    found = None
-    for match in _MARKER.finditer(text):
-        rest = text[match.end() :].lstrip("\n ").split("\n", 1)[0].strip()
-        found = rest or found
-    return found
+    for match in reversed(list(_MARKER.finditer(text))[-_PLACES_LOOKED_AT:]):
+        rest = text[match.end() : match.end() + _MARKED_CHARACTERS].lstrip("\n ").split("\n", 1)[0].strip()
+        if rest:
+            return rest
+    return None
 
 
 def last_line(text: str) -> str:

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from penstock_routers.installation import install_command
 from penstock_training.errors import TrainingError
 from penstock_training.scorers.bounded_work import BoundedWorker, ask_once
+from penstock_training.scorers.fenced import fenced_blocks
 from penstock_training.scorers.protocol import Scored, ScoringTask
-
-_FENCED: Final = re.compile(r"^[ \t]*```+[ \t]*(?:json\w*)?[ \t]*\n(.*?)^[ \t]*```+[ \t]*$", re.M | re.S | re.I)
 
 
 class JsonSchemaScorer:
@@ -111,7 +109,7 @@ def json_in(answer: str) -> tuple[Any] | None:
         The whole answer, else the last fenced block that parses; None when there is neither. NaN and infinities are
         not JSON.
     """
-    blocks = [match[1] for match in _FENCED.finditer(answer if answer.endswith("\n") else f"{answer}\n")]
+    blocks = [block.body for block in fenced_blocks(answer) if block.language in ("", "json", "jsonc", "json5")]
     for text in (answer, *reversed(blocks)):
         try:
             return (json.loads(text, parse_constant=_refuse),)

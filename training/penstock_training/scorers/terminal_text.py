@@ -13,7 +13,8 @@ from typing import Final
 
 # CSI, OSC and other strings up to their end, and two-character escapes; ECMA-48 sections 5.3 to 5.6.
 _ESCAPES: Final = re.compile(
-    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
+    r"|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x90\x98\x9c-\x9f]*(?:\x07|\x1b\\|\x9c)"
     r"|\x1b[ -/]*[0-~]?"
 )
 
@@ -29,8 +30,9 @@ def harmless(text: str) -> str:
     Returns
     -------
     str
-        Escape sequences are gone; other control and format characters, bidirectional overrides and private or
-        unassigned characters among them, are gone too. Line ends and tabs stay, tabs as four blanks.
+        Escape sequences are gone, of one without its end only the beginning; other control and format characters,
+        bidirectional overrides and private or unassigned characters among them, are gone too. Line ends and tabs stay,
+        tabs as four blanks.
     """
     plain = _ESCAPES.sub("", text).replace("\r\n", "\n").replace("\r", "\n").replace("\t", "    ")
     return "".join(
