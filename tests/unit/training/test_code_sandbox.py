@@ -176,9 +176,9 @@ def test_parent_and_the_sandbox_guard_cannot_be_signalled(by_user_namespace: boo
     attempt = f"""
 import os, signal
 assert raises(lambda: os.kill({os.getpid()}, signal.SIGKILL), ProcessLookupError)
-for victim in (1, -1):
+for victim, number in [(-1, signal.SIGKILL), *((1, number) for number in range(1, 65))]:
     try:
-        os.kill(victim, signal.SIGKILL)
+        os.kill(victim, number)
     except (PermissionError, ProcessLookupError):
         pass
 """
@@ -348,6 +348,16 @@ os.set_blocking(3, True)
         ),
         pytest.param("import os\nos.write(3, b'[]\\n'); os._exit(0)", id="nonsense"),
         pytest.param("import os\nos.write(3, b'[' * 60000 + b'\\n'); os._exit(0)", id="deep-nonsense"),
+        pytest.param(
+            'import os\nos.write(3, b\'{"loaded": true}\\n{"token": "\\\\ud800", "failures": []}\\n\')\n'
+            "import time; time.sleep(0.3); os._exit(0)",
+            id="token-that-is-no-text",
+        ),
+        pytest.param(
+            "import os\n"
+            "os.write(3, b'{\"loaded\": false, \"error\": ' + b'[' * 950 + b']' * 950 + b'}\\n'); os._exit(0)",
+            id="error-that-cannot-be-printed",
+        ),
         pytest.param("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", id="crash"),
         pytest.param("import atexit, os\natexit.register(os._exit, 0)\ndef f(): return 0", id="atexit"),
         pytest.param("def f(:", id="syntax"),

@@ -202,7 +202,20 @@ async def test_regex_scorer_with_a_catastrophic_pattern_gives_up_and_goes_on() -
     scored = await scorer.score_all([task("a" * 60 + "!", "(a+)+$"), task("abc", "b")])
     await scorer.aclose()
     assert [entry.score for entry in scored] == [None, 1.0]
-    assert "longer than 0.5 s" in scored[0].reason
+    assert "after at most 0.5 s" in scored[0].reason
+
+
+async def test_regex_scorer_whose_process_died_goes_on_with_a_new_one() -> None:
+    """An answer that kills the process costs that answer's score and not the run."""
+    scorer = RegexScorer("a")
+    first = await scorer.score_all([task("a")])
+    process = scorer._worker._process
+    assert process is not None
+    process.kill()
+    await process.wait()
+    after = await scorer.score_all([task("a"), task("b")])
+    await scorer.aclose()
+    assert [entry.score for entry in [*first, *after]] == [1.0, None, 0.0]
 
 
 async def test_numeric_scorer_picks_box_then_marker_then_last() -> None:
@@ -245,6 +258,7 @@ def schema_file(tmp_path: Path) -> Path:
         ('{"age": NaN}', 0.0),
         ("[" * 100_000, 0.0),
         ('{"age": 3', 0.0),
+        ('{"age": ' + "[" * 900 + "]" * 900 + "}", 0.0),
     ],
 )
 async def test_json_schema_scorer_tells_valid_from_other_answers(

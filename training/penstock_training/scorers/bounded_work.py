@@ -44,18 +44,18 @@ class BoundedWorker:
         Returns
         -------
         dict or None
-            Its answer; None when it took too long.
+            Its answer; None when it took too long, or the process died of it.
 
         Raises
         ------
         TrainingError
-            Code ``scorer_worker``: the process ends by itself.
+            Code ``scorer_worker``: the process cannot be started.
         """
         async with self._turn:
             process = await self._started()
             try:
                 return await asyncio.wait_for(_exchange(process, question), self._limit_seconds)
-            except TimeoutError:
+            except (TimeoutError, TrainingError):
                 await self._stop()
                 return None
             except BaseException:

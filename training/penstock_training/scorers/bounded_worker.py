@@ -56,8 +56,6 @@ def _schema(question: dict[str, Any]) -> dict[str, Any]:
         problem = next(validator.iter_errors(question["instance"]), None)
     except referencing.exceptions.Unresolvable as error:
         return {"error": f"the schema refers to {str(error.ref)[:80]!r}, which is not in it"}
-    except RecursionError:
-        return {"holds": False, "why": "it is nested too deeply"}
     if problem is None:
         return {"holds": True, "why": ""}
     return {"holds": False, "why": f"`{problem.validator}` fails at {problem.json_path[:80]}"}
@@ -72,6 +70,8 @@ def main() -> None:
             result = answer(json.loads(line))
         except MemoryError:
             result = {"holds": False, "why": "it needs more than 1 GiB of memory"}
+        except RecursionError:
+            result = {"holds": False, "why": "it is nested too deeply"}
         sys.stdout.buffer.write(json.dumps(result).encode() + b"\n")
         sys.stdout.buffer.flush()
 

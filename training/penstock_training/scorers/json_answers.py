@@ -88,9 +88,12 @@ class JsonSchemaScorer:
         instance = json_in(task.answer)
         if instance is None:
             return Scored(0.0, "there is no JSON in the answer")
-        found = await self._worker.ask(work="schema", schema=schema, instance=instance[0])
+        try:
+            found = await self._worker.ask(work="schema", schema=schema, instance=instance[0])
+        except RecursionError:
+            return Scored(0.0, "it is nested too deeply")
         if found is None:
-            return Scored(None, f"the validation took longer than {self._limit_seconds:g} s")
+            return Scored(None, f"the validation was given up after at most {self._limit_seconds:g} s")
         if "error" in found:
             return Scored(None, found["error"])
         return Scored(float(found["holds"]), "valid" if found["holds"] else found["why"])

@@ -229,7 +229,7 @@ class JudgeClient:
             usage = reply.get("usage") or {}
             tokens = [max(0, int(usage.get(name) or 0)) for name in ("prompt_tokens", "completion_tokens")]
             text = reply["choices"][0]["message"]["content"]
-        except (ValueError, RecursionError, KeyError, IndexError, TypeError, AttributeError):
+        except (ValueError, RecursionError, KeyError, IndexError, TypeError, AttributeError, OverflowError):
             return "", 0.0
         return text if isinstance(text, str) else "", self.settings.cost_usd(*tokens)
 

@@ -194,9 +194,10 @@ def _launch(python: str, job: bytes, timeout_seconds: float) -> dict[str, Any]:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill the launcher; the sandbox's first process ends with it, and everything inside with that one."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    if process.returncode is None:  # its number belongs to somebody else as soon as it has been waited for
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def _as_result(verdict: dict[str, Any]) -> SandboxResult:

@@ -137,7 +137,10 @@ def build_root(shown: list[str], uid: int, runner: bytes, limits: dict[str, int]
     """Mount an empty root that shows the interpreter read-only, and make it the only thing there is."""
     mount("none", "/", None, _MS_REC | _MS_PRIVATE)
     covered = [path for path in ("/mnt", "/tmp", "/run", "/var/tmp") if os.path.isdir(path)]
-    root = next(path for path in covered if not any(source.startswith(path) for source in shown))
+    free = [path for path in covered if not any(source.startswith(path) for source in shown)]
+    if not free:
+        raise OSError("there is no folder to mount the sandbox on")
+    root = free[0]
     mount("tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=4m,nr_inodes=4096,mode=0755")
     for path in shown:
         target = root + path
@@ -266,26 +269,32 @@ def converse(door: Door, job: dict[str, Any]) -> dict[str, Any]:
         door.send({"tests": job["tests"], "token": job["token"]})
         verdict = door.receive()
     except TimeoutError:
-        return {"outcome": "timed_out", "reason": f"it took longer than {job['limits']['wall_seconds']} s"}
+        return {"outcome": "timed_out", "reason": f"it took longer than {job['limits']['wall_seconds']:g} s"}
     except OSError:
         return {"outcome": "ended", "reason": "it ended before the tests were run"}
     failures = verdict.get("failures") if verdict else None
     if verdict is None or not isinstance(failures, list):
         return {"outcome": "ended", "reason": "it ended before the tests were done"}
-    if not secrets.compare_digest(str(verdict.get("token")).encode(), job["token"].encode()):
+    if verdict.get("token") != job["token"]:
         return {"outcome": "tampered", "reason": "it reported a result with a wrong token"}
-    names = [[_plain(part) for part in entry[:2]] for entry in failures if isinstance(entry, list)]
-    if len(names) != len(failures):
+    if not all(isinstance(entry, list) and len(entry) == 2 for entry in failures):
         return {"outcome": "tampered", "reason": "it reported a result that makes no sense"}
+    names = [[_plain(part) for part in entry] for entry in failures]
     return {"outcome": "failed" if names else "passed", "reason": "", "failures": names}
 
 
 def _plain(text: object) -> str:
-    return "".join(character for character in str(text)[:80] if character.isascii() and character.isprintable())
+    """Return at most 80 printable ASCII characters of a text; a name for anything else, which may not even print."""
+    shown = text[:80] if isinstance(text, str) else "(no text)"
+    return "".join(character for character in shown if character.isascii() and character.isprintable())
 
 
 def guard(job: dict[str, Any], shown: list[str], identity: Identity) -> dict[str, Any]:
     """Be process 1 of the sandbox: build it, start the answer, bring the verdict out."""
+    # Process 1 gets no signal from inside but those that it handles, and Python handles this one.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as handle:
+        handle.write("1000")  # when memory is short, this goes first
     deadline = time.monotonic() + job["limits"]["wall_seconds"]
     build_root(shown, identity.uid, job["runner"].encode(), job["limits"])
     socket.sethostname("sandbox")
@@ -303,14 +312,15 @@ def guard(job: dict[str, Any], shown: list[str], identity: Identity) -> dict[str
     # Both after the change of user, which resets them: end with the launcher, and let nobody look inside.
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     _LIBC.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-    return converse(Door(ours, deadline), job)
+    try:
+        return converse(Door(ours, deadline), job)
+    except Exception as error:  # whatever an answer sends, it must not look like a machine without sandboxes
+        return {"outcome": "tampered", "reason": f"its report could not be read ({type(error).__name__})"}
 
 
 def main() -> None:
     """Read the job, build the sandbox, print the verdict as one JSON object."""
     job = json.loads(sys.stdin.buffer.read())
-    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as handle:
-        handle.write("1000")  # when memory is short, this goes first
     try:
         shown = shown_paths(job["folders"])
         identity = enter_namespaces(is_user_namespace_wanted=job["is_user_namespace_wanted"])
@@ -322,7 +332,8 @@ def main() -> None:
                 verdict = {"outcome": "refused", "reason": _refusal(error)}
             os.write(1, json.dumps(verdict).encode())
             os._exit(0)
-        os.waitpid(process, 0)
+        if os.WIFSIGNALED(os.waitpid(process, 0)[1]):
+            os.write(1, b'{"outcome": "ended", "reason": "the sandbox was killed, for want of memory perhaps"}')
     except OSError as error:
         os.write(1, json.dumps({"outcome": "refused", "reason": _refusal(error)}).encode())
 

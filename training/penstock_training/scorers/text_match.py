@@ -118,7 +118,7 @@ class RegexScorer:
             return NO_REFERENCE
         found = await self._worker.ask(work="regex", pattern=pattern, text=task.answer)
         if found is None:
-            return Scored(None, f"the search took longer than {self._limit_seconds:g} s")
+            return Scored(None, f"the search was given up after at most {self._limit_seconds:g} s")
         if "error" in found:
             if self._pattern:
                 raise TrainingError(f"the scorer `regex`: {found['error']}", code="scorer_spec")
