@@ -19,7 +19,7 @@ from penstock_training.scorers.sandbox import Interpreter, SandboxLimits, Sandbo
 from penstock_training.scorers.sandbox_filter import seccomp_program
 
 SYSTEM_PYTHON = "/usr/bin/python3"
-QUICK = SandboxLimits(wall_seconds=5.0, cpu_seconds=5)
+AMPLE = SandboxLimits(wall_seconds=30.0, cpu_seconds=30)  # for a busy machine; nothing below waits for it
 
 
 def _unavailable(*, by_user_namespace: bool) -> str | None:
@@ -30,7 +30,7 @@ def _unavailable(*, by_user_namespace: bool) -> str | None:
     return None
 
 
-def _run(answer: str, tests: str, *, by_user_namespace: bool, limits: SandboxLimits = QUICK) -> SandboxResult:
+def _run(answer: str, tests: str, *, by_user_namespace: bool, limits: SandboxLimits = AMPLE) -> SandboxResult:
     # Without root's rights the interpreter must be readable by everybody, which one below a home folder may not be.
     is_system = by_user_namespace and os.geteuid() == 0
     interpreter = Interpreter(os.path.realpath(SYSTEM_PYTHON), ()) if is_system else None
@@ -52,7 +52,7 @@ def by_user_namespace(request: pytest.FixtureRequest) -> bool:
     return is_user
 
 
-def _holds(statement: str, by_user_namespace: bool, *, answer: str = "", limits: SandboxLimits = QUICK) -> None:
+def _holds(statement: str, by_user_namespace: bool, *, answer: str = "", limits: SandboxLimits = AMPLE) -> None:
     """Fail unless `statement`, an assertion made inside, holds there; a failed one is known to be noticed."""
     result = _run(answer, statement, by_user_namespace=by_user_namespace, limits=limits)
     assert (result.outcome, result.reason, result.failures) == ("passed", "", ())
@@ -417,7 +417,7 @@ def test_machine_without_a_list_of_system_calls_is_refused(monkeypatch: pytest.M
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     assert seccomp_program("riscv64") is None
     with pytest.raises(TrainingError) as caught:
-        run_in_sandbox("", "", QUICK)
+        run_in_sandbox("", "", AMPLE)
     assert caught.value.code == "sandbox_unavailable"
 
 

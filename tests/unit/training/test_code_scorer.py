@@ -31,7 +31,7 @@ def _isolation() -> None:
 
 
 async def _score(answer: str, tests: str) -> Scored:
-    scorer = CodeScorer(SandboxLimits(wall_seconds=5.0))
+    scorer = CodeScorer(SandboxLimits(wall_seconds=30.0))
     return (await scorer.score_all([_task(answer, tests)]))[0]
 
 
