@@ -16,6 +16,7 @@ from penstock_training.commands.evaluate_logged import evaluate_logged
 from penstock_training.commands.export_encoder import export_encoder
 from penstock_training.commands.fit import fit
 from penstock_training.commands.import_outcomes import import_outcomes
+from penstock_training.commands.judge_report import judge_report
 from penstock_training.commands.predict import predict
 
 COMMANDS: Final[tuple[click.Command, ...]] = (
@@ -25,6 +26,7 @@ COMMANDS: Final[tuple[click.Command, ...]] = (
     export_encoder,
     fit,
     import_outcomes,
+    judge_report,
     predict,
 )
 
