@@ -1,0 +1,86 @@
+"""What a warm conversation is worth: providers read a prompt they have just seen from a cache, at a lower price.
+
+Pure arithmetic of prices and prefix lengths. Owns the two numbers that the choice needs: the expected cost of a prompt
+whose beginning is cached, and what leaving the arm that holds the cache costs later. Who answered last is the
+gateway's to know. Read `input_cost_usd`, then `switch_cost_usd`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MIN_CACHED_TOKENS: Final = 1024
+"""Shortest prefix that is read from a cache.
+
+References
+----------
+OpenAI, "Prompt caching": available for prompts of 1,024 tokens or more; Anthropic's limit is 1,024 for most models.
+"""
+
+
+def cached_tokens(previous_input_tokens: int, input_tokens: int) -> int:
+    """Return how many tokens of a prompt the arm that answered last is expected to have cached.
+
+    Parameters
+    ----------
+    previous_input_tokens : int
+        Prompt tokens of the conversation's last request; >= 0.
+    input_tokens : int
+        Prompt tokens of this one; >= 0.
+
+    Returns
+    -------
+    int
+        The shorter of the two: a follow-up repeats the earlier prompt and adds to it. 0 below `MIN_CACHED_TOKENS`.
+
+    Examples
+    --------
+    >>> cached_tokens(5000, 5600), cached_tokens(500, 600)
+    (5000, 0)
+    """
+    shared = min(previous_input_tokens, input_tokens)
+    return shared if shared >= MIN_CACHED_TOKENS else 0
+
+
+def input_cost_usd(input_tokens: int, cached: int, price: float, cached_price: float) -> float:
+    """Return the expected cost of a prompt, USD.
+
+    Parameters
+    ----------
+    input_tokens, cached : int
+        Prompt tokens, and those of them that are read from the cache.
+    price, cached_price : float
+        USD per million tokens.
+
+    Examples
+    --------
+    >>> input_cost_usd(10_000, 8_000, 3.0, 0.3)
+    0.0084
+    """
+    return ((input_tokens - cached) * price + cached * cached_price) / 1e6
+
+
+def switch_cost_usd(cached: int, price: float, cached_price: float, share: float) -> float:
+    """Return what leaving the warm arm costs a conversation, USD.
+
+    Parameters
+    ----------
+    cached : int
+        Tokens that the warm arm has cached.
+    price, cached_price : float
+        Its prices for prompt tokens, USD per million.
+    share : float, in [0, 1]
+        How likely the conversation is to come back to it.
+
+    Returns
+    -------
+    float
+        ``share · cached · (price - cached_price)``, at least 0: what reading the prefix anew will cost then. That this
+        request's own prompt is dearer elsewhere is no part of it; `input_cost_usd` has that.
+
+    Examples
+    --------
+    >>> switch_cost_usd(8_000, 3.0, 0.3, 0.5)
+    0.0108
+    """
+    return max(0.0, share * cached * (price - cached_price) / 1e6)
