@@ -90,6 +90,18 @@ class GatewayMetrics:
         self.log_dropped = Counter(
             "penstock_log_dropped", "Log lines dropped because the queue was full.", registry=self.registry
         )
+        self.events_dropped = Counter(
+            "penstock_events_dropped",
+            "Events that the log left out, or wrote without detail, because too many were waiting.",
+            ("kind",),
+            registry=self.registry,
+        )
+        self.event_problems = Counter(
+            "penstock_event_problems",
+            "Times the event log cut a damaged tail, failed to write, or deleted an old segment.",
+            ("problem",),
+            registry=self.registry,
+        )
         self.artifact = Gauge(
             "penstock_artifact_info", "The router artifact in force.", ("artifact",), registry=self.registry
         )
