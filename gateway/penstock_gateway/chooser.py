@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from penstock_gateway.compatibility import Rejection, reject
 from penstock_gateway.conversations import Warm
@@ -24,7 +25,7 @@ from penstock_routers.artifact import RouterArtifact
 from penstock_routers.encoder_service import EncoderService
 from penstock_routers.estimates import Estimate
 from penstock_routers.features import prompt_features
-from penstock_routers.policy import Candidate, Choice, RejectReason, RouteReason, decide
+from penstock_routers.policy import Candidate, Choice, RejectReason, RouteReason, decide, forgone_usd
 from penstock_routers.policy_explore import Exploration, explore
 from penstock_routers.policy_limits import NO_TIER, Limits, floor_rank, violation
 from penstock_routers.token_counts import ASSUMED_OUTPUT_TOKENS
@@ -241,14 +242,19 @@ class ArmChooser:
         candidates = [_candidate(item, estimate, known[item.deployment.arm]) for item in scored.values()]
         tradeoff = artifact.tradeoff(asked.setting)
         is_novel = artifact.is_novel(estimate)
-        choice = decide(
-            candidates,
+        settled = partial(
+            decide,
             default_arm=self._default.name,
             tradeoff=tradeoff,
             cost_scale_usd=self._cost_scale,
             is_novel=is_novel,
             min_quality=asked.policy.min_quality,
         )
+        choice = settled(candidates)
+        forgone = 0.0
+        if asked.warm is not None and choice.arm == asked.warm.deployment:
+            free = settled([replace(c, switch_cost_usd=0.0) for c in candidates])
+            forgone = asked.warm.forgone_usd + forgone_usd(choice, free, tradeoff, self._cost_scale)
         if asked.policy.explore_rate > 0.0:
             choice = explore(
                 choice,
@@ -266,7 +272,7 @@ class ArmChooser:
             for d in (s.deployment for s in allowed)
             if d.name not in scored
         )
-        return self._record(asked, choice, reports + unscored, estimate, tradeoff.name)
+        return replace(self._record(asked, choice, reports + unscored, estimate, tradeoff.name), forgone_usd=forgone)
 
     def _abstain(self, asked: _Asked, allowed: list[_Scored]) -> RouteDecision:
         """Take the default, or when it was filtered the highest tier that is left; with the knob at 0 the cheapest."""
@@ -303,16 +309,17 @@ class ArmChooser:
         prompt = input_cost_usd(
             request.input_tokens, cached if is_warm else 0, float(price.input), float(price.cached_input)
         )
-        switch = 0.0 if is_warm else self._switch_cost_usd(warm.deployment, cached)
+        switch = 0.0 if is_warm else self._switch_cost_usd(warm, cached)
         return _Scored(deployment, tokens, prompt + tokens * float(price.output) / 1e6, switch)
 
-    def _switch_cost_usd(self, warm: str, cached: int) -> float:
+    def _switch_cost_usd(self, warm: Warm, cached: int) -> float:
         """Return what leaving the deployment that has the conversation cached costs later."""
-        deployment = self._by_name.get(warm)
+        deployment = self._by_name.get(warm.deployment)
         if deployment is None:
             return 0.0
         price = deployment.price
-        return switch_cost_usd(cached, float(price.input), float(price.cached_input), self._rules.switch_share)
+        full, discounted = float(price.input), float(price.cached_input)
+        return switch_cost_usd(cached, full, discounted, self._rules.switch_share, warm.forgone_usd)
 
     def _cost_scale_usd(self, artifact: RouterArtifact) -> float:
         """Return the cost of one typical request on the dearest routable deployment; 1 when all are free."""

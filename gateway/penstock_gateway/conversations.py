@@ -22,10 +22,13 @@ class Warm:
         Name of the deployment that answered.
     input_tokens : int
         Prompt tokens that its provider has seen.
+    forgone_usd : float
+        What staying there has cost so far, USD; see `penstock_routers.warmth.switch_cost_usd`.
     """
 
     deployment: str
     input_tokens: int
+    forgone_usd: float = 0.0
 
 
 class WarmConversations:

@@ -87,6 +87,8 @@ class RouteDecision:
         Tier below which nothing could be chosen.
     warm : str or None
         Name of the deployment that answered this conversation last, while its provider has the prompt cached.
+    forgone_usd : float
+        What staying there has cost so far, this request included.
     routing_ms : float
         Time spent embedding, estimating and deciding.
     """
@@ -112,6 +114,7 @@ class RouteDecision:
     min_quality: float | None = None
     floor: str | None = None
     warm: str | None = None
+    forgone_usd: float = 0.0
 
     @property
     def is_explored(self) -> bool:

@@ -329,7 +329,8 @@ class Pipeline:
         self.metrics.observe(decision, settlement)
         served_arm = None if reply is None else deployment.name
         if self.conversations is not None and usage is not None and error_code is None:
-            self.conversations.remember(caller.tenant, request.opening, Warm(deployment.name, usage.input_tokens))
+            warm = Warm(deployment.name, usage.input_tokens, decision.forgone_usd)
+            self.conversations.remember(caller.tenant, request.opening, warm)
         if self.events is not None:
             self.events.note_request(caller.tenant, request, decision, settlement, served_arm)
         _log.info("request", extra=_log_fields(caller, decision, settlement, request.is_stream))

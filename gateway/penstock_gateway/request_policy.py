@@ -72,7 +72,7 @@ class PolicyRules:
     """
 
     floor_probability: float = DEFAULT_FLOOR_PROBABILITY
-    switch_share: float = 1.0
+    switch_share: float = 0.25
     max_cost_ratio: float = 1.0
     draw: Draw = field(default_factory=lambda: draw_from(secrets.token_bytes(_SECRET_BYTES)))
 

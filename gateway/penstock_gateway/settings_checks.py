@@ -26,6 +26,7 @@ from penstock_gateway.settings_deployments import (
     read_reference_arm,
 )
 from penstock_gateway.settings_models import DeploymentSettings, Settings
+from penstock_gateway.settings_policy_checks import check_policies
 from penstock_gateway.settings_secrets import SecretFileError, is_readable_by_others, read_secret
 from penstock_gateway.settings_source import SettingKey, SettingsSource
 from penstock_routers.installation import install_command
@@ -61,6 +62,7 @@ def check_settings(settings: Settings, source: SettingsSource, *, is_insecure: b
             _check_credential(entry, key, source)
         _check_headers(entry, key, source)
     _check_client_keys(settings, source)
+    check_policies(settings, source)
     if not settings.client_keys and not is_insecure and not is_loopback(settings.server.host):
         source.report(
             ("server", "host"),

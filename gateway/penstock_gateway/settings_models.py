@@ -243,7 +243,7 @@ class RoutingSettings(_Section):
         0.2, description="Share of a floored category from which its floor applies, whatever the label."
     )
     switch_regret: Share = Field(
-        1.0,
+        0.25,
         description="Share of the lost cache discount that leaving a conversation's model is charged with; 0: none.",
     )
     warm_seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False), BeforeValidator(_plain_float)] = Field(

@@ -174,6 +174,31 @@ def switch_bound(candidate: Candidate, default: Candidate, tradeoff: Tradeoff, c
     return candidate.gain - tradeoff.guard_z * candidate.gain_se + tradeoff.cost_weight * relative_saving
 
 
+def forgone_usd(staying: Choice, free: Choice, tradeoff: Tradeoff, cost_scale_usd: float) -> float:
+    """Return what staying at a warm arm costs on one request, in USD of utility.
+
+    Parameters
+    ----------
+    staying : Choice
+        What was chosen.
+    free : Choice
+        What would have been without switching costs, from the same candidates.
+    tradeoff : Tradeoff
+    cost_scale_usd : float
+        As for `decide`.
+
+    Returns
+    -------
+    float
+        ``(utility of the free choice - utility of the arm that was chosen) · cost_scale_usd / λ``, both without
+        switching costs, at least 0. 0 where λ is 0 or infinite: switching costs then decide nothing.
+    """
+    if staying.arm == free.arm or tradeoff.cost_weight == 0.0 or math.isinf(tradeoff.cost_weight):
+        return 0.0
+    lost = free.utilities[0] - free.utilities[free.ranking.index(staying.arm)]
+    return max(0.0, lost * cost_scale_usd / tradeoff.cost_weight)
+
+
 def quality_bound(candidate: Candidate) -> float:
     """Lower bound of a candidate's quality: ``quality - MIN_QUALITY_Z · quality_se``."""
     return candidate.quality - MIN_QUALITY_Z * candidate.quality_se

@@ -60,7 +60,7 @@ def input_cost_usd(input_tokens: int, cached: int, price: float, cached_price: f
     return ((input_tokens - cached) * price + cached * cached_price) / 1e6
 
 
-def switch_cost_usd(cached: int, price: float, cached_price: float, share: float) -> float:
+def switch_cost_usd(cached: int, price: float, cached_price: float, share: float, forgone: float = 0.0) -> float:
     """Return what leaving the warm arm costs a conversation, USD.
 
     Parameters
@@ -70,17 +70,31 @@ def switch_cost_usd(cached: int, price: float, cached_price: float, share: float
     price, cached_price : float
         Its prices for prompt tokens, USD per million.
     share : float, in [0, 1]
-        How likely the conversation is to come back to it.
+        Share of the lost discount that is charged.
+    forgone : float
+        What staying there has cost the conversation so far, USD; see `forgone_usd`.
 
     Returns
     -------
     float
-        ``share · cached · (price - cached_price)``, at least 0: what reading the prefix anew will cost then. That this
-        request's own prompt is dearer elsewhere is no part of it; `input_cost_usd` has that.
+        ``share · cached · (price - cached_price) - forgone``, at least 0: what reading the prefix anew will cost when
+        the conversation comes back, less what it has paid for not leaving. That this request's own prompt is dearer
+        elsewhere is no part of it; `input_cost_usd` has that.
+
+    Notes
+    -----
+    Whether the conversation will come back is not known. To charge the whole discount every time would keep it at a
+    dear arm for good once it has been there; not to charge it would move it to and fro. So it stays until staying has
+    cost as much as the switch: the rule of the ski rental problem, which never pays more than twice what the best
+    choice in hindsight would.
+
+    References
+    ----------
+    Karlin, Manasse, Rudolph and Sleator, "Competitive snoopy caching", Algorithmica 3 (1988), section 2.
 
     Examples
     --------
-    >>> switch_cost_usd(8_000, 3.0, 0.3, 0.5)
-    0.0108
+    >>> switch_cost_usd(8_000, 3.0, 0.3, 0.5), switch_cost_usd(8_000, 3.0, 0.3, 0.5, forgone=0.02)
+    (0.0108, 0.0)
     """
-    return max(0.0, share * cached * (price - cached_price) / 1e6)
+    return max(0.0, share * cached * (price - cached_price) / 1e6 - forgone)
