@@ -2,10 +2,10 @@
 
 Providers read a prompt that they have just seen from a cache at a tenth of its price; a router that changes the model
 from turn to turn pays the full price each time. Conversations of ten turns over a long first prompt are routed three
-ways by the gateway's own chooser: *naive* (every prompt as if it were the first), *aware* (the expected cost knows which
-prefix is cached where) with several shares of regret, and *fixed* (one model for all). The bill is worked out from what
-each provider really has cached. Nothing is sent anywhere; prices come from the bundled list, qualities are made up. Run
-``python bench/conversations.py``.
+ways by the gateway's own chooser: *naive* (every prompt as if it were the first), *aware* (the expected cost knows
+which prefix is cached where) with several shares of regret, and *fixed* (one model for all). The bill is worked out from
+what each provider really has cached. Nothing is sent anywhere; prices come from the bundled list, qualities are made up.
+Run ``python bench/conversations.py``.
 """
 
 from __future__ import annotations
@@ -135,10 +135,9 @@ def deployments_of(names: tuple[str, ...]) -> list[Deployment]:
 
 
 async def run_scenario(
-    scenario: Scenario, gap: float, policy: str, share: float, size: tuple[int, int]
+    scenario: Scenario, gap: float, policy: str, share: float, conversations: int
 ) -> tuple[float, float]:
-    """Return the mean bill of a conversation, USD, and the mean chance of a good answer; size: conversations, tokens."""
-    conversations, first_tokens = size
+    """Return the mean bill of a conversation, USD, and the mean chance of a good answer."""
     deployments = deployments_of(scenario.models)
     prices = {deployment.name: deployment.price for deployment in deployments}
     artifact: Any = _ScriptedArtifact(scenario.models)
@@ -156,7 +155,7 @@ async def run_scenario(
         # What each provider has cached, and since which turn: every policy is billed by the same truth.
         seen: dict[str, tuple[int, int]] = {}
         warm: Warm | None = None
-        for turn, tokens, script in _turns(scenario, number, first_tokens):
+        for turn, tokens, script in _turns(scenario, number):
             artifact.quality = script["estimate"]
             arm, forgone = scenario.models[0], 0.0
             if policy != "fixed":
@@ -172,16 +171,14 @@ async def run_scenario(
     return bill / conversations, quality / conversations / TURNS
 
 
-def _turns(
-    scenario: Scenario, number: int, first_tokens: int
-) -> Iterator[tuple[int, int, dict[str, dict[str, float]]]]:
+def _turns(scenario: Scenario, number: int) -> Iterator[tuple[int, int, dict[str, dict[str, float]]]]:
     """Yield turn, prompt tokens, true and estimated quality; the same for every policy."""
     draw = random.Random(f"{scenario.name} {number}")
     for turn in range(TURNS):
         skill = SKILL["hard" if draw.random() < scenario.hard[turn] else "easy"]
         quality = {arm: skill[arm] for arm in scenario.models}
         estimate = {arm: min(1.0, max(0.0, quality[arm] + draw.gauss(0.0, scenario.noise))) for arm in scenario.models}
-        tokens = first_tokens + turn * (TURN_TOKENS + ANSWER_TOKENS)
+        tokens = FIRST_TOKENS + turn * (TURN_TOKENS + ANSWER_TOKENS)
         yield turn, tokens, {"quality": quality, "estimate": estimate}
 
 
@@ -208,7 +205,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--quick", action="store_true", help="a few conversations only; figures mean nothing")
-    parser.add_argument("--first-tokens", type=int, default=FIRST_TOKENS, help="length of the first prompt")
     options = parser.parse_args()
     conversations = 5 if options.quick else 200
     policies = [("fixed", 0.0), ("naive", 0.0), *(("aware", share) for share in SHARES)]
@@ -216,8 +212,7 @@ def main() -> None:
     for scenario in SCENARIOS:
         for pace, gap in GAPS.items():
             for policy, share in policies:
-                size = (conversations, options.first_tokens)
-                bill, quality = asyncio.run(run_scenario(scenario, gap, policy, share, size))
+                bill, quality = asyncio.run(run_scenario(scenario, gap, policy, share, conversations))
                 name = f"aware, regret {share:g}" if policy == "aware" else policy
                 rows.append(
                     {"scenario": scenario.name, "pace": pace, "policy": name, "bill_usd": bill, "quality": quality}
@@ -230,16 +225,13 @@ def main() -> None:
                     "machine": machine,
                     "conversations": conversations,
                     "turns": TURNS,
-                    "first_tokens": options.first_tokens,
                     "results": rows,
                 }
             )
         )
         return
     print("\n".join(machine_lines(machine)))
-    print(
-        f"{conversations} conversations of {TURNS} turns, {options.first_tokens} tokens at first; mean of one conversation"
-    )
+    print(f"{conversations} conversations of {TURNS} turns, {FIRST_TOKENS} tokens at first; mean of one conversation")
     for (scenario_name, pace), group in groupby(rows, key=lambda row: (row["scenario"], row["pace"])):
         of_policy = {row["policy"]: row for row in group}
         print(f"\n{scenario_name}, {pace}")
