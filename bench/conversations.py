@@ -3,9 +3,9 @@
 Providers read a prompt that they have just seen from a cache at a tenth of its price; a router that changes the model
 from turn to turn pays the full price each time. Conversations of ten turns over a long first prompt are routed three
 ways by the gateway's own chooser: *naive* (every prompt as if it were the first), *aware* (the expected cost knows
-which prefix is cached where) with several shares of regret, and *fixed* (one model for all). The bill is worked out from
-what each provider really has cached. Nothing is sent anywhere; prices come from the bundled list, qualities are made up.
-Run ``python bench/conversations.py``.
+which prefix is cached where) with several shares of regret, and *fixed* (one model for all). The bill is worked out
+from what each provider really has cached. Nothing is sent anywhere; prices come from the bundled list, qualities are
+made up. Run ``python bench/conversations.py``.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from decimal import ROUND_CEILING, Decimal
 from functools import partial
 
 from penstock_gateway.compatibility import Rejection, reject
@@ -19,6 +20,7 @@ from penstock_gateway.decisions import CandidateReport, RouteDecision
 from penstock_gateway.deployments import TIERS, Deployment
 from penstock_gateway.errors import NoCandidate
 from penstock_gateway.identifiers import identifier_source
+from penstock_gateway.money.prices import format_usd
 from penstock_gateway.request_body import ChatRequest, TradeoffValue
 from penstock_gateway.request_policy import UNLIMITED, PolicyRules, RequestPolicy, tier_rank
 from penstock_routers.artifact import RouterArtifact
@@ -386,7 +388,7 @@ def _within(
             kept.append(item)
             continue
         if reason is RejectReason.MAX_COST:
-            detail = f"its expected cost of {item.cost_usd:.9f} USD is above the cap of {policy.max_cost_usd:.9f}"
+            detail = f"its expected cost of {_shown_usd(item.cost_usd)} USD is above the cap of {policy.max_cost_usd:g}"
         else:
             detail = f"its tier {deployment.tier or '(none)'} is below {TIERS[floor]}, the floor of this prompt"
         report = replace(item.unranked_report(), rejected=reason, rejected_detail=detail)
@@ -406,7 +408,7 @@ def _too_dear(scored: list[_Scored], policy: RequestPolicy) -> NoCandidate:
     cheapest = min(scored, key=lambda item: (item.cost_usd, item.deployment.name))
     return NoCandidate(
         f"The cheapest deployment that may answer, {cheapest.deployment.name}, is expected to cost "
-        f"{cheapest.cost_usd:.9f} USD; the cap is {policy.max_cost_usd:.9f} USD.",
+        f"{_shown_usd(cheapest.cost_usd)} USD; the cap is {policy.max_cost_usd:g} USD.",
         code="max_cost_exceeded",
         param="max_cost_usd",
     )
@@ -462,3 +464,8 @@ def _no_candidate(deployments: Sequence[Deployment], rejections: dict[str, Rejec
     code = "context_length_exceeded" if reasons == {RejectReason.CONTEXT_LENGTH} else None
     detail = "; ".join(f"{name}: {rejection.detail}" for name, rejection in found)
     return NoCandidate(f"No deployment can take this request. {detail}.", code=code)
+
+
+def _shown_usd(cost: float) -> str:
+    """Write an expected cost rounded up, so that it would do as a cap."""
+    return format_usd(Decimal(cost).quantize(Decimal("1e-9"), ROUND_CEILING))

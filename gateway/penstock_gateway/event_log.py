@@ -257,30 +257,32 @@ class EventLog:
 
     def _write(self) -> None:
         """Write batch after batch until stopped; a batch that the disk refuses is tried again."""
-        while True:
+        is_last = False
+        while not is_last:
             self._has_work.wait()
+            self._has_work.clear()  # before the look at the stop, which sets it again, so that neither is missed
             is_last = self._is_stopping.wait(BATCH_SECONDS)
-            self._has_work.clear()
             with self._lock:
-                batch, self._waiting = b"".join(self._waiting), []
+                batch, self._waiting = self._waiting, []
                 done, self._acknowledgements = self._acknowledgements, []
                 self._waiting_bytes = 0
-            while batch and not self._append(batch):
-                is_last = self._is_stopping.wait(RETRY_SECONDS)
-                if is_last:
+            is_written = self._append(batch)
+            while not is_written and not self._is_stopping.wait(RETRY_SECONDS):
+                is_written = self._append(batch)
+            if not is_written and not self._append(batch):  # the last chance before the end
+                for _ in batch:
                     self._on_drop("event")
-                    break
-            else:
-                for future in done:
-                    _acknowledge(future)
-            if is_last:
-                self._writer.close()
-                return
+                continue
+            for future in done:
+                _acknowledge(future)
+        self._writer.close()
 
-    def _append(self, batch: bytes) -> bool:
+    def _append(self, batch: list[bytes]) -> bool:
+        if not batch:
+            return True
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._writer.append(batch)
+            self._writer.append(b"".join(batch))
         except OSError as error:
             self._note_failure(error)
             return False

@@ -28,7 +28,7 @@ CONTROL_FIELD = "penstock"
 # A mid-sized image costs 765 tokens on the tile scheme most providers follow; used for estimates only.
 _TOKENS_PER_ATTACHMENT = 765
 _ALIAS_NUMBER = re.compile(r"auto@(.*)", re.DOTALL)
-_NUMBER = re.compile(r"(?:[0-9]{1,20}\.?[0-9]{0,20}|\.[0-9]{1,20})(?:[eE][-+]?[0-9]{1,3})?")
+_NUMBER = re.compile(r"(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][-+]?[0-9]{1,3})?")
 _OPENING_CHARACTERS = 1024  # of each of the two texts; enough to tell conversations apart, too little to be slow
 _MAX_NUMBER_CHARACTERS = 32  # a trade-off in longhand; decisions keep the alias as written, so it must be short
 # Above this a limit is a mistake: no model sold in 2026 writes a thousandth of it.
