@@ -90,6 +90,17 @@ class GatewayMetrics:
         self.log_dropped = Counter(
             "penstock_log_dropped", "Log lines dropped because the queue was full.", registry=self.registry
         )
+        self.artifact = Gauge(
+            "penstock_artifact_info", "The router artifact in force.", ("artifact",), registry=self.registry
+        )
+
+        self._add_event_log()
+        self._requests = _Children(self.requests)
+        self._duration = _Children(self.duration)
+        self._tokens = _Children(self.tokens)
+        self._cost = _Children(self.cost)
+
+    def _add_event_log(self) -> None:
         self.events_dropped = Counter(
             "penstock_events_dropped",
             "Events that the log left out, or wrote without detail, because too many were waiting.",
@@ -102,14 +113,6 @@ class GatewayMetrics:
             ("problem",),
             registry=self.registry,
         )
-        self.artifact = Gauge(
-            "penstock_artifact_info", "The router artifact in force.", ("artifact",), registry=self.registry
-        )
-
-        self._requests = _Children(self.requests)
-        self._duration = _Children(self.duration)
-        self._tokens = _Children(self.tokens)
-        self._cost = _Children(self.cost)
 
     def note_refusal(self, error: GatewayError) -> None:
         """Count an error that is shown to a client, unless `observe` has counted it: it then carries its decision."""

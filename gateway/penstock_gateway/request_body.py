@@ -211,7 +211,7 @@ def parse_chat_request(body: bytes, *, default_model: str | None = None) -> Chat
         max_cost_usd=controls.max_cost_usd,
         min_quality=controls.min_quality,
         opening=_opening(messages),
-        is_follow_up=any(message.role == "assistant" for message in messages),
+        is_follow_up=len(messages) > 2 and any(message.role == "assistant" for message in messages),
     )
 
 

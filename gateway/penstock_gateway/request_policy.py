@@ -122,11 +122,12 @@ class PolicyBook:
         its key's but not raise it. Floors and exploration are not the client's to set.
         """
         default = self._by_tenant.get(tenant, self._own)
+        in_body = request.tradeoff, request.max_cost_usd, request.min_quality
+        if header is UNLIMITED and alias is None and in_body == (None, None, None):
+            return default  # as nearly every request is
         tradeoff = _one((alias, header.tradeoff, request.tradeoff), "trade-offs", "conflicting_tradeoff")
         min_quality = _one_number((header.min_quality, request.min_quality), "min_quality")
         cap = _one_number((header.max_cost_usd, request.max_cost_usd), "max_cost_usd")
-        if tradeoff is None and min_quality is None and cap is None:
-            return default
         if tradeoff is not None and min_quality is not None:
             raise InvalidRequest(
                 "Ask for a trade-off or for min_quality, not for both: a minimum of quality takes the knob's place.",

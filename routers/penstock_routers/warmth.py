@@ -85,8 +85,8 @@ def switch_cost_usd(cached: int, price: float, cached_price: float, share: float
     -----
     Whether the conversation will come back is not known. To charge the whole discount every time would keep it at a
     dear arm for good once it has been there; not to charge it would move it to and fro. So it stays until staying has
-    cost as much as the switch: the rule of the ski rental problem, which never pays more than twice what the best
-    choice in hindsight would.
+    cost as much as the switch. With a share of 1 that is the rule of the ski rental problem, which never pays more
+    than twice what the best choice in hindsight would; a smaller share leaves earlier.
 
     References
     ----------

@@ -78,3 +78,12 @@ def test_encoder_bench_in_quick_mode_gives_times(repository_root: Path) -> None:
     done = _bench(repository_root, "encoder", "--quick", "--no-quality", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)
+
+
+def test_conversation_bench_in_quick_mode_bills_every_policy(repository_root: Path) -> None:
+    """The quick pass bills every kind of conversation under every policy."""
+    done = _bench(repository_root, "conversations", "--quick", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["results"]
+    assert {row["policy"] for row in rows} >= {"fixed", "naive", "aware, regret 0.25"}
+    assert all(row["bill_usd"] > 0 for row in rows)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--tradeoff", default="balanced", show_default=True, help="cost, balanced, quality or a number, 0 to 1.")
 @click.option("--max-cost-usd", type=click.FloatRange(0), help="Leave out arms that are expected to cost more, USD.")
 @click.option(
-    "--min-quality", type=click.FloatRange(0, 1), help="Cheapest arm that surely has it; replaces --tradeoff."
+    "--min-quality", type=click.FloatRange(0, 1), help="Cheapest arm that surely has it, whatever --tradeoff."
 )
 @click.option("--default-arm", help="Arm that answers when in doubt; the artifact's reference arm by default.")
 @click.option(
