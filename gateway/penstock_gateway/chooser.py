@@ -253,10 +253,6 @@ class ArmChooser:
             min_quality=asked.policy.min_quality,
         )
         choice = settled(candidates)
-        forgone = 0.0
-        if asked.warm is not None and choice.arm == asked.warm.deployment:
-            free = settled([replace(c, switch_cost_usd=0.0) for c in candidates])
-            forgone = asked.warm.forgone_usd + forgone_usd(choice, free, tradeoff, self._cost_scale)
         if asked.policy.explore_rate > 0.0:
             choice = explore(
                 choice,
@@ -268,6 +264,10 @@ class ArmChooser:
                 is_novel=is_novel,
                 min_quality=asked.policy.min_quality,
             )
+        forgone = 0.0
+        if asked.warm is not None and choice.arm == asked.warm.deployment:
+            free = settled([replace(c, switch_cost_usd=0.0) for c in candidates])
+            forgone = asked.warm.forgone_usd + forgone_usd(choice, free, tradeoff, self._cost_scale)
         reports = _reports(choice, {c.arm: c for c in candidates}, scored)
         unscored = tuple(
             _rejected(d, Rejection(RejectReason.NO_ESTIMATE, f"the artifact has no arm '{d.arm}'"))

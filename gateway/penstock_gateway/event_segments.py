@@ -20,8 +20,9 @@ if sys.platform != "win32":
     import fcntl
 
 PATTERN = "events-*.jsonl"
-# Above the longest line: 65,536 characters of prompt, each at most six bytes when escaped, and a thousand candidates.
-_TAIL_BYTES = 4 << 20
+# How much of a segment's end is read to find its last whole line: mostly the first is enough. The second is above the
+# longest line: 65,536 characters of prompt, each at most six bytes when escaped, and a thousand candidates.
+_TAIL_BYTES = (64 << 10, 4 << 20)
 _MODE = 0o600  # the owner only: prompts may be inside
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -155,14 +156,11 @@ def repair(folder: Path) -> list[CutTail]:
             if not _lock(descriptor):
                 continue
             size = os.fstat(descriptor).st_size
-            start = max(0, size - _TAIL_BYTES)
-            tail = os.pread(descriptor, size - start, start)
-            good = _whole_lines(tail)
-            if good == len(tail) or (good == 0 and start > 0):
-                continue
-            os.ftruncate(descriptor, start + good)
-            os.fsync(descriptor)
-            cuts.append(CutTail(path.name, len(tail) - good))
+            end = _readable_end(descriptor, size)
+            if end < size:
+                os.ftruncate(descriptor, end)
+                os.fsync(descriptor)
+                cuts.append(CutTail(path.name, size - end))
         finally:
             os.close(descriptor)
     return cuts
@@ -178,6 +176,16 @@ def is_being_written(path: Path) -> bool:
         return not _lock(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _readable_end(descriptor: int, size: int) -> int:
+    """Return where the last whole line ends; the size where none is found within the longest that a line can be."""
+    for window in _TAIL_BYTES:
+        start = max(0, size - window)
+        good = _whole_lines(os.pread(descriptor, size - start, start))
+        if good > 0 or start == 0:
+            return start + good
+    return size
 
 
 def _whole_lines(tail: bytes) -> int:

@@ -239,8 +239,8 @@ def note_settings(settings: Settings, environ: Mapping[str, str] | None = None) 
     tuple of Problem
         Deployments that go to another address than their provider's own, a default arm that is not the one the
         artifact was measured with, deployments that ``auto`` cannot use for want of estimates, guessed limits, prompt
-        lengths beyond which a provider charges more, models that are switched off soon, key files that everybody may
-        read.
+        lengths beyond which a provider charges more, models that are switched off soon, captured prompts, key files
+        that everybody may read.
     """
     arms = read_artifact_arms(settings.routing)
     notes: list[Problem] = []
@@ -251,6 +251,9 @@ def note_settings(settings: Settings, environ: Mapping[str, str] | None = None) 
         ]
     if settings.routing.artifact != "none":
         notes += _routing_notes(settings, arms)
+    if settings.events.folder is not None and settings.events.capture_content:
+        text = f"prompts and comments are written to {settings.events.folder}"
+        notes.append(Problem("events", "events.capture_content", text, "they are content: restrict who may read them"))
     for kind, files in (
         ("client_keys", [entry.key_file for entry in settings.client_keys]),
         ("deployments", [entry.api_key_file for entry in settings.deployments]),

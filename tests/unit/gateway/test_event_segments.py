@@ -76,6 +76,17 @@ def test_repair_of_a_damaged_tail_cuts_back_to_the_last_whole_line(tmp_path: Pat
     assert repair(tmp_path) == []
 
 
+def test_repair_of_a_line_longer_than_the_first_look_keeps_it(tmp_path: Path) -> None:
+    """A whole line of a long prompt is kept, however little of it the first look at the end shows."""
+    path = tmp_path / "events-20260101T000000Z-1-0001.jsonl"
+    whole = b'{"prompt":"' + b"x" * 300_000 + b'"}\n'
+    path.write_bytes(whole + b'{"half')
+    assert repair(tmp_path) == [CutTail(path.name, 6)]
+    path.write_bytes(whole + whole[:200_000])
+    assert repair(tmp_path) == [CutTail(path.name, 200_000)]
+    assert path.read_bytes() == whole
+
+
 def test_repair_of_whole_and_foreign_files_changes_nothing(tmp_path: Path) -> None:
     """A sound segment, an empty one and other files are left as they are."""
     contents = {
