@@ -212,12 +212,11 @@ class ArmChooser:
     def _decide(self, asked: _Asked, eligible: list[Deployment], estimate: Estimate | None) -> RouteDecision:
         known = {} if estimate is None else {arm: index for index, arm in enumerate(estimate.arms)}
         scored = [self._score(asked, d, estimate, known.get(d.arm)) for d in eligible]
-        refused: tuple[CandidateReport, ...] = ()
-        floor = NO_TIER
-        if asked.policy.has_limits:
-            floor = self._floor(asked.policy, estimate)
-            scored, refused = _within(scored, asked.policy, floor)
-        decision = self._decide_among(asked, scored, estimate, known)
+        if not asked.policy.has_limits:
+            return self._decide_among(asked, scored, estimate, known)
+        floor = self._floor(asked.policy, estimate)
+        allowed, refused = _within(scored, asked.policy, floor)
+        decision = self._decide_among(asked, allowed, estimate, known)
         floor_name = TIERS[floor] if floor > NO_TIER else None
         return replace(decision, candidates=decision.candidates + refused, floor=floor_name)
 
@@ -264,17 +263,21 @@ class ArmChooser:
                 is_novel=is_novel,
                 min_quality=asked.policy.min_quality,
             )
-        forgone = 0.0
-        if asked.warm is not None and choice.arm == asked.warm.deployment:
-            free = settled([replace(c, switch_cost_usd=0.0) for c in candidates])
-            forgone = asked.warm.forgone_usd + forgone_usd(choice, free, tradeoff, self._cost_scale)
         reports = _reports(choice, {c.arm: c for c in candidates}, scored)
         unscored = tuple(
             _rejected(d, Rejection(RejectReason.NO_ESTIMATE, f"the artifact has no arm '{d.arm}'"))
             for d in (s.deployment for s in allowed)
             if d.name not in scored
         )
-        return replace(self._record(asked, choice, reports + unscored, estimate, tradeoff.name), forgone_usd=forgone)
+        decision = self._record(asked, choice, reports + unscored, estimate, tradeoff.name)
+        if asked.warm is None or choice.arm != asked.warm.deployment:
+            return decision
+        free = settled([replace(c, switch_cost_usd=0.0) for c in candidates])
+        if asked.policy.min_quality is None or is_novel:
+            forgone = forgone_usd(choice, free, tradeoff, self._cost_scale)
+        else:  # λ plays no part: the arms that are good enough differ in cost alone
+            forgone = max(0.0, scored[choice.arm].cost_usd - scored[free.arm].cost_usd)
+        return replace(decision, forgone_usd=asked.warm.forgone_usd + forgone)
 
     def _abstain(self, asked: _Asked, allowed: list[_Scored]) -> RouteDecision:
         """Take the default, or when it was filtered the highest tier that is left; with the knob at 0 the cheapest."""

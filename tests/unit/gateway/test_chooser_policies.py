@@ -248,7 +248,8 @@ async def test_choose_saving_in_a_conversation_is_against_a_baseline_that_is_war
     assert decision.baseline_cost_usd == pytest.approx((fresh * 10 + 8_000 * 1 + 100 * 30) / 1e6)
 
 
-async def test_choose_staying_is_paid_for_until_it_has_cost_as_much_as_leaving() -> None:
+@pytest.mark.parametrize("policy", [RequestPolicy(), RequestPolicy(min_quality=0.5)], ids=["knob", "min_quality"])
+async def test_choose_staying_is_paid_for_until_it_has_cost_as_much_as_leaving(policy: RequestPolicy) -> None:
     """What staying costs is added up from turn to turn, and lowers what leaving is charged with."""
     small = deployment("small", price=price("0.1", "0.4"), context_tokens=100_000)
     frontier = deployment("frontier", price=CACHING, context_tokens=100_000)
@@ -257,7 +258,7 @@ async def test_choose_staying_is_paid_for_until_it_has_cost_as_much_as_leaving()
     warm = Warm("frontier", 8_000)
     stayed = 0
     for _ in range(20):
-        decision = await router.choose(conversation(8_500), None, warm=warm)
+        decision = await router.choose(conversation(8_500), None, policy, warm)
         if decision.chosen != "frontier":
             break
         stayed += 1
