@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from penstock_gateway.admission import Gatekeeper
 from penstock_gateway.asgi import ClientGoneError, Receive, Scope, Send, read_head, send_error
 from penstock_gateway.endpoints.chat import ChatEndpoint
+from penstock_gateway.endpoints.feedback import feedback_routes
 from penstock_gateway.endpoints.inspection import inspection_routes
 from penstock_gateway.errors import (
     GatewayError,
@@ -134,6 +135,7 @@ def create_app(settings: Settings, *, upstreams: Mapping[str, Upstream] | None =
             readiness=_readiness(pipeline, finding),
         )
     )
+    inspection.include_router(feedback_routes(pipeline))
     return PenstockApp(pipeline, gatekeeper, chat, inspection)
 
 
@@ -150,6 +152,8 @@ def _lifespan(pipeline: Pipeline, level: str, finding: RoutingFinding | None) ->
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         stop_log = start_request_log(level=level, on_drop=pipeline.metrics.log_dropped.inc)
+        if pipeline.events is not None:
+            pipeline.events.start()
         if finding is not None:
             _log.warning("routing_off", extra={"code": finding.code, "problem": finding.message})
         try:
@@ -159,6 +163,8 @@ def _lifespan(pipeline: Pipeline, level: str, finding: RoutingFinding | None) ->
             if pipeline.chooser.parts is not None:
                 await pipeline.chooser.parts.encoder.aclose()
         finally:
+            if pipeline.events is not None:
+                await asyncio.to_thread(pipeline.events.stop)
             stop_log()
 
     return lifespan

@@ -44,6 +44,8 @@ class RequestHead:
     content_length: int | None = None
     request_id: str | None = None
     tradeoff: str | None = None
+    max_cost_usd: str | None = None
+    min_quality: str | None = None
     include_cost: bool = False
     asks_upgrade: bool = False
 
@@ -198,6 +200,10 @@ def _request_id(value: bytes) -> str | None:
 def _read_control(head: RequestHead, name: bytes, value: str) -> None:
     if name == b"x-penstock-tradeoff":
         head.tradeoff = value
+    elif name == b"x-penstock-max-cost-usd":
+        head.max_cost_usd = value
+    elif name == b"x-penstock-min-quality":
+        head.min_quality = value
     elif name == b"x-penstock-include-cost":
         if value.lower() not in ("true", "false", "1", "0"):
             raise InvalidRequest(
@@ -209,7 +215,8 @@ def _read_control(head: RequestHead, name: bytes, value: str) -> None:
     else:
         shown = name.decode("latin-1")[:60]
         raise InvalidRequest(
-            f"Unknown header '{shown}'. Known: x-penstock-tradeoff, x-penstock-include-cost.",
+            f"Unknown header '{shown}'. Known: x-penstock-tradeoff, x-penstock-max-cost-usd, "
+            "x-penstock-min-quality, x-penstock-include-cost.",
             code="unknown_control",
             param=shown,
         )

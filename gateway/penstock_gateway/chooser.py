@@ -1,4 +1,4 @@
-"""From a parsed request to a route decision: filter, embed, estimate, decide.
+"""From a parsed request to a route decision: filter, embed, estimate, apply the limits, decide.
 
 Owns the router artifact and the encoder while serving. It never fails a request: when it does not know, it
 abstains and the default deployment answers. Read `ArmChooser.choose` first.
@@ -11,19 +11,27 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from decimal import ROUND_CEILING, Decimal
+from functools import partial
 
 from penstock_gateway.compatibility import Rejection, reject
+from penstock_gateway.conversations import Warm
 from penstock_gateway.decisions import CandidateReport, RouteDecision
 from penstock_gateway.deployments import TIERS, Deployment
 from penstock_gateway.errors import NoCandidate
 from penstock_gateway.identifiers import identifier_source
+from penstock_gateway.money.prices import format_usd
 from penstock_gateway.request_body import ChatRequest, TradeoffValue
+from penstock_gateway.request_policy import UNLIMITED, PolicyRules, RequestPolicy, tier_rank
 from penstock_routers.artifact import RouterArtifact
 from penstock_routers.encoder_service import EncoderService
 from penstock_routers.estimates import Estimate
 from penstock_routers.features import prompt_features
-from penstock_routers.policy import Candidate, Choice, RejectReason, RouteReason, decide
+from penstock_routers.policy import Candidate, Choice, RejectReason, RouteReason, decide, forgone_usd
+from penstock_routers.policy_explore import Exploration, explore
+from penstock_routers.policy_limits import NO_TIER, Limits, floor_rank, violation
 from penstock_routers.token_counts import ASSUMED_OUTPUT_TOKENS
+from penstock_routers.warmth import cached_tokens, input_cost_usd, switch_cost_usd
 
 _log = logging.getLogger("penstock.router")
 
@@ -41,11 +49,34 @@ class RoutingParts:
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    """One eligible deployment with its expected output tokens and cost."""
+    """One eligible deployment with its expected output tokens and cost, and what switching to it costs later."""
 
     deployment: Deployment
     output_tokens: float
     cost_usd: float
+    switch_cost_usd: float = 0.0
+
+    def unranked_report(self) -> CandidateReport:
+        """Return the report of a candidate without estimates."""
+        deployment = self.deployment
+        return CandidateReport(
+            deployment.name,
+            deployment.model,
+            deployment.tier,
+            output_tokens=self.output_tokens,
+            estimated_cost_usd=self.cost_usd,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One request with everything that its decision depends on beside the estimate."""
+
+    request: ChatRequest
+    setting: TradeoffValue
+    policy: RequestPolicy
+    warm: Warm | None
+    decision_id: str
 
 
 class ArmChooser:
@@ -63,6 +94,8 @@ class ArmChooser:
         None makes every decision an abstention.
     on_failure : callable
         Called once for every prompt that the router failed on.
+    rules : PolicyRules, optional
+        What holds for every request beside its own policy.
     """
 
     def __init__(
@@ -74,6 +107,7 @@ class ArmChooser:
         tradeoff: TradeoffValue,
         parts: RoutingParts | None,
         on_failure: Callable[[], None] = lambda: None,
+        rules: PolicyRules | None = None,
     ) -> None:
         self._by_name = {deployment.name: deployment for deployment in deployments}
         self._routable = tuple(deployment for deployment in deployments if deployment.is_routable)
@@ -82,6 +116,7 @@ class ArmChooser:
         self._tradeoff = tradeoff
         self.parts = parts
         self._on_failure = on_failure
+        self._rules = rules or PolicyRules()
         self._new_id = identifier_source("dec")
         self._cost_scale = 1.0 if parts is None else self._cost_scale_usd(parts.artifact)
 
@@ -90,7 +125,13 @@ class ArmChooser:
         """Identifier of the artifact in force."""
         return self.parts.artifact.id if self.parts else None
 
-    async def choose(self, request: ChatRequest, tradeoff: TradeoffValue | None) -> RouteDecision:
+    async def choose(
+        self,
+        request: ChatRequest,
+        tradeoff: TradeoffValue | None,
+        policy: RequestPolicy = UNLIMITED,
+        warm: Warm | None = None,
+    ) -> RouteDecision:
         """Return the decision for an alias.
 
         Parameters
@@ -98,6 +139,10 @@ class ArmChooser:
         request : ChatRequest
         tradeoff : str, float or None
             The request's own setting; None takes the configured one.
+        policy : RequestPolicy
+            Its limits; the trade-off in it is not looked at.
+        warm : Warm, optional
+            Who answered the conversation last.
 
         Returns
         -------
@@ -106,7 +151,9 @@ class ArmChooser:
         Raises
         ------
         NoCandidate
-            No routable deployment can take the request; the message names each one's reason.
+            No routable deployment can take the request; the message names each one's reason. ``category_floor_unmet``:
+            none of them reaches the floor of the prompt's category; ``max_cost_exceeded``: every one of them is
+            expected to cost more than the cap.
         """
         started = time.perf_counter()
         setting = self._tradeoff if tradeoff is None else tradeoff
@@ -115,7 +162,7 @@ class ArmChooser:
         if not eligible:
             raise _no_candidate(self._routable, rejections)
         estimate = await self._estimate(request)
-        decision = self._decide(request, setting, eligible, estimate)
+        decision = self._decide(_Asked(request, setting, policy, warm, self._new_id()), eligible, estimate)
         rejected = tuple(_rejected(d, rejection) for d in self._routable if (rejection := rejections[d.name]))
         return replace(
             decision,
@@ -123,17 +170,29 @@ class ArmChooser:
             routing_ms=(time.perf_counter() - started) * 1000.0,
         )
 
-    def physical(self, request: ChatRequest, deployment: Deployment) -> RouteDecision:
-        """Return the decision that records a physical model: nothing is chosen, nothing is embedded."""
-        scored = self._score(request, deployment, None)
-        report = CandidateReport(
-            deployment.name,
-            deployment.model,
-            deployment.tier,
-            output_tokens=scored.output_tokens,
-            estimated_cost_usd=scored.cost_usd,
-        )
-        return self._record(request, "none", report, RouteReason.PHYSICAL_MODEL, (report,), None)
+    def physical(
+        self,
+        request: ChatRequest,
+        deployment: Deployment,
+        policy: RequestPolicy = UNLIMITED,
+        warm: Warm | None = None,
+    ) -> RouteDecision:
+        """Return the decision that records a physical model: nothing is chosen, nothing is embedded.
+
+        Floors are about what Penstock chooses and do not bind a client that names a model; a cap on the cost does.
+
+        Raises
+        ------
+        NoCandidate
+            ``max_cost_exceeded``.
+        """
+        asked = _Asked(request, "none", policy, warm, self._new_id())
+        scored = self._score(asked, deployment, None)
+        if violation(Limits(max_cost_usd=policy.max_cost_usd), tier_rank=NO_TIER, cost_usd=scored.cost_usd):
+            raise _too_dear([scored], policy)
+        report = scored.unranked_report()
+        choice = Choice(deployment.name, RouteReason.PHYSICAL_MODEL, (deployment.name,), (0.0,))
+        return self._record(asked, choice, (report,), None)
 
     async def _estimate(self, request: ChatRequest) -> Estimate | None:
         """Score the prompt on every arm; None when there is nothing to go by."""
@@ -150,71 +209,122 @@ class ArmChooser:
             _log.warning("router_failed", extra={"error": type(error).__name__})
             return None
 
-    def _decide(
-        self, request: ChatRequest, setting: TradeoffValue, eligible: list[Deployment], estimate: Estimate | None
+    def _decide(self, asked: _Asked, eligible: list[Deployment], estimate: Estimate | None) -> RouteDecision:
+        known = {} if estimate is None else {arm: index for index, arm in enumerate(estimate.arms)}
+        scored = [self._score(asked, d, estimate, known.get(d.arm)) for d in eligible]
+        if not asked.policy.has_limits:
+            return self._decide_among(asked, scored, estimate, known)
+        floor = self._floor(asked.policy, estimate)
+        allowed, refused = _within(scored, asked.policy, floor)
+        decision = self._decide_among(asked, allowed, estimate, known)
+        floor_name = TIERS[floor] if floor > NO_TIER else None
+        return replace(decision, candidates=decision.candidates + refused, floor=floor_name)
+
+    def _floor(self, policy: RequestPolicy, estimate: Estimate | None) -> int:
+        """Return the rank of the lowest tier that may answer."""
+        if not policy.floors:
+            return NO_TIER
+        is_novel = estimate is not None and self.parts is not None and self.parts.artifact.is_novel(estimate)
+        return floor_rank(
+            policy.floors,
+            category=None if estimate is None else estimate.category,
+            shares={} if estimate is None else estimate.category_shares(),
+            is_novel=is_novel,
+            probability=self._rules.floor_probability,
+        )
+
+    def _decide_among(
+        self, asked: _Asked, allowed: list[_Scored], estimate: Estimate | None, known: dict[str, int]
     ) -> RouteDecision:
-        if estimate is None or self.parts is None:
-            return self._abstain(request, setting, eligible)
+        scored = {s.deployment.name: s for s in allowed if s.deployment.arm in known}
+        if estimate is None or self.parts is None or not scored:
+            return self._abstain(asked, allowed)
         artifact = self.parts.artifact
-        known = {arm: index for index, arm in enumerate(estimate.arms)}
-        scored = {d.name: self._score(request, d, estimate, known.get(d.arm)) for d in eligible if d.arm in known}
-        if not scored:
-            return self._abstain(request, setting, eligible)
         candidates = [_candidate(item, estimate, known[item.deployment.arm]) for item in scored.values()]
-        tradeoff = artifact.tradeoff(setting)
-        choice = decide(
-            candidates,
+        tradeoff = artifact.tradeoff(asked.setting)
+        is_novel = artifact.is_novel(estimate)
+        settled = partial(
+            decide,
             default_arm=self._default.name,
             tradeoff=tradeoff,
             cost_scale_usd=self._cost_scale,
-            is_novel=artifact.is_novel(estimate),
+            is_novel=is_novel,
+            min_quality=asked.policy.min_quality,
         )
+        choice = settled(candidates)
+        if asked.policy.explore_rate > 0.0:
+            choice = explore(
+                choice,
+                candidates,
+                default_arm=self._default.name,
+                exploration=Exploration(
+                    asked.policy.explore_rate, self._rules.draw(asked.decision_id), self._rules.max_cost_ratio
+                ),
+                is_novel=is_novel,
+                min_quality=asked.policy.min_quality,
+            )
         reports = _reports(choice, {c.arm: c for c in candidates}, scored)
         unscored = tuple(
             _rejected(d, Rejection(RejectReason.NO_ESTIMATE, f"the artifact has no arm '{d.arm}'"))
-            for d in eligible
+            for d in (s.deployment for s in allowed)
             if d.name not in scored
         )
-        name = tradeoff.name or str(setting)
-        return self._record(request, name, reports[0], choice.reason, reports + unscored, estimate)
+        decision = self._record(asked, choice, reports + unscored, estimate, tradeoff.name)
+        if asked.warm is None or choice.arm != asked.warm.deployment:
+            return decision
+        free = settled([replace(c, switch_cost_usd=0.0) for c in candidates])
+        if asked.policy.min_quality is None or is_novel:
+            forgone = forgone_usd(choice, free, tradeoff, self._cost_scale)
+        else:  # λ plays no part: the arms that are good enough differ in cost alone
+            forgone = max(0.0, scored[choice.arm].cost_usd - scored[free.arm].cost_usd)
+        return replace(decision, forgone_usd=asked.warm.forgone_usd + forgone)
 
-    def _abstain(self, request: ChatRequest, setting: TradeoffValue, eligible: list[Deployment]) -> RouteDecision:
+    def _abstain(self, asked: _Asked, allowed: list[_Scored]) -> RouteDecision:
         """Take the default, or when it was filtered the highest tier that is left; with the knob at 0 the cheapest."""
-        wants_cheapest = setting == 0.0
+        wants_cheapest = asked.setting == 0.0
         ranking = sorted(
-            (self._score(request, deployment, None) for deployment in eligible),
+            allowed,
             key=lambda s: (
                 not wants_cheapest and s.deployment.name != self._default.name,
-                0 if wants_cheapest else -_tier_rank(s.deployment),
+                0 if wants_cheapest else -tier_rank(s.deployment.tier),
                 s.cost_usd,
                 s.deployment.name,
             ),
         )
         reason = RouteReason.CHEAPEST if wants_cheapest else RouteReason.ABSTAINED_NO_ESTIMATE
-        reports = tuple(
-            CandidateReport(
-                s.deployment.name,
-                s.deployment.model,
-                s.deployment.tier,
-                output_tokens=s.output_tokens,
-                estimated_cost_usd=s.cost_usd,
-            )
-            for s in ranking
-        )
-        return self._record(request, str(setting), reports[0], reason, reports, None)
+        names = tuple(s.deployment.name for s in ranking)
+        choice = Choice(names[0], reason, names, (0.0,) * len(names))
+        return self._record(asked, choice, tuple(s.unranked_report() for s in ranking), None)
 
     def _score(
-        self, request: ChatRequest, deployment: Deployment, estimate: Estimate | None, column: int | None = None
+        self, asked: _Asked, deployment: Deployment, estimate: Estimate | None, column: int | None = None
     ) -> _Scored:
         """Return the expected output tokens and cost of one request on one deployment."""
+        request, price, warm = asked.request, deployment.price, asked.warm
         tokens = ASSUMED_OUTPUT_TOKENS
         if estimate is not None and column is not None:
             tokens = float(estimate.output_tokens[column])
         limit = deployment.max_output_tokens if request.max_tokens is None else request.max_tokens
         tokens = min(tokens, float(limit)) * request.choices
+        if warm is None:
+            cost = (request.input_tokens * float(price.input) + tokens * float(price.output)) / 1e6
+            return _Scored(deployment, tokens, cost)
+        cached = cached_tokens(warm.input_tokens, request.input_tokens)
+        is_warm = warm.deployment == deployment.name
+        prompt = input_cost_usd(
+            request.input_tokens, cached if is_warm else 0, float(price.input), float(price.cached_input)
+        )
+        switch = 0.0 if is_warm else self._switch_cost_usd(warm, cached)
+        return _Scored(deployment, tokens, prompt + tokens * float(price.output) / 1e6, switch)
+
+    def _switch_cost_usd(self, warm: Warm, cached: int) -> float:
+        """Return what leaving the deployment that has the conversation cached costs later."""
+        deployment = self._by_name.get(warm.deployment)
+        if deployment is None:
+            return 0.0
         price = deployment.price
-        cost = (request.input_tokens * float(price.input) + tokens * float(price.output)) / 1e6
-        return _Scored(deployment, tokens, cost)
+        full, discounted = float(price.input), float(price.cached_input)
+        return switch_cost_usd(cached, full, discounted, self._rules.switch_share, warm.forgone_usd)
 
     def _cost_scale_usd(self, artifact: RouterArtifact) -> float:
         """Return the cost of one typical request on the dearest routable deployment; 1 when all are free."""
@@ -223,39 +333,88 @@ class ArmChooser:
 
     def _record(
         self,
-        request: ChatRequest,
-        setting: str,
-        chosen: CandidateReport,
-        reason: RouteReason,
+        asked: _Asked,
+        choice: Choice,
         reports: tuple[CandidateReport, ...],
         estimate: Estimate | None,
+        setting: str = "",
     ) -> RouteDecision:
-        baseline = next((r.estimated_cost_usd for r in reports if r.name == self._baseline.name), None)
+        baseline = None
+        if asked.warm is None:  # of a warm conversation another number is wanted than the baseline's own report has
+            baseline = next((r.estimated_cost_usd for r in reports if r.name == self._baseline.name), None)
         if baseline is None:
-            baseline = self._baseline_cost_usd(request, estimate)
+            baseline = self._baseline_cost_usd(asked, estimate)
+        request, policy = asked.request, asked.policy
         return RouteDecision(
-            id=self._new_id(),
+            id=asked.decision_id,
             created_at=time.time(),
             requested_model=request.model,
-            tradeoff=setting,
-            chosen=chosen.name,
-            reason=reason,
+            tradeoff=setting or str(asked.setting),
+            chosen=choice.arm,
+            reason=choice.reason,
             candidates=reports,
             artifact_id=self.artifact_id if estimate is not None else None,
             default_arm=self._default.name,
             baseline=self._baseline.name,
             input_tokens=request.input_tokens,
-            estimated_cost_usd=chosen.estimated_cost_usd,
+            estimated_cost_usd=reports[0].estimated_cost_usd,
             baseline_cost_usd=baseline,
             novelty=None if estimate is None else estimate.novelty,
             category=None if estimate is None else estimate.category,
+            propensity=choice.propensity,
+            max_cost_usd=policy.max_cost_usd,
+            min_quality=policy.min_quality,
+            warm=None if asked.warm is None else asked.warm.deployment,
         )
 
-    def _baseline_cost_usd(self, request: ChatRequest, estimate: Estimate | None) -> float:
+    def _baseline_cost_usd(self, asked: _Asked, estimate: Estimate | None) -> float:
+        """Return the request's cost had the baseline answered it, and every earlier turn of its conversation."""
         column = None
         if estimate is not None and self._baseline.arm in estimate.arms:
             column = estimate.arms.index(self._baseline.arm)
-        return self._score(request, self._baseline, estimate, column).cost_usd
+        if asked.warm is not None:
+            asked = replace(asked, warm=replace(asked.warm, deployment=self._baseline.name))
+        return self._score(asked, self._baseline, estimate, column).cost_usd
+
+
+def _within(
+    scored: list[_Scored], policy: RequestPolicy, floor: int
+) -> tuple[list[_Scored], tuple[CandidateReport, ...]]:
+    """Part the candidates into those within the limits and reports of the others."""
+    limits = Limits(floor, policy.max_cost_usd)
+    kept: list[_Scored] = []
+    refused: list[CandidateReport] = []
+    for item in scored:
+        deployment = item.deployment
+        reason = violation(limits, tier_rank=tier_rank(deployment.tier), cost_usd=item.cost_usd)
+        if reason is None:
+            kept.append(item)
+            continue
+        if reason is RejectReason.MAX_COST:
+            detail = f"its expected cost of {_shown_usd(item.cost_usd)} USD is above the cap of {policy.max_cost_usd:g}"
+        else:
+            detail = f"its tier {deployment.tier or '(none)'} is below {TIERS[floor]}, the floor of this prompt"
+        report = replace(item.unranked_report(), rejected=reason, rejected_detail=detail)
+        refused.append(report)
+    if kept:
+        return kept, tuple(refused)
+    above = [item for item in scored if tier_rank(item.deployment.tier) >= floor]
+    if above:
+        raise _too_dear(above, policy)
+    raise NoCandidate(
+        f"This prompt may only be answered by tier {TIERS[floor]} or above, and no such deployment can take it.",
+        code="category_floor_unmet",
+    )
+
+
+def _too_dear(scored: list[_Scored], policy: RequestPolicy) -> NoCandidate:
+    cheapest = min(scored, key=lambda item: (item.cost_usd, item.deployment.name))
+    return NoCandidate(
+        f"The cheapest deployment that may answer, {cheapest.deployment.name}, is expected to cost "
+        f"{_shown_usd(cheapest.cost_usd)} USD; the cap is {policy.max_cost_usd:g} USD.",
+        code="max_cost_exceeded",
+        param="max_cost_usd",
+    )
 
 
 def _candidate(scored: _Scored, estimate: Estimate, column: int) -> Candidate:
@@ -266,6 +425,7 @@ def _candidate(scored: _Scored, estimate: Estimate, column: int) -> Candidate:
         gain=float(estimate.gain[column]),
         gain_se=float(estimate.gain_se[column]),
         cost_usd=scored.cost_usd,
+        switch_cost_usd=scored.switch_cost_usd,
     )
 
 
@@ -285,6 +445,7 @@ def _reports(
             output_tokens=scored[arm].output_tokens,
             estimated_cost_usd=scored[arm].cost_usd,
             utility=utility,
+            switch_cost_usd=scored[arm].switch_cost_usd or None,
         )
         for arm, utility in zip(choice.ranking, choice.utilities, strict=True)
     )
@@ -308,5 +469,6 @@ def _no_candidate(deployments: Sequence[Deployment], rejections: dict[str, Rejec
     return NoCandidate(f"No deployment can take this request. {detail}.", code=code)
 
 
-def _tier_rank(deployment: Deployment) -> int:
-    return TIERS.index(deployment.tier) if deployment.tier in TIERS else -1
+def _shown_usd(cost: float) -> str:
+    """Write an expected cost rounded up, so that it would do as a cap."""
+    return format_usd(Decimal(cost).quantize(Decimal("1e-9"), ROUND_CEILING))

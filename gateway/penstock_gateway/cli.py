@@ -173,12 +173,25 @@ def doctor_command(path: Path | None, as_json: bool) -> int:
 @click.argument("text")
 @_config_option
 @click.option("--tradeoff", help="cost, balanced, quality, or a number from 0 (cheapest) to 1 (best).")
+@click.option("--max-cost-usd", type=click.FloatRange(0), help="Highest expected cost, USD.")
+@click.option(
+    "--min-quality",
+    type=click.FloatRange(0, 1),
+    help="Quality that the answer should surely have, in place of a trade-off.",
+)
 @_json_option
-def route_command(text: str, path: Path | None, tradeoff: str | None, as_json: bool) -> int:
+def route_command(
+    text: str,
+    path: Path | None,
+    tradeoff: str | None,
+    max_cost_usd: float | None,
+    min_quality: float | None,
+    as_json: bool,
+) -> int:
     """Show what would answer TEXT and why, without calling a model; '-' reads standard input."""
     settings = _load(path)
     prompt = sys.stdin.read() if text == "-" else text
-    decision, novelty_max = _decide(settings, prompt, tradeoff)
+    decision, novelty_max = _decide(settings, prompt, tradeoff, max_cost_usd, min_quality)
     if as_json:
         _write_json(decision)
     else:
@@ -283,7 +296,9 @@ def _show_problems(error: ConfigurationError, *, err: bool) -> None:
     click.echo(f"{count} problem{'' if count == 1 else 's'}", err=True)
 
 
-def _decide(settings: Settings, prompt: str, tradeoff: str | None) -> tuple[dict[str, Any], float | None]:
+def _decide(
+    settings: Settings, prompt: str, tradeoff: str | None, max_cost_usd: float | None, min_quality: float | None
+) -> tuple[dict[str, Any], float | None]:
     """Decide as the gateway would, and return the novelty limit too; no upstream is made, so none can be called."""
     import asyncio
 
@@ -296,7 +311,15 @@ def _decide(settings: Settings, prompt: str, tradeoff: str | None) -> tuple[dict
     if finding is not None:
         click.echo(f"routing is off: {finding.message} [{finding.code}]", err=True)
     body = json.dumps({"model": "auto", "messages": [{"role": "user", "content": prompt}]}).encode()
-    caller = Caller("cli", "cli", tradeoff, includes_cost=False, started=time.perf_counter())
+    caller = Caller(
+        "cli",
+        "cli",
+        tradeoff,
+        includes_cost=False,
+        started=time.perf_counter(),
+        max_cost_usd=None if max_cost_usd is None else str(max_cost_usd),
+        min_quality=None if min_quality is None else str(min_quality),
+    )
     try:
         decision = asyncio.run(pipeline.decide(caller, parse_chat_request(body))).as_json()
     except GatewayError as error:
@@ -325,6 +348,8 @@ def _show_decision(decision: dict[str, Any], novelty_max: float | None) -> None:
     click.echo(f"{decision['model']} ({decision['reason']}, tradeoff {decision['tradeoff']})")
     if decision["reason"].startswith("abstained") and decision["novelty"] is not None and novelty_max is not None:
         click.echo(f"novelty {decision['novelty']:.3f}, limit {novelty_max:.3f}: a prompt above it is not routed")
+    for line in _policy_lines(decision):
+        click.echo(line)
     if saving is not None:
         click.echo(f"estimated saving against {decision['baseline_model']}: {saving} USD")
     click.echo()
@@ -335,6 +360,17 @@ def _show_decision(decision: dict[str, Any], novelty_max: float | None) -> None:
             click.echo(wrapped(f"rejected  {entry['model']}: {entry['rejected_detail']}", 10, _width()))
     if any(entry["gain"] is not None for entry in candidates):
         click.echo(f"\ngain: predicted quality over {decision['default_model']}, ± one standard error")
+
+
+def _policy_lines(decision: dict[str, Any]) -> list[str]:
+    """Say which limits were in force, and how likely the choice was when it was drawn."""
+    limits = [f"{name} {decision[name]:g}" for name in ("max_cost_usd", "min_quality") if decision[name] is not None]
+    if decision["floor"] is not None:
+        limits.append(f"no tier below {decision['floor']}")
+    lines = [f"limits: {', '.join(limits)}"] if limits else []
+    if decision["propensity"] != 1.0:
+        lines.append(f"propensity {decision['propensity']:.4f}: exploration is on")
+    return lines
 
 
 def _width() -> int:

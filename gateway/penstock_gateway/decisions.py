@@ -32,6 +32,7 @@ class CandidateReport:
     output_tokens: float | None = None
     estimated_cost_usd: float | None = None
     utility: float | None = None
+    switch_cost_usd: float | None = None
     rejected: RejectReason | None = None
     rejected_detail: str | None = None
 
@@ -48,6 +49,7 @@ class CandidateReport:
             "output_tokens": None if self.output_tokens is None else round(self.output_tokens, 1),
             "estimated_cost_usd": _usd(self.estimated_cost_usd),
             "utility": _rounded(self.utility),
+            "switch_cost_usd": _usd(self.switch_cost_usd),
             "rejected": self.rejected,
             "rejected_detail": self.rejected_detail,
         }
@@ -79,6 +81,14 @@ class RouteDecision:
     category : str or None
     propensity : float
         Probability with which this policy chose this arm; 1 without exploration.
+    max_cost_usd, min_quality : float or None
+        Limits in force.
+    floor : str or None
+        Tier below which nothing could be chosen.
+    warm : str or None
+        Name of the deployment that answered this conversation last, while its provider has the prompt cached.
+    forgone_usd : float
+        What staying there has cost so far, this request included.
     routing_ms : float
         Time spent embedding, estimating and deciding.
     """
@@ -100,6 +110,16 @@ class RouteDecision:
     category: str | None = None
     propensity: float = 1.0
     routing_ms: float = 0.0
+    max_cost_usd: float | None = None
+    min_quality: float | None = None
+    floor: str | None = None
+    warm: str | None = None
+    forgone_usd: float = 0.0
+
+    @property
+    def is_explored(self) -> bool:
+        """Whether the deployment was drawn instead of the policy's own choice."""
+        return self.reason is RouteReason.EXPLORED
 
     @property
     def estimated_saving_usd(self) -> float | None:
@@ -127,6 +147,11 @@ class RouteDecision:
             "novelty": _rounded(self.novelty),
             "category": self.category,
             "propensity": self.propensity,
+            "is_explored": self.is_explored,
+            "max_cost_usd": self.max_cost_usd,
+            "min_quality": self.min_quality,
+            "floor": self.floor,
+            "warm_model": self.warm,
             "artifact": self.artifact_id,
             "routing_ms": round(self.routing_ms, 3),
             "candidates": [candidate.as_json() for candidate in self.candidates],

@@ -94,10 +94,25 @@ class GatewayMetrics:
             "penstock_artifact_info", "The router artifact in force.", ("artifact",), registry=self.registry
         )
 
+        self._add_event_log()
         self._requests = _Children(self.requests)
         self._duration = _Children(self.duration)
         self._tokens = _Children(self.tokens)
         self._cost = _Children(self.cost)
+
+    def _add_event_log(self) -> None:
+        self.events_dropped = Counter(
+            "penstock_events_dropped",
+            "Events that the log left out, or wrote without detail, because too many were waiting.",
+            ("kind",),
+            registry=self.registry,
+        )
+        self.event_problems = Counter(
+            "penstock_event_problems",
+            "Times the event log cut a damaged tail, failed to write, or deleted an old segment.",
+            ("problem",),
+            registry=self.registry,
+        )
 
     def note_refusal(self, error: GatewayError) -> None:
         """Count an error that is shown to a client, unless `observe` has counted it: it then carries its decision."""

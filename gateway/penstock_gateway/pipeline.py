@@ -15,23 +15,26 @@ from dataclasses import dataclass
 
 import msgspec
 
+from penstock_gateway.asgi import RequestHead
 from penstock_gateway.chooser import ArmChooser
 from penstock_gateway.compatibility import body_for
+from penstock_gateway.conversations import Warm, WarmConversations
 from penstock_gateway.decisions import DECISION_ID_HEADER, RecentDecisions, RouteDecision, Settlement
 from penstock_gateway.deployments import Deployment
-from penstock_gateway.errors import GatewayError, InvalidRequest, NotFound, UpstreamBroken
+from penstock_gateway.errors import GatewayError, NotFound, UpstreamBroken
+from penstock_gateway.event_log import EventLog
 from penstock_gateway.metrics import GatewayMetrics
 from penstock_gateway.money.prices import cost_usd, format_usd
 from penstock_gateway.money.usage import Usage
 from penstock_gateway.request_body import (
     AUTO_ALIASES,
     ChatRequest,
-    TradeoffValue,
     is_alias,
     parse_alias,
     parse_tradeoff,
     raw,
 )
+from penstock_gateway.request_policy import PolicyBook, header_policy
 from penstock_gateway.upstream.protocol import Upstream, UpstreamReply, UpstreamRequest
 from penstock_routers.token_counts import estimate_tokens
 
@@ -60,6 +63,8 @@ class Caller:
         ``x-penstock-include-cost``.
     started : float
         ``time.perf_counter()`` when the body was complete.
+    max_cost_usd, min_quality : str or None
+        Values of the headers of these names.
     """
 
     tenant: str
@@ -67,6 +72,21 @@ class Caller:
     tradeoff: str | None
     includes_cost: bool
     started: float
+    max_cost_usd: str | None = None
+    min_quality: str | None = None
+
+
+def caller_of(head: RequestHead, tenant: str, request_id: str) -> Caller:
+    """Return who sent a request whose body is complete by now."""
+    return Caller(
+        tenant,
+        request_id,
+        head.tradeoff,
+        head.include_cost,
+        time.perf_counter(),
+        head.max_cost_usd,
+        head.min_quality,
+    )
 
 
 class Answer:
@@ -195,6 +215,11 @@ class Pipeline:
         By adapter name.
     decisions : RecentDecisions
     metrics : GatewayMetrics
+    policies : PolicyBook
+    conversations : WarmConversations or None
+        None when no provider's prompt cache is counted on.
+    events : EventLog or None
+        None when no events are logged.
     """
 
     def __init__(
@@ -204,12 +229,18 @@ class Pipeline:
         upstreams: Mapping[str, Upstream],
         decisions: RecentDecisions,
         metrics: GatewayMetrics,
+        policies: PolicyBook,
+        conversations: WarmConversations | None = None,
+        events: EventLog | None = None,
     ) -> None:
         self.deployments = {deployment.name: deployment for deployment in deployments}
         self.chooser = chooser
         self.upstreams = upstreams
         self.decisions = decisions
         self.metrics = metrics
+        self.policies = policies
+        self.conversations = conversations
+        self.events = events
 
     async def answer(self, caller: Caller, request: ChatRequest) -> Answer:
         """Choose a deployment, call it, and return its reply.
@@ -254,18 +285,24 @@ class Pipeline:
         NotFound
             Code ``model_not_found``.
         InvalidRequest
-            An unknown or contradictory trade-off.
+            An unknown or contradictory control.
         NoCandidate
-            Nothing can take the request.
+            Nothing can take the request, or nothing may within its limits.
         """
-        header = None if caller.tradeoff is None else parse_tradeoff(caller.tradeoff, param="x-penstock-tradeoff")
-        if is_alias(request.model):
-            tradeoff = _one_tradeoff(parse_alias(request.model), header, request.tradeoff)
-            return await self.chooser.choose(request, tradeoff)
+        given = None if caller.tradeoff is None else parse_tradeoff(caller.tradeoff, param="x-penstock-tradeoff")
+        header = header_policy(tradeoff=given, max_cost_usd=caller.max_cost_usd, min_quality=caller.min_quality)
+        is_routed = is_alias(request.model)
+        alias = parse_alias(request.model) if is_routed else None
+        policy = self.policies.resolve(caller.tenant, request, header, alias)
+        warm = None
+        if self.conversations is not None and request.is_follow_up:
+            warm = self.conversations.find(caller.tenant, request.opening)
+        if is_routed:
+            return await self.chooser.choose(request, policy.tradeoff, policy, warm)
         deployment = self.deployments.get(request.model)
         if deployment is None:
             raise self._unknown_model(request.model)
-        return self.chooser.physical(request, deployment)
+        return self.chooser.physical(request, deployment, policy, warm)
 
     def settle(
         self,
@@ -290,6 +327,12 @@ class Pipeline:
         )
         self.decisions.settle(decision.id, settlement)
         self.metrics.observe(decision, settlement)
+        served_arm = None if reply is None else deployment.name
+        if self.conversations is not None and usage is not None and error_code is None:
+            warm = Warm(deployment.name, usage.input_tokens, decision.forgone_usd)
+            self.conversations.remember(caller.tenant, request.opening, warm)
+        if self.events is not None:
+            self.events.note_request(caller.tenant, request, decision, settlement, served_arm)
         _log.info("request", extra=_log_fields(caller, decision, settlement, request.is_stream))
         return settlement
 
@@ -326,17 +369,6 @@ def decision_headers(decision: RouteDecision, overhead_ms: float) -> dict[str, s
     if saving is not None:
         headers["x-penstock-estimated-saving-usd"] = f"{saving:.9f}"
     return headers
-
-
-def _one_tradeoff(*given: TradeoffValue | None) -> TradeoffValue | None:
-    """Return the one setting given by alias, header or body; they may agree but not contradict."""
-    settings = {value for value in given if value is not None}
-    if len(settings) > 1:
-        raise InvalidRequest(
-            "The model alias, the x-penstock-tradeoff header and the body ask for different trade-offs.",
-            code="conflicting_tradeoff",
-        )
-    return settings.pop() if settings else None
 
 
 def _usage_of(request: ChatRequest, reply: UpstreamReply | None) -> Usage | None:

@@ -28,6 +28,8 @@ CONTROL_FIELD = "penstock"
 # A mid-sized image costs 765 tokens on the tile scheme most providers follow; used for estimates only.
 _TOKENS_PER_ATTACHMENT = 765
 _ALIAS_NUMBER = re.compile(r"auto@(.*)", re.DOTALL)
+_NUMBER = re.compile(r"(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][-+]?[0-9]{1,3})?")
+_OPENING_CHARACTERS = 1024  # of each of the two texts; enough to tell conversations apart, too little to be slow
 _MAX_NUMBER_CHARACTERS = 32  # a trade-off in longhand; decisions keep the alias as written, so it must be short
 # Above this a limit is a mistake: no model sold in 2026 writes a thousandth of it.
 _MAX_TOKEN_LIMIT = 1_000_000_000
@@ -64,6 +66,8 @@ class _ResponseFormat(msgspec.Struct):
 
 class _Controls(msgspec.Struct):
     tradeoff: str | float | None = None
+    max_cost_usd: float | None = None
+    min_quality: float | None = None
     include_cost: bool = False
 
 
@@ -108,6 +112,12 @@ class ChatRequest:
         From the body's control field; None when absent.
     includes_cost : bool
         The client wants the actual cost in the answer.
+    max_cost_usd, min_quality : float or None
+        From the body's control field.
+    opening : str
+        Beginning of system prompt and first user message: what a conversation is known by.
+    is_follow_up : bool
+        There is an earlier answer in the conversation.
     """
 
     fields: JsonObject
@@ -122,6 +132,10 @@ class ChatRequest:
     choices: int
     tradeoff: TradeoffValue | None
     includes_cost: bool
+    max_cost_usd: float | None = None
+    min_quality: float | None = None
+    opening: str = ""
+    is_follow_up: bool = False
 
 
 def decode_object(body: bytes) -> JsonObject:
@@ -194,6 +208,10 @@ def parse_chat_request(body: bytes, *, default_model: str | None = None) -> Chat
         choices=_choices(fields),
         tradeoff=controls.tradeoff,
         includes_cost=controls.include_cost,
+        max_cost_usd=controls.max_cost_usd,
+        min_quality=controls.min_quality,
+        opening=_opening(messages),
+        is_follow_up=len(messages) > 2 and any(message.role == "assistant" for message in messages),
     )
 
 
@@ -254,6 +272,34 @@ def parse_tradeoff(value: TradeoffValue, *, param: str, allows_number: bool = Tr
     near = difflib.get_close_matches(shown, TRADEOFF_NAMES, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
     raise InvalidRequest(f"Unknown trade-off '{shown}': use {wanted}.{hint}", code="unknown_tradeoff", param=param)
+
+
+def parse_number(value: str | float, *, param: str, high: float = math.inf) -> float:
+    """Validate a limit given as text or number.
+
+    Parameters
+    ----------
+    value : str or float
+    param : str
+        What to blame in the error.
+    high : float
+        Largest value allowed; the smallest is 0.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    InvalidRequest
+        Code ``invalid_value``.
+    """
+    if not isinstance(value, str) or _NUMBER.fullmatch(value):
+        number = float(value)
+        if math.isfinite(number) and 0.0 <= number <= high:
+            return number
+    wanted = "a number from 0" + ("" if math.isinf(high) else f" to {high:g}")
+    raise InvalidRequest(f"'{param}' must be {wanted}, not '{str(value)[:40]}'.", code="invalid_value", param=param)
 
 
 def encode_object(fields: JsonObject) -> bytes:
@@ -318,6 +364,10 @@ def _read_controls(value: msgspec.Raw | None) -> _Controls:
     controls = _field({CONTROL_FIELD: value}, CONTROL_FIELD, _controls_decoder)
     if controls.tradeoff is not None:
         controls.tradeoff = parse_tradeoff(controls.tradeoff, param=f"{CONTROL_FIELD}.tradeoff")
+    if controls.max_cost_usd is not None:
+        parse_number(controls.max_cost_usd, param=f"{CONTROL_FIELD}.max_cost_usd")
+    if controls.min_quality is not None:
+        parse_number(controls.min_quality, param=f"{CONTROL_FIELD}.min_quality", high=1.0)
     return controls
 
 
@@ -354,14 +404,25 @@ def _needs_of_fields(fields: JsonObject, is_stream: bool) -> set[Ability]:
 
 
 def _last_user_text(messages: list[_Message]) -> str:
-    for message in reversed(messages):
-        if message.role == "user":
-            content = message.content
-            if isinstance(content, str):
-                return content
-            texts = (part if isinstance(part, str) else part.text or "" for part in content or ())
-            return "\n".join(text for text in texts if text)
-    return ""
+    return next((_text_of(message) for message in reversed(messages) if message.role == "user"), "")
+
+
+def _text_of(message: _Message) -> str:
+    content = message.content
+    if isinstance(content, str):
+        return content
+    texts = (part if isinstance(part, str) else part.text or "" for part in content or ())
+    return "\n".join(text for text in texts if text)
+
+
+def _opening(messages: list[_Message]) -> str:
+    """Return the beginnings of the system prompt, if one comes first, and of the first user message."""
+    first = messages[0]
+    head = _text_of(first)[:_OPENING_CHARACTERS]
+    if first.role == "user":
+        return head
+    asked = next((_text_of(message)[:_OPENING_CHARACTERS] for message in messages if message.role == "user"), "")
+    return f"{head}\0{asked}"
 
 
 def _estimate_input_tokens(fields: JsonObject, text_bytes: int, messages: int, attachments: int) -> int:

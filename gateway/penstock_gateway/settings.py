@@ -148,6 +148,10 @@ def _resolve_paths(source: SettingsSource) -> None:
         if isinstance(routing, dict) and isinstance(text, str) and ("/" in text or text.startswith((".", "~"))):
             routing[name] = str(source.folder / Path(text).expanduser())
             source.written["routing", name] = text
+    events = source.tree.get("events")
+    if isinstance(events, dict) and isinstance(events.get("folder"), str):
+        source.written["events", "folder"] = events["folder"]
+        events["folder"] = str(source.folder / Path(events["folder"]).expanduser())
 
 
 def _validate(source: SettingsSource) -> Settings | None:

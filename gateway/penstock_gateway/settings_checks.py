@@ -26,6 +26,7 @@ from penstock_gateway.settings_deployments import (
     read_reference_arm,
 )
 from penstock_gateway.settings_models import DeploymentSettings, Settings
+from penstock_gateway.settings_policy_checks import check_policies
 from penstock_gateway.settings_secrets import SecretFileError, is_readable_by_others, read_secret
 from penstock_gateway.settings_source import SettingKey, SettingsSource
 from penstock_routers.installation import install_command
@@ -61,6 +62,7 @@ def check_settings(settings: Settings, source: SettingsSource, *, is_insecure: b
             _check_credential(entry, key, source)
         _check_headers(entry, key, source)
     _check_client_keys(settings, source)
+    check_policies(settings, source)
     if not settings.client_keys and not is_insecure and not is_loopback(settings.server.host):
         source.report(
             ("server", "host"),
@@ -237,8 +239,8 @@ def note_settings(settings: Settings, environ: Mapping[str, str] | None = None) 
     tuple of Problem
         Deployments that go to another address than their provider's own, a default arm that is not the one the
         artifact was measured with, deployments that ``auto`` cannot use for want of estimates, guessed limits, prompt
-        lengths beyond which a provider charges more, models that are switched off soon, key files that everybody may
-        read.
+        lengths beyond which a provider charges more, models that are switched off soon, captured prompts, key files
+        that everybody may read.
     """
     arms = read_artifact_arms(settings.routing)
     notes: list[Problem] = []
@@ -249,6 +251,9 @@ def note_settings(settings: Settings, environ: Mapping[str, str] | None = None) 
         ]
     if settings.routing.artifact != "none":
         notes += _routing_notes(settings, arms)
+    if settings.events.folder is not None and settings.events.capture_content:
+        text = f"prompts and comments are written to {settings.events.folder}"
+        notes.append(Problem("events", "events.capture_content", text, "they are content: restrict who may read them"))
     for kind, files in (
         ("client_keys", [entry.key_file for entry in settings.client_keys]),
         ("deployments", [entry.api_key_file for entry in settings.deployments]),

@@ -12,6 +12,7 @@ from penstock_gateway.configuration_problems import did_you_mean
 from penstock_gateway.settings_checks import note_settings
 from penstock_gateway.settings_deployments import artifact_folder, model_folder, read_artifact_arms
 from penstock_gateway.settings_models import RoutingSettings, Settings
+from penstock_gateway.settings_policy_checks import check_floor_categories
 from penstock_gateway.settings_source import SettingsSource
 from penstock_routers.bundled import DEFAULT_ENCODER, PARAPHRASE_ENCODER
 from penstock_routers.encoder_manifest import EncoderManifest, read_encoder_folder
@@ -41,6 +42,8 @@ def check_models(settings: Settings, source: SettingsSource) -> None:
             f"the artifact was fitted with {artifact.encoder.id}, not with {encoder.encoder_id}",
             f"set encoder: {artifact.encoder.name}",
         )
+    if artifact is not None:
+        check_floor_categories(settings, source, artifact.categories)
     arms = read_artifact_arms(settings.routing)
     for index, entry in enumerate(settings.deployments):
         if arms and entry.arm is not None and entry.arm not in arms:

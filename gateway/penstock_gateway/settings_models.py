@@ -60,6 +60,8 @@ UsdPerMillion = Annotated[
     Field(ge=0, le=MAX_PRICE_USD_PER_MILLION, allow_inf_nan=False, max_digits=24),
     BeforeValidator(_exact_decimal),
 ]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(_plain_float)]
+CostUsd = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False), BeforeValidator(_plain_float)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False), BeforeValidator(_plain_float)]
 Tradeoff = Annotated[float | str, BeforeValidator(_plain_tradeoff)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}$")]
@@ -99,6 +101,19 @@ class ClientKeySettings(_Section):
         None, description="The key, by reference only: `${VARIABLE}`. At least 16 characters."
     )
     key_file: Text | None = Field(None, description="File that holds the key, instead of `key`.")
+    tradeoff: Tradeoff | None = Field(
+        None, description="In force when a request gives none; default: `routing.tradeoff`."
+    )
+    max_cost_usd: CostUsd | None = Field(
+        None, description="Highest expected cost of one request, USD; a request may lower it, not raise it."
+    )
+    min_quality: Share | None = Field(
+        None, description="Quality that an answer should surely have, in place of a trade-off."
+    )
+    explore_rate: Share | None = Field(None, description="Instead of `routing.explore.rate`.")
+    category_floors: dict[Name, Tier] = Field(
+        default_factory=dict, max_length=64, description="Raise `routing.category_floors` for this key."
+    )
 
 
 class PriceSettings(_Section):
@@ -184,6 +199,22 @@ class DeploymentSettings(_Section):
     routable: bool = Field(True, description="Whether `auto` may choose it.")
 
 
+class ExploreSettings(_Section):
+    """Trying out other deployments than the one chosen, to learn from."""
+
+    rate: Share = Field(
+        0.0, description="Share of routed requests whose deployment is drawn; 0.01 is enough to learn from."
+    )
+    max_cost_ratio: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False), BeforeValidator(_plain_float)] = Field(
+        1.0, description="A drawn deployment costs at most this many times the default arm."
+    )
+    key: Key | None = Field(
+        None,
+        description="Secret of the draws, by reference only: `${VARIABLE}`; default: a random one of each process. "
+        "With one of your own, logged draws can be checked.",
+    )
+
+
 class RoutingSettings(_Section):
     """How `auto` chooses."""
 
@@ -202,6 +233,40 @@ class RoutingSettings(_Section):
     )
     tradeoff: Tradeoff = Field(
         "balanced", description="`cost`, `balanced`, `quality`, or a number from 0 (cheapest) to 1 (best)."
+    )
+    category_floors: dict[Name, Tier] = Field(
+        default_factory=dict,
+        max_length=64,
+        description="Lowest tier that may answer a category, for example `{medical: large}`.",
+    )
+    floor_probability: Share = Field(
+        0.2, description="Share of a floored category from which its floor applies, whatever the label."
+    )
+    switch_regret: Share = Field(
+        0.25,
+        description="Share of the lost cache discount that leaving a conversation's model is charged with; 0: none.",
+    )
+    warm_seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False), BeforeValidator(_plain_float)] = Field(
+        300.0, description="How long a provider is expected to keep a prompt in its cache; 0 counts on no cache."
+    )
+    warm_conversations: int = Field(
+        10_000, ge=1, le=1_000_000, description="Conversations whose last model is remembered, per process."
+    )
+    explore: ExploreSettings = Field(default_factory=ExploreSettings, description="Trying out other deployments.")
+
+
+class EventSettings(_Section):
+    """The log of decisions and outcomes that routers are fitted on."""
+
+    folder: Text | None = Field(None, description="Where segments are written; nothing is without it.")
+    capture_content: bool = Field(
+        False, description="Write prompts and comments too. They are content: who reads the folder reads them."
+    )
+    segment_bytes: int = Field(
+        67_108_864, ge=65_536, le=4_294_967_296, description="Size at which a segment is closed, bytes."
+    )
+    max_bytes: int = Field(
+        10_737_418_240, ge=1_048_576, description="Size of all segments at which the oldest are deleted, bytes."
     )
 
 
@@ -238,6 +303,7 @@ class Settings(_Section):
     )
     routing: RoutingSettings = Field(default_factory=RoutingSettings, description="How `auto` chooses.")
     decisions: DecisionSettings = Field(default_factory=DecisionSettings, description="Memory of past decisions.")
+    events: EventSettings = Field(default_factory=EventSettings, description="Log of decisions and outcomes.")
     metrics: MetricSettings = Field(default_factory=MetricSettings, description="Metrics; nothing to set yet.")
     log: LogSettings = Field(default_factory=LogSettings, description="Logging.")
 

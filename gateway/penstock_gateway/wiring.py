@@ -10,9 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from penstock_gateway.chooser import ArmChooser, RoutingParts
+from penstock_gateway.conversations import WarmConversations
 from penstock_gateway.decisions import RecentDecisions
+from penstock_gateway.deployments import Deployment
+from penstock_gateway.event_log import EventLog
 from penstock_gateway.metrics import GatewayMetrics
 from penstock_gateway.pipeline import Pipeline
+from penstock_gateway.request_policy import PolicyBook, rules_of
 from penstock_gateway.settings import Settings, build_deployments
 from penstock_gateway.settings_deployments import artifact_folder, model_folder, with_default_arm
 from penstock_gateway.settings_models import RoutingSettings
@@ -88,12 +92,42 @@ def build_pipeline(
         tradeoff=settings.routing.tradeoff,
         parts=parts,
         on_failure=metrics.router_failures.inc,
+        rules=rules_of(settings),
     )
     if chooser.artifact_id is not None:
         metrics.artifact.labels(chooser.artifact_id).set(1)
     if upstreams is None:
         upstreams = {adapter: _UPSTREAMS[adapter]() for adapter in {d.adapter for d in deployments}}
-    return Pipeline(deployments, chooser, upstreams, RecentDecisions(settings.decisions.keep), metrics), finding
+    pipeline = Pipeline(
+        deployments,
+        chooser,
+        upstreams,
+        RecentDecisions(settings.decisions.keep),
+        metrics,
+        PolicyBook(settings),
+        _conversations(settings.routing, deployments),
+        _events(settings, deployments, metrics),
+    )
+    return pipeline, finding
+
+
+def _conversations(routing: RoutingSettings, deployments: Sequence[Deployment]) -> WarmConversations | None:
+    """Return the memory of warm conversations, or None when no deployment reads its cache at a lower price."""
+    has_discount = any(deployment.price.cached_input < deployment.price.input for deployment in deployments)
+    if routing.warm_seconds == 0.0 or not has_discount:
+        return None
+    return WarmConversations(keep=routing.warm_conversations, seconds=routing.warm_seconds)
+
+
+def _events(settings: Settings, deployments: Sequence[Deployment], metrics: GatewayMetrics) -> EventLog | None:
+    if settings.events.folder is None:
+        return None
+    return EventLog(
+        settings.events,
+        {deployment.name: deployment.arm for deployment in deployments},
+        on_drop=lambda kind: metrics.events_dropped.labels(kind).inc(),
+        on_problem=lambda problem: metrics.event_problems.labels(problem).inc(),
+    )
 
 
 def _unscored_default(name: str, arms: Sequence[str]) -> RoutingFinding:

@@ -159,6 +159,8 @@ class RouterArtifact:
             novelty=float(novelty[0]),
             category=name,
             category_probability=probability,
+            categories=self.manifest.categories,
+            category_probabilities=category[0],
         )
 
     def is_novel(self, estimate: Estimate) -> bool:

@@ -41,6 +41,10 @@ class Estimate:
         Most probable category, or ``"general"`` when the head abstains.
     category_probability : float, in [0, 1]
         Probability of `category`.
+    categories : tuple of str, length c
+        Every category that the artifact knows; empty when it gives no shares.
+    category_probabilities : ndarray of float32, shape (c,), in [0, 1]
+        Share of each of them; None when it gives none.
     """
 
     arms: tuple[str, ...]
@@ -53,3 +57,11 @@ class Estimate:
     novelty: float
     category: str
     category_probability: float
+    categories: tuple[str, ...] = ()
+    category_probabilities: FloatArray | None = None
+
+    def category_shares(self) -> dict[str, float]:
+        """Return the probability of every category by name; empty when the artifact gives none."""
+        if self.category_probabilities is None:
+            return {}
+        return dict(zip(self.categories, self.category_probabilities.tolist(), strict=True))

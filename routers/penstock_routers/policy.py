@@ -1,7 +1,8 @@
 """The choice: from scored candidates to a route decision.
 
 Pure: no I/O, no clock, no randomness, no logging. The same inputs give the same decision in the gateway, in
-``penstock-train predict`` and in an evaluation. Read `decide` first.
+``penstock-train predict`` and in an evaluation. Who may be a candidate at all is said in `policy_limits`, what is
+tried out now and then in `policy_explore`. Read `decide` first.
 """
 
 from __future__ import annotations
@@ -10,6 +11,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+
+# One-sided 95 % quantile of the normal distribution: an arm counts as reaching a quality when chance alone would
+# let a worse one look so good in one case of twenty.
+MIN_QUALITY_Z: Final = 1.645
 
 
 class RouteReason(StrEnum):
@@ -24,6 +30,9 @@ class RouteReason(StrEnum):
     ABSTAINED_NO_ESTIMATE = "abstained_no_estimate"  # no artifact, no text, or the router failed
     PHYSICAL_MODEL = "physical_model"  # the client named a model; nothing was chosen
     ONLY_CANDIDATE = "only_candidate"  # every other arm was filtered
+    MIN_QUALITY = "min_quality"  # the cheapest arm that surely reaches the quality asked for
+    MIN_QUALITY_UNREACHABLE = "min_quality_unreachable"  # no arm surely reaches it; the one that comes closest
+    EXPLORED = "explored"  # drawn to learn from, instead of the policy's own choice
 
 
 class RejectReason(StrEnum):
@@ -40,6 +49,8 @@ class RejectReason(StrEnum):
     REMOTE_MEDIA = "remote_media"  # the adapter would have to fetch a URL of the client's
     PARAMETER_UNSUPPORTED = "parameter_unsupported"
     NO_ESTIMATE = "no_estimate"
+    CATEGORY_FLOOR = "category_floor"  # its tier is below the floor of the prompt's category
+    MAX_COST = "max_cost"  # its expected cost is above the request's cap
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +67,10 @@ class Candidate:
         Expected quality minus the default arm's, and its standard error.
     cost_usd : float
         Expected cost of this request on this arm, USD, finite and >= 0.
+    switch_cost_usd : float
+        What answering here costs a warm conversation later, USD, >= 0: the provider's prompt cache of the arm that
+        answered last goes cold (`penstock_routers.warmth.switch_cost_usd`). 0 on that arm, and outside of
+        conversations.
     """
 
     arm: str
@@ -64,6 +79,12 @@ class Candidate:
     gain: float
     gain_se: float
     cost_usd: float
+    switch_cost_usd: float = 0.0
+
+    @property
+    def charged_usd(self) -> float:
+        """What the choice charges this arm: its expected cost, and what switching to it costs."""
+        return self.cost_usd + self.switch_cost_usd
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +108,30 @@ class Tradeoff:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The outcome of `decide`: which arm, why, and the order in which the rest would follow."""
+    """The outcome of `decide`: which arm, why, and the order in which the rest would follow.
+
+    Attributes
+    ----------
+    arm : str
+    reason : RouteReason
+    ranking : tuple of str
+        `arm` first.
+    utilities : tuple of float
+        In the order of `ranking`.
+    propensity : float, in (0, 1]
+        Probability with which the policy chooses `arm` for this request; 1 without exploration.
+    """
 
     arm: str
     reason: RouteReason
     ranking: tuple[str, ...]
     utilities: tuple[float, ...]
+    propensity: float = 1.0
+
+    @property
+    def is_explored(self) -> bool:
+        """Whether `arm` was drawn instead of the policy's own choice."""
+        return self.reason is RouteReason.EXPLORED
 
 
 def utility(candidate: Candidate, tradeoff: Tradeoff, cost_scale_usd: float) -> float:
@@ -109,17 +148,17 @@ def utility(candidate: Candidate, tradeoff: Tradeoff, cost_scale_usd: float) -> 
     Returns
     -------
     float
-        ``quality - λ · cost_usd / cost_scale_usd``; with an infinite λ, minus the relative cost alone.
+        ``quality - λ · charged_usd / cost_scale_usd``; with an infinite λ, minus the request's own relative
+        cost: who asks for the cheapest does not come back to a dear arm, so nothing is lost by leaving it.
 
     References
     ----------
     The plug-in rule of CARROT (arXiv 2502.03261) and UniRoute (arXiv 2502.08773, section 4), with the cost
     divided by a reference request's so that λ does not depend on the currency or the year.
     """
-    relative_cost = candidate.cost_usd / cost_scale_usd
     if math.isinf(tradeoff.cost_weight):
-        return -relative_cost
-    return candidate.quality - tradeoff.cost_weight * relative_cost
+        return -(candidate.cost_usd / cost_scale_usd)
+    return candidate.quality - tradeoff.cost_weight * (candidate.charged_usd / cost_scale_usd)
 
 
 def switch_bound(candidate: Candidate, default: Candidate, tradeoff: Tradeoff, cost_scale_usd: float) -> float:
@@ -128,11 +167,41 @@ def switch_bound(candidate: Candidate, default: Candidate, tradeoff: Tradeoff, c
     Returns
     -------
     float
-        ``gain - z · gain_se - λ · (cost - default cost) / cost_scale_usd``; the switch is taken when it
-        is positive. λ is finite here: with an infinite one `decide` takes the cheapest.
+        ``gain - z · gain_se - λ · (charged - charged to the default) / cost_scale_usd``; the switch is taken when
+        it is positive. λ is finite here: with an infinite one `decide` takes the cheapest.
     """
-    relative_saving = (default.cost_usd - candidate.cost_usd) / cost_scale_usd
+    relative_saving = (default.charged_usd - candidate.charged_usd) / cost_scale_usd
     return candidate.gain - tradeoff.guard_z * candidate.gain_se + tradeoff.cost_weight * relative_saving
+
+
+def forgone_usd(staying: Choice, free: Choice, tradeoff: Tradeoff, cost_scale_usd: float) -> float:
+    """Return what staying at a warm arm costs on one request, in USD of utility.
+
+    Parameters
+    ----------
+    staying : Choice
+        What was chosen.
+    free : Choice
+        What would have been without switching costs, from the same candidates.
+    tradeoff : Tradeoff
+    cost_scale_usd : float
+        As for `decide`.
+
+    Returns
+    -------
+    float
+        ``(utility of the free choice - utility of the arm that was chosen) · cost_scale_usd / λ``, both without
+        switching costs, at least 0. 0 where λ is 0 or infinite: switching costs then decide nothing.
+    """
+    if staying.arm == free.arm or tradeoff.cost_weight == 0.0 or math.isinf(tradeoff.cost_weight):
+        return 0.0
+    lost = free.utilities[0] - free.utilities[free.ranking.index(staying.arm)]
+    return max(0.0, lost * cost_scale_usd / tradeoff.cost_weight)
+
+
+def quality_bound(candidate: Candidate) -> float:
+    """Lower bound of a candidate's quality: ``quality - MIN_QUALITY_Z · quality_se``."""
+    return candidate.quality - MIN_QUALITY_Z * candidate.quality_se
 
 
 def decide(
@@ -142,12 +211,17 @@ def decide(
     tradeoff: Tradeoff,
     cost_scale_usd: float,
     is_novel: bool = False,
+    min_quality: float | None = None,
 ) -> Choice:
     """Choose an arm.
 
     The ranking is by utility, ties going to the cheaper arm and then to the name, so the order of
     `candidates` never matters. An infinite λ takes the first of that ranking, the cheapest.
     Otherwise leaving the default arm needs a positive `switch_bound`, and a novel prompt keeps it.
+
+    A quality asked for takes the place of λ and guard: the cheapest arm with at least that `quality_bound`, or when
+    there is none the arm with the highest bound. It needs estimates that can be believed, so a novel prompt is
+    decided as if it had not been given.
 
     Parameters
     ----------
@@ -160,10 +234,13 @@ def decide(
         See `utility`; > 0.
     is_novel : bool
         The prompt lies beyond the artifact's novelty bound.
+    min_quality : float, in [0, 1], optional
+        Quality that the answering arm should surely have.
 
     Returns
     -------
     Choice
+        With a propensity of 1; `penstock_routers.policy_explore.explore` may change it afterwards.
 
     Raises
     ------
@@ -178,11 +255,24 @@ def decide(
         raise ValueError("decide() needs at least one candidate")
     scored = sorted(
         ((utility(c, tradeoff, cost_scale_usd), c) for c in candidates),
-        key=lambda pair: (-pair[0], pair[1].cost_usd, pair[1].arm),
+        key=lambda pair: (-pair[0], pair[1].charged_usd, pair[1].arm),
     )
-    chosen, reason = _choose([c for _, c in scored], default_arm, tradeoff, cost_scale_usd, is_novel)
+    if min_quality is not None and not is_novel:
+        scored.sort(key=lambda pair: _by_quality(pair[1], min_quality))
+        first = scored[0][1]
+        is_reached = quality_bound(first) >= min_quality
+        chosen, reason = first.arm, RouteReason.MIN_QUALITY if is_reached else RouteReason.MIN_QUALITY_UNREACHABLE
+    else:
+        chosen, reason = _choose([c for _, c in scored], default_arm, tradeoff, cost_scale_usd, is_novel)
     ordered = [(u, c.arm) for u, c in scored if c.arm == chosen] + [(u, c.arm) for u, c in scored if c.arm != chosen]
     return Choice(chosen, reason, tuple(a for _, a in ordered), tuple(u for u, _ in ordered))
+
+
+def _by_quality(candidate: Candidate, min_quality: float) -> tuple[bool, float, float, str]:
+    """Sort key: arms that reach the quality come first, the cheapest ahead; then the rest, the best ahead."""
+    bound = quality_bound(candidate)
+    is_below = bound < min_quality
+    return is_below, -bound if is_below else candidate.charged_usd, candidate.charged_usd, candidate.arm
 
 
 def _choose(

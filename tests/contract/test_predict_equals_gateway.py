@@ -8,6 +8,7 @@ import pytest
 
 from penstock_gateway.chooser import ArmChooser, RoutingParts
 from penstock_gateway.request_body import parse_chat_request
+from penstock_gateway.request_policy import RequestPolicy
 from penstock_routers.artifact import RouterArtifact
 from penstock_routers.bundled import DEFAULT_ENCODER, bundled_folder
 from penstock_routers.encoder import PromptEncoder
@@ -61,4 +62,37 @@ async def test_predict_same_prompt_prices_and_knob_give_the_gateways_decision(
             assert [found.cost_usd[c.name] for c in decision.candidates] == pytest.approx(
                 [c.estimated_cost_usd for c in decision.candidates], rel=1e-12
             )
+    await service.aclose()
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_cost_usd": 0.002}, {"min_quality": 0.7}, {"max_cost_usd": 0.002, "min_quality": 0.7}]
+)
+async def test_predict_same_limits_give_the_gateways_decision(limits: dict[str, float]) -> None:
+    """A cap and a minimum of quality mean the same on the command line and in the gateway."""
+    encoder = PromptEncoder.load(bundled_folder(DEFAULT_ENCODER))
+    artifact = RouterArtifact.load(bundled_folder("default-router"), encoder_id=encoder.encoder_id)
+    service = EncoderService(encoder)
+    chooser = ArmChooser(
+        [deployment(arm, price=price(*pair), context_tokens=100_000) for arm, pair in PRICES.items()],
+        default_arm="frontier",
+        baseline="frontier",
+        tradeoff="balanced",
+        parts=RoutingParts(artifact, service),
+    )
+    for prompt in PROMPTS[:4]:
+        body = {"model": "auto", "messages": [{"role": "user", "content": prompt}]}
+        asked = parse_chat_request(json.dumps(body).encode())
+        decision = await chooser.choose(asked, None, RequestPolicy(**limits))
+        found = predict_prompt(
+            prompt,
+            artifact=artifact,
+            encoder=encoder,
+            prices={arm: (float(pair[0]), float(pair[1])) for arm, pair in PRICES.items()},
+            tradeoff=artifact.tradeoff("balanced"),
+            default_arm="frontier",
+            **limits,
+        )
+        assert (found.choice.arm, found.choice.reason) == (decision.chosen, decision.reason), prompt[:40]
+        assert found.rejected == {c.name: c.rejected for c in decision.candidates if c.rejected}
     await service.aclose()

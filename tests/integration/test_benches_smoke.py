@@ -89,3 +89,12 @@ def test_bandit_bench_in_quick_mode_judges_every_claim(repository_root: Path) ->
     assert len(world["policies"]) == 15
     assert [len(verdict["claim"]) > 0 for verdict in world["verdicts"]] == [True] * 4
     assert all(entry["sndr"]["half_width"] >= 0.9 * entry["smallest_half_width"] for entry in world["policies"])
+
+
+def test_conversation_bench_in_quick_mode_bills_every_policy(repository_root: Path) -> None:
+    """The quick pass bills every kind of conversation under every policy."""
+    done = _bench(repository_root, "conversations", "--quick", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["results"]
+    assert {row["policy"] for row in rows} >= {"fixed", "naive", "aware, regret 0.25"}
+    assert all(row["bill_usd"] > 0 for row in rows)

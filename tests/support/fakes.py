@@ -141,6 +141,8 @@ class FakeArtifact:
         novelty: float = 0.1,
         novelty_max: float = 0.5,
         output_tokens: float = 100.0,
+        category: str = "general",
+        category_shares: dict[str, float] | None = None,
     ) -> None:
         self.quality = quality
         self.gain = gain
@@ -148,6 +150,8 @@ class FakeArtifact:
         self.novelty = novelty
         self.novelty_max = novelty_max
         self.output_tokens = output_tokens
+        self.category = category
+        self.category_shares = category_shares or {}
         self.manifest = SimpleNamespace(arms=tuple(quality))
 
     def estimate(self, prompt_vector: Any, features: Any, *, reference_arm: str) -> Estimate:
@@ -164,8 +168,10 @@ class FakeArtifact:
             gain_se=np.full(count, self.gain_se, dtype=np.float32),
             output_tokens=np.full(count, self.output_tokens, dtype=np.float32),
             novelty=self.novelty,
-            category="general",
+            category=self.category,
             category_probability=1.0,
+            categories=tuple(self.category_shares),
+            category_probabilities=np.array(list(self.category_shares.values()), dtype=np.float32),
         )
 
     def is_novel(self, estimate: Estimate) -> bool:

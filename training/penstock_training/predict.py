@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from penstock_routers.encoder import PromptEncoder
 from penstock_routers.estimates import Estimate
 from penstock_routers.features import prompt_features
 from penstock_routers.manifest import Manifest
-from penstock_routers.policy import Candidate, Choice, RouteReason, Tradeoff, decide
+from penstock_routers.policy import Candidate, Choice, RejectReason, RouteReason, Tradeoff, decide
+from penstock_routers.policy_limits import NO_TIER, Limits, violation
 from penstock_routers.token_counts import ASSUMED_OUTPUT_TOKENS, TOKENS_PER_MESSAGE, message_tokens
 from penstock_training.errors import TrainingError
 
@@ -43,6 +44,8 @@ class Prediction:
         Estimated.
     cost_usd : dict of str to float
         Expected cost per arm; empty without an estimate.
+    rejected : dict of str to RejectReason
+        Arms that the limits of the request left out.
     """
 
     prompt: str
@@ -51,6 +54,7 @@ class Prediction:
     estimate: Estimate | None
     input_tokens: int
     cost_usd: dict[str, float]
+    rejected: dict[str, RejectReason] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON types, every candidate listed in the order of the ranking."""
@@ -59,6 +63,7 @@ class Prediction:
             "prompt": self.prompt,
             "arm": self.choice.arm,
             "reason": self.choice.reason.value,
+            "propensity": self.choice.propensity,
             "tradeoff": self.tradeoff.name,
             "input_tokens": self.input_tokens,
         }
@@ -81,6 +86,10 @@ class Prediction:
                 }
                 for arm, utility in zip(self.choice.ranking, self.choice.utilities, strict=True)
             ],
+            "rejected": [
+                {"arm": arm, "reason": reason.value, "cost_usd": self.cost_usd[arm]}
+                for arm, reason in self.rejected.items()
+            ],
         }
 
 
@@ -92,6 +101,8 @@ def predict_prompt(
     prices: Prices,
     tradeoff: Tradeoff,
     default_arm: str,
+    max_cost_usd: float | None = None,
+    min_quality: float | None = None,
 ) -> Prediction:
     """Decide for one prompt, sent as the only user message.
 
@@ -106,12 +117,21 @@ def predict_prompt(
     tradeoff : Tradeoff
         From `RouterArtifact.tradeoff`.
     default_arm : str
+    max_cost_usd : float, optional
+        Arms with a higher expected cost are left out.
+    min_quality : float, in [0, 1], optional
+        As for `penstock_routers.policy.decide`.
 
     Returns
     -------
     Prediction
         A blank prompt keeps the default arm without an estimate, or with the knob at 0 takes the cheapest, as in
         the gateway.
+
+    Raises
+    ------
+    TrainingError
+        ``max_cost_exceeded``: every arm is expected to cost more than the cap.
     """
     input_tokens = message_tokens(prompt)
     if not prompt.strip():
@@ -124,14 +144,22 @@ def predict_prompt(
         if arm in prices
     }
     scale = max(artifact.cost_scale_usd(*prices[arm]) for arm in cost) or 1.0
+    limits = Limits(max_cost_usd=max_cost_usd)
+    verdicts = {arm: violation(limits, tier_rank=NO_TIER, cost_usd=cost[arm]) for arm in cost}
+    rejected = {arm: reason for arm, reason in verdicts.items() if reason is not None}
+    if len(rejected) == len(cost):
+        cheapest = min(cost, key=lambda arm: (cost[arm], arm))
+        message = f"the cheapest arm, {cheapest}, is expected to cost {cost[cheapest]:.9f} USD, above the cap"
+        raise TrainingError(message, code="max_cost_exceeded")
     choice = decide(
-        [_candidate(estimate, index, cost[arm]) for index, arm in enumerate(estimate.arms) if arm in cost],
+        [_candidate(estimate, i, cost[arm]) for i, arm in enumerate(estimate.arms) if arm in cost.keys() - rejected],
         default_arm=default_arm,
         tradeoff=tradeoff,
         cost_scale_usd=scale,
         is_novel=artifact.is_novel(estimate),
+        min_quality=min_quality,
     )
-    return Prediction(prompt, choice, tradeoff, estimate, input_tokens, cost)
+    return Prediction(prompt, choice, tradeoff, estimate, input_tokens, cost, rejected)
 
 
 def open_router(folder: Path, encoder_folder: Path | None) -> tuple[RouterArtifact, PromptEncoder]:

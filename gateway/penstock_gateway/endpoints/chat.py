@@ -6,7 +6,6 @@ Reads the body, hands it to the pipeline, sends what comes back. Read `ChatEndpo
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import aclosing
 
 from penstock_gateway.asgi import (
@@ -21,7 +20,7 @@ from penstock_gateway.asgi import (
 )
 from penstock_gateway.errors import GatewayError, Overloaded, shutting_down, unexpected_failure
 from penstock_gateway.identifiers import identifier_source
-from penstock_gateway.pipeline import Answer, Caller, Pipeline, decision_headers
+from penstock_gateway.pipeline import Answer, Pipeline, caller_of, decision_headers
 from penstock_gateway.request_body import parse_chat_request
 
 _SSE_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
@@ -62,7 +61,7 @@ class ChatEndpoint:
 
     async def _answer(self, body: bytes, send: Send, head: RequestHead, tenant: str) -> None:
         request_id = head.request_id or self._new_id()
-        caller = Caller(tenant, request_id, head.tradeoff, head.include_cost, time.perf_counter())
+        caller = caller_of(head, tenant, request_id)
         try:
             answer = await self._pipeline.answer(caller, parse_chat_request(body))
             async with aclosing(answer):

@@ -6,7 +6,6 @@ production the dispatcher in `app` answers it before FastAPI sees it.
 
 from __future__ import annotations
 
-import time
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
@@ -16,7 +15,7 @@ from penstock_gateway.asgi import RequestHead, read_body, read_head
 from penstock_gateway.endpoints.chat import ChatEndpoint
 from penstock_gateway.errors import NotFound
 from penstock_gateway.metrics import CONTENT_TYPE
-from penstock_gateway.pipeline import Caller, Pipeline
+from penstock_gateway.pipeline import Pipeline, caller_of
 from penstock_gateway.request_body import AUTO_ALIASES, parse_chat_request
 
 _CHAT_DOC: dict[str, Any] = {
@@ -36,6 +35,8 @@ _CHAT_DOC: dict[str, Any] = {
                             "description": "Controls of the gateway; removed before the request is passed on.",
                             "properties": {
                                 "tradeoff": {"oneOf": [{"type": "string"}, {"type": "number"}]},
+                                "max_cost_usd": {"type": "number", "minimum": 0},
+                                "min_quality": {"type": "number", "minimum": 0, "maximum": 1},
                                 "include_cost": {"type": "boolean"},
                             },
                             "additionalProperties": False,
@@ -140,7 +141,7 @@ def _add_decisions(routes: APIRouter, pipeline: Pipeline, max_body_bytes: int) -
         head = read_head(request.scope)
         body = await read_body(head, request.receive, max_bytes=max_body_bytes)
         tenant = request.scope["penstock.tenant"]
-        caller = Caller(tenant, head.request_id or "", head.tradeoff, head.include_cost, time.perf_counter())
+        caller = caller_of(head, tenant, head.request_id or "")
         decision = await pipeline.decide(caller, parse_chat_request(body, default_model="auto"))
         return JSONResponse(decision.as_json())
 

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 @click.option("--artifact", type=click.Path(path_type=Path), help="Artifact folder; the bundled default otherwise.")
 @encoder_option
 @click.option("--tradeoff", default="balanced", show_default=True, help="cost, balanced, quality or a number, 0 to 1.")
+@click.option("--max-cost-usd", type=click.FloatRange(0), help="Leave out arms that are expected to cost more, USD.")
+@click.option(
+    "--min-quality", type=click.FloatRange(0, 1), help="Cheapest arm that surely has it, whatever --tradeoff."
+)
 @click.option("--default-arm", help="Arm that answers when in doubt; the artifact's reference arm by default.")
 @click.option(
     "--prices",
@@ -42,6 +46,8 @@ def predict(
     artifact: Path | None,
     encoder: Path | None,
     tradeoff: str,
+    max_cost_usd: float | None,
+    min_quality: float | None,
     default_arm: str | None,
     prices: Path | None,
     prompt_file: IO[bytes] | None,
@@ -52,7 +58,8 @@ def predict(
         texts = [*prompts, *_lines(prompt_file)]
         if not texts:
             raise click.UsageError("give prompts as arguments or with --prompts FILE")
-        for prediction in _predictions(texts, artifact, encoder, tradeoff, default_arm, prices):
+        limits = {"max_cost_usd": max_cost_usd, "min_quality": min_quality}
+        for prediction in _predictions(texts, artifact, encoder, tradeoff, default_arm, prices, limits):
             if as_json:
                 click.echo(json.dumps(prediction.to_json()))
             else:
@@ -77,6 +84,7 @@ def _predictions(
     tradeoff: str,
     default_arm: str | None,
     prices: Path | None,
+    limits: dict[str, float | None],
 ) -> Iterator[Prediction]:
     from penstock_training.predict import (
         artifact_prices,
@@ -102,15 +110,24 @@ def _predictions(
         raise TrainingError(str(error), code="bad_tradeoff") from error
     for text in texts:
         yield predict_prompt(
-            text, artifact=router, encoder=loaded_encoder, prices=listed, tradeoff=setting, default_arm=default
+            text,
+            artifact=router,
+            encoder=loaded_encoder,
+            prices=listed,
+            tradeoff=setting,
+            default_arm=default,
+            **limits,
         )
 
 
 def _print_prediction(prediction: Prediction) -> None:
     shown = " ".join(prediction.prompt.split())
     click.echo(f"{prediction.choice.arm:<12} {prediction.choice.reason.value:<22} {shown[:80]}")
-    for row in prediction.to_json().get("candidates", ()):
+    shown_rows = prediction.to_json()
+    for row in shown_rows.get("candidates", ()):
         click.echo(
             f"    {row['arm']:<12} quality {row['quality']:.3f} ± {row['quality_se']:.3f}   gain {row['gain']:+.3f} ± "
             f"{row['gain_se']:.3f}   {row['output_tokens']:6.0f} tokens   {row['cost_usd']:.6f} USD"
         )
+    for row in shown_rows.get("rejected", ()):
+        click.echo(f"    {row['arm']:<12} rejected: {row['reason']}, expected cost {row['cost_usd']:.6f} USD")

@@ -1,0 +1,76 @@
+"""Which deployment answered a conversation last, so that its provider's prompt cache can be counted on.
+
+A bounded memory of this process: neither shared nor kept. It holds hashes and token counts, no text. Read
+`WarmConversations.find` first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Warm:
+    """The end of a conversation's last request.
+
+    Attributes
+    ----------
+    deployment : str
+        Name of the deployment that answered.
+    input_tokens : int
+        Prompt tokens that its provider has seen.
+    forgone_usd : float
+        What staying there has cost so far, USD; see `penstock_routers.warmth.switch_cost_usd`.
+    """
+
+    deployment: str
+    input_tokens: int
+    forgone_usd: float = 0.0
+
+
+class WarmConversations:
+    """Remembers who answered last, for as long as providers keep a prompt.
+
+    Parameters
+    ----------
+    keep : int
+        Conversations remembered; the longest idle ones go first.
+    seconds : float
+        How long after its last answer a conversation counts as warm.
+    clock : callable
+        Seconds, not going back.
+
+    Notes
+    -----
+    A conversation is known by its tenant, its system prompt and its first user message, cut to windows
+    (`penstock_gateway.request_body.ChatRequest.opening`). Two that open alike are taken for one: their prompts then
+    share a prefix, and an expected cost is off by what they do not share. Nothing else depends on it.
+    """
+
+    def __init__(self, *, keep: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._keep = keep
+        self._seconds = seconds
+        self._clock = clock
+        self._last: OrderedDict[int, tuple[float, Warm]] = OrderedDict()
+
+    def find(self, tenant: str, opening: str) -> Warm | None:
+        """Return who answered a conversation last, or None when that is unknown or too long ago."""
+        found = self._last.get(hash((tenant, opening)))
+        if found is None or self._clock() - found[0] > self._seconds:
+            return None
+        return found[1]
+
+    def remember(self, tenant: str, opening: str, warm: Warm) -> None:
+        """Note an answer that has been given."""
+        key = hash((tenant, opening))
+        self._last[key] = (self._clock(), warm)
+        self._last.move_to_end(key)
+        if len(self._last) > self._keep:
+            self._last.popitem(last=False)
+
+    def __len__(self) -> int:
+        """Return the number of conversations remembered."""
+        return len(self._last)

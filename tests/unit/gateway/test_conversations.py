@@ -1,0 +1,77 @@
+"""Rules of the memory of warm conversations."""
+
+from __future__ import annotations
+
+import json
+
+from penstock_gateway.conversations import Warm, WarmConversations
+from penstock_gateway.request_body import ChatRequest, parse_chat_request
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now
+
+
+def parsed(*messages: tuple[str, object]) -> ChatRequest:
+    """Return a request of these messages."""
+    body = {"model": "auto", "messages": [{"role": role, "content": content} for role, content in messages]}
+    return parse_chat_request(json.dumps(body).encode())
+
+
+def test_conversation_is_warm_until_its_time_is_over() -> None:
+    """Providers keep a prompt for some minutes after its last use, and so long it is counted on."""
+    clock = Clock()
+    memory = WarmConversations(keep=10, seconds=300.0, clock=clock)
+    memory.remember("a", "opening", Warm("big", 5000))
+    clock.now += 300.0
+    assert memory.find("a", "opening") == Warm("big", 5000)
+    clock.now += 0.1
+    assert memory.find("a", "opening") is None
+
+
+def test_conversation_of_another_tenant_is_another_one() -> None:
+    """Two tenants with the same words share nothing."""
+    memory = WarmConversations(keep=10, seconds=300.0)
+    memory.remember("a", "opening", Warm("big", 5000))
+    assert memory.find("b", "opening") is None
+
+
+def test_conversations_beyond_the_bound_forget_the_longest_idle() -> None:
+    """Memory is bounded by count; answering again keeps a conversation."""
+    memory = WarmConversations(keep=2, seconds=300.0)
+    for opening in ("one", "two", "one", "three"):
+        memory.remember("a", opening, Warm("big", 5000))
+    assert [memory.find("a", opening) is not None for opening in ("one", "two", "three")] == [True, False, True]
+    assert len(memory) == 2
+
+
+def test_request_opening_is_the_same_on_every_turn() -> None:
+    """System prompt and first question tell a conversation, whatever follows."""
+    first = parsed(("system", "be brief"), ("user", "hello"))
+    later = parsed(("system", "be brief"), ("user", "hello"), ("assistant", "hi"), ("user", "and now?"))
+    assert first.opening == later.opening
+    assert (first.is_follow_up, later.is_follow_up) == (False, True)
+
+
+def test_request_opening_differs_with_system_prompt_or_first_question() -> None:
+    """Another application, or another question, is another conversation."""
+    openings = {
+        parsed(("system", "be brief"), ("user", "hello")).opening,
+        parsed(("system", "be long"), ("user", "hello")).opening,
+        parsed(("user", "hello")).opening,
+        parsed(("user", "hello there")).opening,
+        parsed(("user", [{"type": "text", "text": "hello!"}])).opening,
+    }
+    assert len(openings) == 5
+
+
+def test_request_opening_is_cut_to_its_windows() -> None:
+    """A book as the first message costs no more than a page."""
+    assert len(parsed(("system", "s" * 100_000), ("user", "u" * 100_000)).opening) == 2 * 1024 + 1
