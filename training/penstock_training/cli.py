@@ -10,12 +10,14 @@ from typing import Final
 
 import click
 
+from penstock_training.commands.collect import collect
 from penstock_training.commands.evaluate import evaluate
 from penstock_training.commands.export_encoder import export_encoder
 from penstock_training.commands.fit import fit
 from penstock_training.commands.predict import predict
 
 COMMANDS: Final[tuple[click.Command, ...]] = (
+    collect,
     evaluate,
     export_encoder,
     fit,
