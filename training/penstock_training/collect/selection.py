@@ -148,7 +148,7 @@ def _pick(
     if clusters == 0:
         return []
     distinct = int(np.unique(vectors, axis=0).shape[0])
-    found = KMeans(min(clusters, distinct), n_init=1, random_state=int(rng.integers(2**31))).fit(vectors)
+    found = KMeans(min(clusters, distinct), n_init=4, random_state=int(rng.integers(2**31))).fit(vectors)
     if order == "informative" and information is not None:
         worth = information
     else:
