@@ -14,7 +14,7 @@ from penstock_training.collect.journal import CallEnded, PromptScored, open_jour
 from penstock_training.errors import TrainingError
 
 SETTINGS: dict[str, Any] = {"arms": ["a", "b"], "seed": 0, "prompts (SHA-256)": "f" * 64}
-SAMPLE = [("s\x1fq1", "random"), ("s\x1fq2", "diverse")]
+SAMPLE = [("s\x1fq1", "random"), ("s\x1fq2", "informative")]
 KEY = SAMPLE[0][0]
 ARMS = ("a", "b")
 

@@ -47,10 +47,10 @@ def _collect(folder: Path, upstream: ChatUpstream, *more: str, arms: str = "smal
 def test_collect_dry_run_shows_sample_and_cost_and_calls_no_model(tmp_path: Path) -> None:
     """A dry run lists what would be asked and what it would cost, needs no budget, and leaves no file."""
     with running_chat_upstream(models=LISTED) as upstream:
-        result = _collect(tmp_path, upstream, "--dry-run", "--json", "--sample", "10", "--order", "diverse")
+        result = _collect(tmp_path, upstream, "--dry-run", "--json", "--sample", "10", "--order", "informative")
         text = _collect(tmp_path, upstream, "--dry-run", "--sample", "10")
     found = json.loads(result.stdout)
-    assert found["sample"]["sampling"] == {"diverse": 8, "random": 2}
+    assert found["sample"]["sampling"] == {"informative": 8, "random": 2}
     assert found["sample"]["categories"] == {"maths": 10}
     assert [arm["calls"] for arm in found["estimate"]["arms"]] == [10, 10]
     assert Decimal(found["estimate"]["expected_usd"]) < Decimal(found["estimate"]["at_most_usd"])
@@ -215,7 +215,7 @@ def test_collect_under_random_costs_failures_and_runs_never_passes_the_budget(
         client = _FakeClient(seed + number, Decimal(1))
         asyncio.run(_run(path, client, _FakeScorer(cost_usd=scoring), budget, seen, prompts=8))
     assert max(seen) <= budget
-    assert seen[-1] > budget - 4 or seen[-1] > 0 or budget < 4  # it was used, not merely kept
+    assert seen[-1] > 0 or budget < 4  # a prompt with its three calls and its scoring needs at most 3.75
 
 
 @pytest.mark.parametrize("scores", [[], [Scored(1.5, "")] * 3, [Scored(1.0, "", -1.0)] * 3])

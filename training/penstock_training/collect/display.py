@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
@@ -32,20 +32,19 @@ _ENDS = {
 def describe_estimate(estimate: RunEstimate, max_tokens: int) -> str:
     """Render what a run will cost as a table."""
     width = max(12, *(len(arm.arm) for arm in estimate.arms))
-    head = (
-        f"{'arm':<{width}} {'calls':>7} {'input tok':>11} {'output tok':>11} {'expected USD':>13} {'at most USD':>13}"
-    )
-    lines = [head]
-    for arm in estimate.arms:
-        lines.append(
-            f"{arm.arm:<{width}} {arm.calls:>7,} {arm.input_tokens:>11,} {arm.output_tokens:>11,} "
-            f"{usd_text(arm.expected_usd):>13} {usd_text(arm.bound_usd):>13}"
-        )
-    blank = f"{'':>7} {'':>11} {'':>11}"
-    lines.append(
-        f"{'scoring':<{width}} {blank} {usd_text(estimate.scoring_usd):>13} {usd_text(estimate.scoring_usd):>13}"
-    )
-    lines.append(f"{'total':<{width}} {blank} {usd_text(estimate.expected_usd):>13} {usd_text(estimate.bound_usd):>13}")
+    rows = [
+        (arm.arm, f"{arm.calls:,}", f"{arm.input_tokens:,}", f"{arm.output_tokens:,}", arm.expected_usd, arm.bound_usd)
+        for arm in estimate.arms
+    ]
+    rows.append(("scoring", "", "", "", estimate.scoring_usd, estimate.scoring_usd))
+    rows.append(("total", "", "", "", estimate.expected_usd, estimate.bound_usd))
+    decimals = _decimals([row[4] for row in rows])
+    lines = [
+        f"{'arm':<{width}} {'calls':>7} {'input tok':>10} {'output tok':>10} {'expected USD':>12} {'at most USD':>12}"
+    ]
+    for arm, calls, sent, written, expected, bound in rows:
+        costs = f"{expected:>12,.{decimals}f} {bound:>12,.{decimals}f}"
+        lines.append(f"{arm:<{width}} {calls:>7} {sent:>10} {written:>10} {costs}")
     lines.append(
         f"At most: {max_tokens:,} output tokens and a token for every byte of the prompt; without repeated calls."
     )
@@ -92,11 +91,12 @@ def describe_composition(found: dict[str, Any]) -> str:
 def describe_summary(arms: tuple[ArmSummary, ...], end: RunEnd, progress: RunProgress, rows: int, out: Path) -> str:
     """Render the end of a run: what each arm did, what it cost, and what to do next."""
     width = max(12, *(len(arm.arm) for arm in arms))
+    decimals = _decimals([arm.cost_usd for arm in arms])
     lines = [f"{'arm':<{width}} {'scored':>7} {'mean score':>15} {'of random ones':>15} {'cost USD':>10}  remarks"]
     for arm in arms:
         lines.append(
             f"{arm.arm:<{width}} {arm.scored:>7,} {_mean_text(arm.mean_score, arm.mean_score_se):>15} "
-            f"{_mean_text(arm.random_mean_score, arm.random_mean_score_se):>15} {usd_text(arm.cost_usd):>10}  "
+            f"{_mean_text(arm.random_mean_score, arm.random_mean_score_se):>15} {arm.cost_usd:>10,.{decimals}f}  "
             f"{_remarks(arm)}".rstrip()
         )
     lines.append(
@@ -170,24 +170,16 @@ def estimate_json(estimate: RunEstimate) -> dict[str, Any]:
 def run_bar(is_quiet: bool) -> Iterator[Report]:
     """A bar over all cells with the spend so far, on standard error; nothing when that is no terminal."""
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
+    # Fits into 80 columns; beyond, rich would cut the numbers short.
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
         TextColumn("answers,"),
-        TimeElapsedColumn(),
-        TextColumn("gone,"),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(compact=True),
         TextColumn("left"),
     )
     with Progress(*columns, console=console, disable=is_quiet or not console.is_terminal) as bars:
@@ -202,10 +194,14 @@ def run_bar(is_quiet: bool) -> Iterator[Report]:
 
 
 def usd_text(amount: Decimal) -> str:
-    """An amount with four decimals, or more where it would otherwise look like nothing."""
-    if amount == 0 or amount >= Decimal("0.001"):
-        return f"{amount:,.4f}"
-    return f"{amount:.3g}" if amount < Decimal("0.000001") else f"{amount:.7f}"
+    """An amount with four decimals, or as many as it takes to show what it is."""
+    return f"{amount:,.{_decimals([amount])}f}"
+
+
+def _decimals(amounts: Iterable[Decimal]) -> int:
+    """Decimals for amounts in one column: four, or enough for two digits of the smallest; at most ten."""
+    smallest = min((amount for amount in amounts if amount > 0), default=Decimal(1))
+    return min(max(4, 1 - smallest.adjusted()), 10)
 
 
 def _mean_text(mean: float, error: float) -> str:

@@ -40,7 +40,7 @@ class CollectRequest:
     scorer_options : dict of str to str
     sample : int or None
         Prompts to ask; None asks all.
-    order : {"diverse", "informative", "random"}
+    order : {"informative", "random"}
     random_share : float, in [0, 1]
     max_tokens : int
     seed : int

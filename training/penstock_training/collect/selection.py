@@ -17,10 +17,12 @@ from penstock_training.errors import TrainingError
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
-Order = Literal["diverse", "informative", "random"]
+Order = Literal["informative", "random"]
 
-ORDERS: Final[tuple[Order, ...]] = ("diverse", "informative", "random")
+ORDERS: Final[tuple[Order, ...]] = ("informative", "random")
 DEFAULT_RANDOM_SHARE: Final = 0.2
+CLUSTERS: Final = 20
+"""Kinds of prompts that take turns; as many as prompts asked did no better on four sets (docs/collecting.md)."""
 _MIN_SE: Final = 1e-9
 
 
@@ -34,7 +36,7 @@ class Draw:
         Position among the prompts to choose from.
     sampling : str
         ``random`` when it was drawn uniformly, so that means over such rows estimate means over all prompts;
-        ``diverse`` or ``informative`` when it was picked.
+        ``informative`` when it was picked.
     """
 
     row: int
@@ -61,10 +63,10 @@ def choose_prompts(
         n, the number of prompts to choose from; >= 1.
     count : int
         How many to choose; more than `total` takes all.
-    order : {"diverse", "informative", "random"}
+    order : {"informative", "random"}
     seed : int
     information : ndarray, shape (n,), optional
-        What asking each prompt is worth (`decision_value`); needed for ``informative``.
+        What asking each prompt is worth (`decision_value`); needed unless `order` is ``random``.
     random_share : float, in [0, 1]
         Share of uniform draws, spread evenly over the order.
 
@@ -75,30 +77,30 @@ def choose_prompts(
 
     Notes
     -----
-    Let m be the number of picks. Of the prompts that are not drawn at random k-means makes m clusters of the prompt
-    vectors, so that every kind of prompt gets about one pick. Clusters take turns by the divisor method of
-    Sainte-Laguë, ``size / (2 · picked + 1)``: the largest unpicked one comes first, and a cluster is picked twice only
-    when its half is larger than the others. Within a cluster ``diverse`` takes the prompt that lies nearest to the
-    centre, ``informative`` the one with most `information`. The uniform draws are fixed before any pick, so they are
-    a simple random sample of all prompts, and each prefix holds its share of them. O(n · m · d) per k-means pass.
+    K-means makes `CLUSTERS` clusters of the vectors of all prompts that are not drawn at random. They take turns by the
+    divisor method of Sainte-Laguë, the next pick going to the largest ``size / (2 · picked + 1)``, so that every prefix
+    holds the kinds of prompts in about the shares in which they occur. Within its cluster each pick is the prompt with
+    most `information`. The uniform draws are fixed before any pick, so they are a simple random sample of all prompts,
+    and each prefix holds its share of them. O(n · `CLUSTERS` · d) per k-means pass.
 
     References
     ----------
-    Typical prompts of clusters, one each: Hacohen, Dekel, Weinshall, "Active Learning on a Budget: Opposite Strategies
-    Suit High and Low Budgets", ICML 2022, section 3 (TypiClust); theirs counts neighbours where ours measures the
-    distance to the centre. Turns: Balinski, Young, "Fair Representation", 2001, chapter on divisor methods.
+    Turns: Balinski, Young, "Fair Representation", 2nd edition, 2001, chapter on divisor methods. That the best picks by
+    uncertainty alone fall into one corner, and that clusters mend it: Ash et al., "Deep Batch Active Learning by
+    Diverse, Uncertain Gradient Lower Bounds", ICLR 2020, section 1; ours measures neither gradients nor distances
+    between picks.
     """
     count = min(count, total)
     rng = np.random.default_rng(seed)
     shuffled = rng.permutation(total)
     if order == "random":
         return [Draw(int(row), "random") for row in shuffled[:count]]
-    if prompt_vectors is None or (order == "informative" and information is None):
+    if prompt_vectors is None or information is None:
         raise TrainingError(f"the order {order!r} needs vectors and estimates", code="no_vectors")
     is_random = np.diff(np.floor(np.arange(count + 1) * random_share + 1e-9)) > 0
     drawn = shuffled[: int(is_random.sum())]
     pool = np.sort(shuffled[drawn.size :])
-    picks = iter(_pick(prompt_vectors[pool], None if information is None else information[pool], order, count, rng))
+    picks = iter(_pick(prompt_vectors[pool], information[pool], count - drawn.size, int(rng.integers(2**31))))
     draws = iter(drawn.tolist())
     return [Draw(next(draws), "random") if uniform else Draw(int(pool[next(picks)]), order) for uniform in is_random]
 
@@ -138,29 +140,22 @@ def decision_value(gain: FloatArray, gain_se: FloatArray, novelty: FloatArray, n
     return np.asarray(loss * (1.0 + novelty / novelty_max))
 
 
-def _pick(
-    vectors: NDArray[np.float32], information: FloatArray | None, order: Order, count: int, rng: np.random.Generator
-) -> list[int]:
-    """Rows of a pool in the order of picking; enough of them for `count` slots or all there are."""
+def _pick(vectors: NDArray[np.float32], information: FloatArray, count: int, seed: int) -> list[int]:
+    """`count` rows of a pool in the order of picking."""
     from sklearn.cluster import KMeans
 
-    clusters = min(count, vectors.shape[0])
-    if clusters == 0:
+    if count == 0:
         return []
-    distinct = int(np.unique(vectors, axis=0).shape[0])
-    found = KMeans(min(clusters, distinct), n_init=4, random_state=int(rng.integers(2**31))).fit(vectors)
-    if order == "informative" and information is not None:
-        worth = information
-    else:
-        worth = -np.square(vectors - found.cluster_centers_[found.labels_]).sum(axis=1)
-    ranked = np.lexsort((-worth, found.labels_))
-    bounds = np.searchsorted(found.labels_[ranked], np.arange(found.cluster_centers_.shape[0] + 1))
+    clusters = min(CLUSTERS, int(np.unique(vectors, axis=0).shape[0]))
+    labels = KMeans(clusters, n_init=4, random_state=seed).fit(vectors).labels_
+    ranked = np.lexsort((-information, labels))
+    bounds = np.searchsorted(labels[ranked], np.arange(clusters + 1))
     size = np.diff(bounds)
-    taken = np.zeros(size.size, dtype=np.int64)
-    order_found: list[int] = []
-    while len(order_found) < clusters:
+    taken = np.zeros(clusters, dtype=np.int64)
+    picked: list[int] = []
+    while len(picked) < count:
         turn = np.where(taken < size, size / (2.0 * taken + 1.0), -1.0)
         cluster = int(turn.argmax())
-        order_found.append(int(ranked[bounds[cluster] + taken[cluster]]))
+        picked.append(int(ranked[bounds[cluster] + taken[cluster]]))
         taken[cluster] += 1
-    return order_found
+    return picked

@@ -130,6 +130,7 @@ def collect(options: CollectOptions) -> None:
     plan, state, lengths = _make_plan(options, prompts, request, prices, earlier)
     estimate = plan.estimate(state, scorer, lengths)
     ledger = Ledger(options.budget_usd, state.spent_usd)
+    say(f"asking {len(plan.prompts):,} of them, order {options.order}\n")
     say(describe_estimate(estimate, options.max_tokens))
     say(describe_budget(ledger, estimate, state.lost_calls))
     if options.is_dry:

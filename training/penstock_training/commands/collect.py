@@ -51,17 +51,17 @@ class UsdType(click.ParamType[Decimal]):
 @click.option("--sample", type=click.IntRange(1), help="How many prompts to ask; all of them when left out.")
 @click.option(
     "--order",
-    type=click.Choice(["diverse", "informative", "random"]),
-    default="diverse",
+    type=click.Choice(["informative", "random"]),
+    default="random",
     show_default=True,
-    help="Which prompts come first: one of every kind, those the artifact is least sure about, or any.",
+    help="Which prompts come first: of every kind those the artifact is least sure about, or any.",
 )
 @click.option(
     "--random-share",
     type=click.FloatRange(0, 1),
     default=0.2,
     show_default=True,
-    help="Share of prompts drawn uniformly whatever the order, so that averages can be estimated.",
+    help="With --order informative: share drawn uniformly, so that averages can be estimated.",
 )
 @click.option("--budget-usd", type=UsdType(), help="Never spend more than this on the file, repeated runs included.")
 @click.option("--max-tokens", type=click.IntRange(1), default=1024, show_default=True, help="Limit of every answer.")
