@@ -45,6 +45,7 @@ PACKAGES = ("numpy", "scikit-learn", "tokenizers")
 TEST_SHARE = 0.3
 # A weaker arm nearer to the best one than this leaves nothing to recover but noise.
 MIN_GAP = 0.05
+QUICK_PRIOR = 3000
 RIDGE = 5.0
 BANDWIDTH, SHRINKAGE = 0.05, 2.0
 PRIOR_OPTIONS = FitOptions(
@@ -77,7 +78,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with single_threaded():
         for entry in sets:
-            found = _open_set(options.data, entry.file, largest, encoder)
+            found = _open_set(options.data, entry.file, largest, QUICK_PRIOR if options.quick else None, encoder)
             rows += _measure(found, budgets, draws, say)
     if options.json:
         print(json.dumps({"machine": machine, "results": rows}, indent=1))
@@ -97,7 +98,7 @@ def _parse() -> argparse.Namespace:
     return options
 
 
-def _open_set(data: Path, file: str, largest: int, encoder: PromptEncoder) -> AskedSet:
+def _open_set(data: Path, file: str, largest: int, prior: int | None, encoder: PromptEncoder) -> AskedSet:
     matrix = load_outcomes([data / "routing" / file], on_bad_rows="skip").matrix()
     means = np.nanmean(matrix.score, axis=0)
     best = int(means.argmax())
@@ -109,22 +110,22 @@ def _open_set(data: Path, file: str, largest: int, encoder: PromptEncoder) -> As
     prompts = [matrix.prompts[row] for row in rows]
     vectors = encode_prompts(encoder, prompts, lambda done, total: None)
     questions = {normalise_question(prompt) for prompt in matrix.prompts}
-    information = _information(data, file, questions, prompts, vectors, encoder)
+    known = _without(load_outcomes(_others(data, file), on_bad_rows="skip").matrix(), questions)
+    information = _information(known, prompts, vectors, encoder, prior)
     return AskedSet(matrix.sources[0], vectors, matrix.groups[rows], gains, information)
 
 
+def _others(data: Path, file: str) -> list[Path]:
+    return [data / "routing" / entry.file for entry in FITTED_SETS if entry.file != file]
+
+
 def _information(
-    data: Path,
-    file: str,
-    questions: set[str],
-    prompts: list[str],
-    vectors: NDArray[np.float32],
-    encoder: PromptEncoder,
+    models: OutcomeMatrix, prompts: list[str], vectors: NDArray[np.float32], encoder: PromptEncoder, prior: int | None
 ) -> FloatArray:
-    """Decision values under a tier router fitted on the other sets, their shared questions removed."""
-    others = [data / "routing" / entry.file for entry in FITTED_SETS if entry.file != file]
-    table = group_into_tiers(_without(load_outcomes(others, on_bad_rows="skip").matrix(), questions))
-    known = table.matrix
+    """Decision values of prompts under a tier router fitted on (at most `prior` prompts of) other sets."""
+    table = group_into_tiers(models)
+    drawn = np.random.default_rng(0).permutation(len(table.matrix.prompts))[:prior]
+    known = table.matrix.rows(np.sort(drawn))
     corpus = Corpus(
         known,
         encode_prompts(encoder, known.prompts, lambda done, total: None),

@@ -158,8 +158,13 @@ def test_collect_unscored_answers_give_no_row_and_are_counted(place: _Place) -> 
     write_json_lines(place.prompts, [{"prompt": "say 1", "reference": "1"}, {"prompt": "Name a river"}])
     with running_chat_upstream() as upstream:
         summary = _json(place.run(upstream, "--json"))
-    assert [(arm["scored"], arm["unscored"]) for arm in summary["arms"]] == [(1, 1), (1, 1)]
-    assert {row["prompt"] for row in place.rows()} == {"say 1"}
+        assert [(arm["scored"], arm["unscored"]) for arm in summary["arms"]] == [(1, 1), (1, 1)]
+        assert {row["prompt"] for row in place.rows()} == {"say 1"}
+        place.out.unlink()
+        place.journal.unlink()
+        write_json_lines(place.prompts, [{"prompt": "Name a river"}])
+        summary = _json(place.run(upstream, "--json"))
+    assert (summary["outcomes"], summary["out"], place.out.exists()) == (0, None, False)
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,7 @@ def test_collect_from_free_arms_needs_neither_budget_nor_yes(tmp_path: Path) -> 
         (["--out", "out.csv"], "small", "out_format"),
         (["--out", "nowhere/out.jsonl"], "small", "out_unwritable"),
         (["--base-url", "ftp://127.0.0.1/v1"], "small", "bad_base_url"),
+        (["--base-url", "http://sk-key@127.0.0.1/v1"], "small", "bad_base_url"),
         (["--base-url", "http://127.0.0.1:9/v1"], "small", "upstream_unreachable"),
         (["--scorer", "oracle"], "small", "scorer_unknown"),
         (["--scorer-option", "tolerence=1"], "small", "scorer_option"),

@@ -166,7 +166,7 @@ class _Run:
             if any(count >= MAX_FAILURES_IN_A_ROW for count in self._failures_in_a_row.values()):
                 return RunEnd.ARM_FAILING
             purses = {arm: _CellPurse(self._work, prompt, arm, self._bound(prompt, arm)) for arm in missing}
-            scoring = usd(self._work.scorer.estimate_cost_usd(1, len(self._plan.arms)))
+            scoring = self._work.ledger.bound_usd("", usd(self._work.scorer.estimate_cost_usd(1, len(self._plan.arms))))
             if self._work.ledger.reserve(scoring + sum((p.bound_usd for p in purses.values()), Decimal(0))):
                 break
             if not self._running:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import click
 
@@ -30,7 +31,7 @@ from penstock_training.collect.display import (
     summary_json,
 )
 from penstock_training.collect.journal import Journal, RunStarted, RunState, open_journal, peek_journal
-from penstock_training.collect.outcome_rows import summarise, write_outcomes
+from penstock_training.collect.outcome_rows import outcome_rows, summarise, write_outcomes
 from penstock_training.collect.plan import (
     CollectPlan,
     CollectRequest,
@@ -169,8 +170,11 @@ def _check_options(options: CollectOptions) -> None:
         raise TrainingError(f"--out {options.out}: the name must end in .jsonl", code="out_format")
     if not options.out.parent.is_dir():
         raise TrainingError(f"--out: there is no folder {options.out.parent}", code="out_unwritable")
-    if not options.base_url.startswith(("http://", "https://")):
-        raise TrainingError("--base-url must begin with http:// or https://", code="bad_base_url")
+    parts = urlsplit(options.base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise TrainingError("--base-url must begin with http:// or https:// and a host", code="bad_base_url")
+    if "@" in parts.netloc:  # it is shown in messages
+        raise TrainingError("--base-url must not hold a credential; use --api-key-env", code="bad_base_url")
 
 
 def _api_key(variable: str | None) -> str | None:
@@ -273,7 +277,7 @@ async def _run(
 
 def _write(out: Path, plan: CollectPlan, journal: Journal) -> int:
     """The outcome file, unless there is nothing to put into it."""
-    if not journal.state.scored and not any(end.result == "censored" for end in journal.state.ended.values()):
+    if next(outcome_rows(plan, journal.state), None) is None:
         return 0
     return write_outcomes(out, plan, journal.state)
 
