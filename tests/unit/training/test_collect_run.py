@@ -60,6 +60,15 @@ def _json(result: Result) -> dict[str, Any]:
     return found
 
 
+def _bounds(place: _Place) -> dict[str, Decimal]:
+    """Most that a call to each arm can cost; all prompts are equally long."""
+    prompt = read_prompts([place.prompts]).prompts[0]
+    return {
+        arm: call_bound_usd(prompt, ArmPrice(Decimal(str(i)), Decimal(str(o))), MAX_TOKENS)
+        for arm, (i, o) in PRICES.items()
+    }
+
+
 def test_collect_of_a_whole_file_writes_outcomes_that_the_trainer_reads(place: _Place) -> None:
     """One row per prompt and arm with score, tokens, cost and how the prompt was drawn; nothing unknown in them."""
     with running_chat_upstream({"bad": ["say:nonsense"]}) as upstream:
@@ -88,6 +97,20 @@ def test_collect_text_output_shows_estimate_summary_and_next_command(place: _Pla
     assert f"penstock-train fit --outcomes {place.out}" in result.stdout
 
 
+def test_outcome_file_that_is_written_anew_is_never_half_there(place: _Place) -> None:
+    """Who reads the old file while the new one is written reads all of the old one."""
+    with running_chat_upstream({"bad": ["status:400", "ok"]}) as upstream:
+        place.run(upstream)
+        with place.out.open("rb") as reader:
+            place.run(upstream)
+            assert len(reader.read().splitlines()) == 11
+    assert len(place.rows()) == 12
+    assert sorted(path.name for path in place.folder.iterdir() if "out" in path.name) == [
+        "out.jsonl",
+        "out.jsonl.journal",
+    ]
+
+
 def test_collect_given_again_when_complete_calls_nothing(place: _Place) -> None:
     """What is paid for is not paid for again, and the file stays as it is."""
     with running_chat_upstream() as upstream:
@@ -101,11 +124,7 @@ def test_collect_given_again_when_complete_calls_nothing(place: _Place) -> None:
 
 def test_collect_within_a_small_budget_completes_prompts_and_goes_on_with_a_larger_one(place: _Place) -> None:
     """The budget ends the run with complete prompts only; a larger one asks only for what is missing."""
-    prompt = read_prompts([place.prompts]).prompts[0]
-    bound = sum(
-        call_bound_usd(prompt, ArmPrice(Decimal(str(i)), Decimal(str(o))), MAX_TOKENS) for i, o in PRICES.values()
-    )
-    budget = 2 * bound
+    budget = 2 * sum(_bounds(place).values())
     with running_chat_upstream() as upstream:
         result = place.run(upstream, "--json", budget=str(budget))
         summary = _json(result)
@@ -135,7 +154,11 @@ def test_collect_answer_that_times_out_is_a_censored_row_without_a_score(place: 
     """A time-out is written down as censored with the time waited, is not asked again, and counts in the summary."""
     with running_chat_upstream({"bad": ["hang", "ok"]}) as upstream:
         result = place.run(upstream, "--json", "--timeout-seconds", "0.5", "--concurrency", "1")
-        assert _json(result)["arms"][1]["censored"] == 1
+        summary = _json(result)
+        assert summary["arms"][1]["censored"] == 1
+        bounds = _bounds(place)["bad"]
+        known = 6 * CALL_USD + 5 * CALL_USD / 2
+        assert Decimal(summary["spent_usd"]) == known + bounds  # nobody knows what the one that hung has cost
         place.run(upstream, "--timeout-seconds", "0.5")
     censored = [row for row in place.rows() if row.get("is_censored")]
     assert len(censored) == 1

@@ -182,6 +182,16 @@ class _FakeClient:
         return result
 
 
+class _Willing(_FakeClient):
+    """Answers everything at once and for nothing."""
+
+    async def ask(self, prompt: CollectPrompt, arm: str, purse: Purse, price: ArmPrice) -> CallResult:
+        assert purse.begin()
+        result = CallResult("answered", 0.1, answer="x", cost_usd=Decimal(0))
+        purse.end(Attempt(result, Decimal(0)))
+        return result
+
+
 def _plan(prompts: int) -> CollectPlan:
     entries = [CollectPrompt(f"q{n}", "s", "say", (("user", "say"),), None, None) for n in range(prompts)]
     return CollectPlan(
@@ -219,6 +229,21 @@ def test_collect_under_random_costs_failures_and_runs_never_passes_the_budget(
     assert seen[-1] > 0 or budget < 4  # a prompt with its three calls and its scoring needs at most 3.75
 
 
+def test_collect_with_a_scorer_dearer_than_it_said_learns_it_from_the_first_prompt(tmp_path: Path) -> None:
+    """A scorer's estimate is no bound: the first prompt goes alone, and what it costs too much is all that is lost."""
+
+    class Dear(_FakeScorer):
+        def estimate_cost_usd(self, prompts: int, arms: int) -> float:
+            return 0.5 * prompts
+
+    seen: list[Decimal] = []
+    scorer = Dear(cost_usd=1.0)  # 3 USD a prompt with three answers instead of 0.5
+    end = asyncio.run(_run(tmp_path / "journal", _Willing(0, Decimal(1)), scorer, Decimal(20), seen, prompts=30))
+    assert end is RunEnd.BUDGET
+    assert max(seen) <= 20
+    assert len(scorer.seen) == 5  # each is held at 3 for grading and 3 for calls: a sixth would need 6 of the last 5
+
+
 @pytest.mark.parametrize("scores", [[], [Scored(1.5, "")] * 3, [Scored(1.0, "", -1.0)] * 3])
 def test_collect_with_a_scorer_that_breaks_its_contract_stops(tmp_path: Path, scores: list[Scored]) -> None:
     """Scores that are too few, out of range or of negative cost are an error, and no outcome."""
@@ -231,15 +256,8 @@ def test_collect_with_a_scorer_that_breaks_its_contract_stops(tmp_path: Path, sc
 def test_collect_scores_all_answers_to_a_prompt_together(tmp_path: Path) -> None:
     """A judge sees every arm's answer to a prompt at once, in the order of the arms."""
 
-    class Willing(_FakeClient):
-        async def ask(self, prompt: CollectPrompt, arm: str, purse: Purse, price: ArmPrice) -> CallResult:
-            assert purse.begin()
-            result = CallResult("answered", 0.1, answer="x", cost_usd=Decimal(0))
-            purse.end(Attempt(result, Decimal(0)))
-            return result
-
     scorer = _FakeScorer()
-    end = asyncio.run(_run(tmp_path / "journal", Willing(0, Decimal(1)), scorer, Decimal(100), [], prompts=3))
+    end = asyncio.run(_run(tmp_path / "journal", _Willing(0, Decimal(1)), scorer, Decimal(100), [], prompts=3))
     assert end is RunEnd.COMPLETE
     assert scorer.seen == [["a", "b", "c"]] * 3
 

@@ -129,6 +129,7 @@ class _Run:
         self._window = math.ceil(work.concurrency / len(plan.arms)) + 1
         self._running: set[asyncio.Task[None]] = set()
         self._error: BaseException | None = None
+        self._is_scoring_known = False
         self._failures_in_a_row: Counter[str] = Counter()
         self._progress = count_progress(plan, work.journal, work.ledger)
 
@@ -158,8 +159,11 @@ class _Run:
         missing = state.missing_arms(prompt.key, self._plan.arms)
         if not missing and not state.needs_scoring(prompt.key, self._plan.arms):
             return RunEnd.COMPLETE
-        while len(self._running) >= self._window:
+        # A scorer's estimate is no bound, so the first prompt goes alone: what grading it costs scales all later ones.
+        is_probing = not self._is_scoring_known and self._work.scorer.estimate_cost_usd(1, len(self._plan.arms)) > 0
+        while len(self._running) >= (1 if is_probing else self._window):
             await self._wait()
+            is_probing = is_probing and not self._is_scoring_known
         while True:
             if self._stop.is_set() or self._error is not None:
                 return RunEnd.STOPPED
@@ -226,6 +230,7 @@ class _Run:
             journal.end_call(PromptScored(call, prompt.key, scores, charge))
         finally:
             self._work.ledger.settle("", bound_usd, charge)
+            self._is_scoring_known = True
 
     def _bound(self, prompt: CollectPrompt, arm: str) -> Decimal:
         return self._work.ledger.bound_usd(arm, call_bound_usd(prompt, self._plan.prices[arm], self._plan.max_tokens))

@@ -63,10 +63,7 @@ class Scorer(Protocol):
         As in the registry.
     """
 
-    @property
-    def name(self) -> str:
-        """Name in the registry."""
-        ...
+    name: str
 
     def estimate_cost_usd(self, prompts: int, arms: int) -> float:
         """Estimate what scoring costs before it begins.
