@@ -41,7 +41,7 @@ def _collect(folder: Path, upstream: ChatUpstream, *more: str, arms: str = "smal
         rows = [{"prompt": f"Xylophone {n}: say {n}", "reference": str(n), "category": "maths"} for n in range(20)]
         write_json_lines(prompts, rows)
     fixed = ["--prompts", str(prompts), "--arms", arms, "--scorer", "exact", "--out", str(folder / "out.jsonl")]
-    return CliRunner().invoke(main, ["collect", *fixed, "--base-url", upstream.base_url, *more])
+    return CliRunner().invoke(main, ["collect", *fixed, "--order", "random", "--base-url", upstream.base_url, *more])
 
 
 def test_collect_dry_run_shows_sample_and_cost_and_calls_no_model(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ Order = Literal["informative", "random"]
 ORDERS: Final[tuple[Order, ...]] = ("informative", "random")
 DEFAULT_RANDOM_SHARE: Final = 0.2
 CLUSTERS: Final = 20
-"""Kinds of prompts that take turns; as many as prompts asked did no better on four sets (docs/collecting.md)."""
+"""Kinds of prompts that take turns; as many as prompts asked did worse on two sets of four (docs/collecting.md)."""
 _MIN_SE: Final = 1e-9
 
 

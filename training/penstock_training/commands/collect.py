@@ -52,7 +52,7 @@ class UsdType(click.ParamType[Decimal]):
 @click.option(
     "--order",
     type=click.Choice(["informative", "random"]),
-    default="random",
+    default="informative",
     show_default=True,
     help="Which prompts come first: of every kind those the artifact is least sure about, or any.",
 )
