@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penstock_training.cli import main
+from penstock_training.collect import scorer_choice
 from penstock_training.collect.answers import CallResult
 from penstock_training.collect.budget import ArmPrice, Ledger
 from penstock_training.collect.calls import Attempt, ChatClient, Purse
@@ -267,3 +269,50 @@ def test_scorer_option_of_a_known_name_reaches_the_scorer_options(tmp_path: Path
     with pytest.raises(TrainingError, match="did you mean 'verdict_log'"):
         make_scorer("exact", {"verdict_logs": "x"}, seed=0, base_url="", api_key_env=None, prices={})
     assert make_scorer("exact", {"verdict_log": "x"}, seed=0, base_url="", api_key_env=None, prices={}).name == "exact"
+
+
+@dataclass(frozen=True)
+class _JudgeOptions:
+    """The part of the registry's options that a judge reads."""
+
+    judge_base_url: str | None = None
+    judge_model: str | None = None
+    judge_api_key_env: str = "OPENAI_API_KEY"
+    judge_price_usd_per_million_input_tokens: float | None = None
+    judge_price_usd_per_million_output_tokens: float | None = None
+
+
+@pytest.mark.parametrize(
+    ("given", "arms_key", "address", "key"),
+    [
+        ({}, "ARMS_KEY", "http://arms/v1", "ARMS_KEY"),
+        ({}, None, "http://arms/v1", ""),
+        ({"judge_base_url": "http://judge/v1"}, "ARMS_KEY", "http://judge/v1", "OPENAI_API_KEY"),
+        ({"judge_base_url": "http://judge/v1", "judge_api_key_env": "MINE"}, None, "http://judge/v1", "MINE"),
+    ],
+)
+def test_judge_key_goes_to_no_address_but_its_own(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], arms_key: str | None, address: str, key: str
+) -> None:
+    """A judge at the arms' address gets their key or none; one elsewhere never gets theirs."""
+    monkeypatch.setattr(scorer_choice, "ScorerOptions", _JudgeOptions)
+    monkeypatch.setattr(scorer_choice, "build_scorer", lambda spec, options: options)
+    prices = {"large": ArmPrice(Decimal(1), Decimal(2))}
+    made: Any = make_scorer(
+        "judge-rubric",
+        given | {"judge_model": "large"},
+        seed=0,
+        base_url="http://arms/v1",
+        api_key_env=arms_key,
+        prices=prices,
+    )
+    assert (made.judge_base_url, made.judge_api_key_env) == (address, key)
+    assert made.judge_price_usd_per_million_output_tokens == 2.0  # found in the price list
+
+
+def test_judge_without_a_price_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A judge whose cost nobody knows would escape the budget."""
+    monkeypatch.setattr(scorer_choice, "ScorerOptions", _JudgeOptions)
+    with pytest.raises(TrainingError, match="the budget could not hold") as caught:
+        make_scorer("judge-rubric", {"judge_model": "x"}, seed=0, base_url="", api_key_env=None, prices={})
+    assert caught.value.code == "no_prices"

@@ -41,8 +41,7 @@ def make_scorer(
     given : mapping of str to str
         Options by name; those of `ScorerOptions` that text can express.
     seed, base_url, api_key_env
-        Of the run; they stand in for options of the same meaning that are not given, so that a judge is reached the
-        way the arms are.
+        Of the run. A judge without an address of its own is reached the way the arms are, with their key or with none.
     prices : mapping of str to ArmPrice
         Known prices by model, for a judge whose own are not given.
 
@@ -64,9 +63,13 @@ def make_scorer(
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(sorted(kinds))}"
             raise TrainingError(f"no scorer has an option {name[:40]!r}; {hint}", code="scorer_option")
         values[name] = _convert(name, text, kinds[name])
-    defaults = {"seed": seed, "judge_base_url": base_url, "judge_api_key_env": api_key_env}
+    defaults: dict[str, Any] = {"seed": seed}
+    if (
+        "judge_base_url" not in values
+    ):  # a key belongs to one address: no other one is sent there, nor this one elsewhere
+        defaults |= {"judge_base_url": base_url, "judge_api_key_env": api_key_env or ""}
     for name, value in defaults.items():
-        if name in kinds and value is not None:
+        if name in kinds:
             values.setdefault(name, value)
     if spec.partition(":")[0].startswith("judge"):
         _add_judge_prices(values, prices)
