@@ -15,8 +15,9 @@ from typing import Any, Final
 
 from penstock_training.collect.budget import ArmPrice
 from penstock_training.errors import TrainingError
+from penstock_training.scorers.options import ScorerOptions
 from penstock_training.scorers.protocol import Scorer
-from penstock_training.scorers.registry import ScorerOptions, build_scorer
+from penstock_training.scorers.registry import build_scorer
 
 _WORDS: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _READABLE: Final = (str, int, float, bool, Path)

@@ -6,27 +6,10 @@ Owns the list of names. Must not score anything but `exact`, which is small enou
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from penstock_training.errors import TrainingError
+from penstock_training.scorers.options import ScorerOptions
 from penstock_training.scorers.protocol import Scored, Scorer, ScoringTask
-
-
-@dataclass(frozen=True, slots=True)
-class ScorerOptions:
-    """What scorers need beyond their spec.
-
-    Attributes
-    ----------
-    verdict_log : Path or None
-        JSONL file to which judges append their verdicts.
-    seed : int
-        Of every random order that a scorer draws.
-    """
-
-    verdict_log: Path | None = None
-    seed: int = 0
 
 
 class ExactScorer:
