@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from penstock_training.commands.check_outcomes import check_outcomes
+from penstock_training.commands.collect import collect
 from penstock_training.commands.evaluate import evaluate
 from penstock_training.commands.evaluate_logged import evaluate_logged
 from penstock_training.commands.export_encoder import export_encoder
@@ -21,6 +22,7 @@ from penstock_training.commands.predict import predict
 
 COMMANDS: Final[tuple[click.Command, ...]] = (
     check_outcomes,
+    collect,
     evaluate,
     evaluate_logged,
     export_encoder,

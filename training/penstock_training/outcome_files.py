@@ -41,8 +41,8 @@ WHOLE_NUMBER_COLUMNS: Final = ("input_tokens", "output_tokens")
 
 # Foreign names on the left. The right-hand name wins when a file has both.
 COLUMN_ALIASES: Final[Mapping[str, str]] = {"model": "arm", "dataset": "source", "latency_s": "latency_seconds"}
-# Known companions of outcome data that say how a number or a choice came about; a fit does not need them.
-IGNORED_COLUMNS: Final = ("tokens_source", "cost_source", "intended_arm", "is_censored")
+# Known companions of outcome data that say how a number, or the prompt, was obtained; read by people, not by us.
+IGNORED_COLUMNS: Final = ("tokens_source", "cost_source", "sampling")
 
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024  # a longer JSON line is damage rather than a prompt
 SUFFIXES: Final = (".parquet", ".jsonl", ".jsonl.gz")
