@@ -10,16 +10,21 @@ from typing import Final
 
 import click
 
+from penstock_training.commands.artifact import artifact
 from penstock_training.commands.evaluate import evaluate
 from penstock_training.commands.export_encoder import export_encoder
 from penstock_training.commands.fit import fit
 from penstock_training.commands.predict import predict
+from penstock_training.commands.publish import keygen, publish
 
 COMMANDS: Final[tuple[click.Command, ...]] = (
+    artifact,
     evaluate,
     export_encoder,
     fit,
+    keygen,
     predict,
+    publish,
 )
 
 

@@ -1,0 +1,315 @@
+"""The promotion gate, which says whether a candidate may take the place of the running artifact.
+
+Owns the test and the verdict. It shows nothing of the hold-out but one bit, promoted or not, so that a hold-out can be
+asked again (`penstock_training.publishing.ledger`); everything else that it says follows from prompts and decisions
+alone. Read `consult`, then `is_better`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any, Final
+
+import numpy as np
+
+from penstock_training.intervals import Interval
+from penstock_training.publishing.ledger import HoldoutLedger, Verdict
+from penstock_training.publishing.paired import FloatVector, IndexVector, PairedPoint, PairedPolicies
+
+DEFAULT_MARGIN: Final = 0.01  # of quality: one point in a hundred, the guard's own bound for non-inferiority
+DEFAULT_POINT: Final = "balanced"
+POWER: Final = 0.8  # of a test that is said to be large enough; the usual convention (Cohen 1988, section 2.4)
+# For fewer, a mean is too far from normal for one-sided errors of 1 % and less.
+MINIMUM_GROUPS: Final = 100
+MINIMUM_DIFFERENT: Final = 30
+_VETO_LEVEL: Final = 0.05
+_REPORT_LEVEL: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class GateSettings:
+    """What the gate asks.
+
+    Attributes
+    ----------
+    point : str
+        Operating point that must improve: the knob setting that the gateway runs at.
+    margin : float
+        Quality that may be lost where cost surely falls, and utility gain that is worth seeing; in (0, 1).
+    """
+
+    point: str = DEFAULT_POINT
+    margin: float = DEFAULT_MARGIN
+
+
+@dataclass(frozen=True, slots=True)
+class GateAnswer:
+    """What the gate says.
+
+    Attributes
+    ----------
+    verdict : str
+        ``promote``, ``keep`` or ``not_enough_data``.
+    reason : str
+        In a sentence or two.
+    prompts, groups, different : int
+        Usable prompts, their question groups, and prompts on which the two decide differently at the point.
+    detectable_gain : float
+        Utility gain that would be seen with a chance of `POWER`, foreseen without outcomes; ``nan`` when nothing was
+        asked.
+    prompts_needed : int or None
+        About how many prompts like these a gain of `GateSettings.margin` takes, when there are too few.
+    try_number : int
+        Which try of this hold-out this was; 0 when nothing was spent.
+    error_rate : float
+        What it was allowed to spend.
+    numbers : dict of str to dict of str to Interval, or None
+        Per point the differences with 95 % intervals; only when they were asked for, which retires the hold-out.
+    """
+
+    verdict: Verdict
+    reason: str
+    prompts: int
+    groups: int
+    different: int
+    detectable_gain: float = math.nan
+    prompts_needed: int | None = None
+    try_number: int = 0
+    error_rate: float = 0.0
+    numbers: dict[str, dict[str, Interval]] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Convert to JSON types; what is not known is null."""
+        numbers = {
+            point: {name: [i.value, i.low, i.high] for name, i in entries.items()}
+            for point, entries in (self.numbers or {}).items()
+        }
+        return {
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "prompts": self.prompts,
+            "groups": self.groups,
+            "prompts_decided_differently": self.different,
+            "detectable_gain": None if math.isnan(self.detectable_gain) else self.detectable_gain,
+            "prompts_needed": self.prompts_needed,
+            "try": self.try_number,
+            "error_rate": self.error_rate,
+            "numbers": numbers or None,
+        }
+
+
+def consult(
+    pairs: PairedPolicies, ledger: HoldoutLedger, settings: GateSettings, question: str, *, at: str, by: str
+) -> GateAnswer:
+    """Ask a hold-out about a candidate, and write the account.
+
+    Parameters
+    ----------
+    pairs : PairedPolicies
+    ledger : HoldoutLedger
+        Of this hold-out, under the registry's lock.
+    settings : GateSettings
+    question : str
+        Names candidate, running artifact and settings; the same question gets the same answer and spends nothing.
+    at, by : str
+        For the account.
+
+    Returns
+    -------
+    GateAnswer
+
+    Notes
+    -----
+    *promote*: `is_better` at the error rate that the account allows. Otherwise *keep* when a gain of the margin would
+    have been seen with a chance of 80 %, else *not enough data*. That second question is answered from the prompts, the
+    decisions and the artifacts' own estimates, never from an outcome, so it reveals nothing and spends nothing.
+    """
+    point = pairs.points[settings.point]
+    rate = ledger.next_error_rate
+    facts: dict[str, Any] = {
+        "prompts": point.quality.size,
+        "groups": int(np.unique(pairs.groups).size),
+        "different": int(point.is_different.sum()),
+    }
+    earlier = ledger.earlier_answer(question)
+    if earlier is not None:
+        return GateAnswer(earlier, "This question was asked before; the answer is the same.", **facts)
+    if rate == 0.0:
+        why = "its numbers were shown" if ledger.is_retired else f"it has answered {ledger.tries} questions"
+        return GateAnswer("not_enough_data", f"This hold-out is used up ({why}); collect a fresh one.", **facts)
+    if facts["different"] < MINIMUM_DIFFERENT:
+        reason = f"The two decide differently on {facts['different']} prompts only; there is nothing to gain."
+        return GateAnswer("keep", reason, **facts)
+    if facts["groups"] < MINIMUM_GROUPS:
+        reason = f"A hold-out needs {MINIMUM_GROUPS} different questions at least, this one has {facts['groups']}."
+        return GateAnswer("not_enough_data", reason, prompts_needed=MINIMUM_GROUPS, **facts)
+    gain = detectable_gain(point, pairs.groups, rate)
+    ledger.ask(question, rate, at=at, by=by)
+    facts |= {"try_number": ledger.tries, "error_rate": rate, "detectable_gain": gain}
+    verdict: Verdict = "keep" if gain <= settings.margin else "not_enough_data"
+    if is_better(pairs, settings, rate):
+        verdict = "promote"
+    ledger.answer(question, rate, verdict, at=at, by=by)
+    if verdict == "promote":
+        return GateAnswer(verdict, f"It is surely better at '{settings.point}' than what is running.", **facts)
+    if verdict == "keep":
+        reason = f"Not surely better; a gain of {settings.margin:g} would probably ({POWER:.0%}) have been seen."
+        return GateAnswer(verdict, reason, **facts)
+    needed = math.ceil(facts["prompts"] * (gain / settings.margin) ** 2)
+    reason = f"Not surely better, but a gain below {gain:.3f} would go unseen; about {_rounded(needed):,} prompts are "
+    return GateAnswer(verdict, f"{reason}needed to see {settings.margin:g}.", prompts_needed=needed, **facts)
+
+
+def reveal(pairs: PairedPolicies) -> dict[str, dict[str, Interval]]:
+    """Show the hold-out's numbers; retire it in its account first.
+
+    Returns
+    -------
+    dict of str to dict of str to Interval
+        Per operating point the mean differences ``utility``, ``quality`` and ``relative_cost`` with plain 95 %
+        intervals, which know nothing of earlier tries.
+    """
+    return {
+        name: {
+            key: mean_interval(values, pairs.groups, _REPORT_LEVEL / 2.0)
+            for key, values in (
+                ("utility", point.utility),
+                ("quality", point.quality),
+                ("relative_cost", point.relative_cost),
+            )
+        }
+        for name, point in pairs.points.items()
+    }
+
+
+def is_better(pairs: PairedPolicies, settings: GateSettings, rate: float) -> bool:
+    """Decide the one bit that depends on outcomes.
+
+    Parameters
+    ----------
+    pairs : PairedPolicies
+    settings : GateSettings
+    rate : float
+        Chance of a wrong yes that is allowed.
+
+    Returns
+    -------
+    bool
+        At the settings' point utility is surely higher, or quality is surely not lower by more than the margin while
+        cost is surely lower; and at no other point quality is surely lower by more than the margin.
+
+    Notes
+    -----
+    Both ways to pass get half of `rate` (Bonferroni). The second is an intersection: both its parts are tested at the
+    full half (Berger 1982). The veto of the other points, at a plain one-sided 5 %, can only turn a yes into a no.
+
+    References
+    ----------
+    Berger, "Multiparameter hypothesis testing and acceptance sampling" (Technometrics 24, 1982), intersection-union
+    tests.
+    """
+    point = pairs.points[settings.point]
+    for name, other in pairs.points.items():
+        if name != settings.point:
+            worst = mean_interval(other.quality, pairs.groups, _VETO_LEVEL)
+            if worst.high < -settings.margin:
+                return False
+    tail = rate / 2.0
+    if mean_interval(point.utility, pairs.groups, tail).low > 0.0:
+        return True
+    is_as_good = mean_interval(point.quality, pairs.groups, tail).low >= -settings.margin
+    return is_as_good and mean_interval(point.relative_cost, pairs.groups, tail).high < 0.0
+
+
+def mean_interval(values: FloatVector, groups: IndexVector, tail: float) -> Interval:
+    """Mean with an interval for dependent rows.
+
+    Parameters
+    ----------
+    values : ndarray of float64, shape (n,)
+    groups : ndarray of int64, shape (n,)
+        Rows of one group may depend on each other.
+    tail : float, in (0, 0.5)
+        Chance on each side.
+
+    Returns
+    -------
+    Interval
+
+    Notes
+    -----
+    ``mean ± t(tail; G - 1) · sqrt(G / (G - 1) · Σ_g (Σ_{i in g} (x_i - mean))²) / n`` over G groups. A bootstrap would
+    need tens of thousands of samples for the tails asked for here. O(n).
+
+    References
+    ----------
+    Liang, Zeger, "Longitudinal data analysis using generalized linear models" (Biometrika 73, 1986), the sandwich
+    estimator for a mean; the factor G / (G - 1) and Student's t are the usual corrections for few groups (Cameron,
+    Miller, "A practitioner's guide to cluster-robust inference", Journal of Human Resources 50, 2015).
+    """
+    mean = float(values.mean())
+    _, place = np.unique(groups, return_inverse=True)
+    sums = np.bincount(place, weights=values - mean)
+    count = sums.size
+    if count < 2:
+        return Interval(mean, -math.inf, math.inf)
+    error = math.sqrt(count / (count - 1.0) * float((sums**2).sum())) / values.size
+    width = student_quantile(1.0 - tail, count - 1) * error
+    return Interval(mean, mean - width, mean + width)
+
+
+def detectable_gain(point: PairedPoint, groups: IndexVector, rate: float) -> float:
+    """Utility gain that the test would see with a chance of `POWER`, foreseen without outcomes.
+
+    Parameters
+    ----------
+    point : PairedPoint
+    groups : ndarray of int64, shape (n,)
+    rate : float
+
+    Returns
+    -------
+    float
+
+    Notes
+    -----
+    ``(z(1 - rate / 2) + z(0.8)) · se`` with ``se² = Σ_g n_g Σ_{i in g} v_i / n²``: foreseen variances v, rows of one
+    group taken for wholly dependent.
+    """
+    _, place = np.unique(groups, return_inverse=True)
+    sizes = np.bincount(place)
+    variance = float((sizes * np.bincount(place, weights=point.foreseen_variance)).sum())
+    normal = NormalDist()
+    return (normal.inv_cdf(1.0 - rate / 2.0) + normal.inv_cdf(POWER)) * math.sqrt(variance) / groups.size
+
+
+def student_quantile(level: float, degrees: int) -> float:
+    """Quantile of Student's t.
+
+    Parameters
+    ----------
+    level : float, in (0.5, 1)
+    degrees : int
+        >= 20; the error is then below 0.2 % for tails down to 1e-5.
+
+    Returns
+    -------
+    float
+
+    References
+    ----------
+    Abramowitz, Stegun, "Handbook of mathematical functions", 26.7.5 (Cornish-Fisher expansion in 1 / degrees).
+    """
+    z = NormalDist().inv_cdf(level)
+    first = (z**3 + z) / 4.0
+    second = (5.0 * z**5 + 16.0 * z**3 + 3.0 * z) / 96.0
+    third = (3.0 * z**7 + 19.0 * z**5 + 17.0 * z**3 - 15.0 * z) / 384.0
+    return z + first / degrees + second / degrees**2 + third / degrees**3
+
+
+def _rounded(count: int) -> int:
+    """Two digits are all that a forecast deserves."""
+    step = int(10 ** max(0, len(str(count)) - 2))
+    return math.ceil(count / step) * step
