@@ -90,6 +90,12 @@ class GatewayMetrics:
         self.log_dropped = Counter(
             "penstock_log_dropped", "Log lines dropped because the queue was full.", registry=self.registry
         )
+        self.artifact_refused = Counter(
+            "penstock_artifact_refused",
+            "Times the artifact that the source offers was refused, by stable code; the one in force goes on serving.",
+            ("code",),
+            registry=self.registry,
+        )
         self.artifact = Gauge(
             "penstock_artifact_info", "The router artifact in force.", ("artifact",), registry=self.registry
         )
@@ -103,6 +109,11 @@ class GatewayMetrics:
         """Count an error that is shown to a client, unless `observe` has counted it: it then carries its decision."""
         if DECISION_ID_HEADER not in error.headers:
             self.errors.labels(error.code).inc()
+
+    def note_artifact(self, artifact_id: str) -> None:
+        """Show which artifact is in force, and no other."""
+        self.artifact.clear()
+        self.artifact.labels(artifact_id).set(1)
 
     def observe(self, decision: RouteDecision, settlement: Settlement) -> None:
         """Count one finished request."""

@@ -116,7 +116,7 @@ def publish(
 def keygen(file: Path, as_json: bool) -> None:
     """Write a private key to FILE (readable by you alone, no pass phrase) and print the public one.
 
-    Gateways get the public key as routing.artifact_public_key. Keep FILE away from the place where artifacts are served.
+    Gateways get the public key as routing.artifact_public_key. Keep FILE away from where artifacts are served.
     """
     with errors_shown(as_json):
         from penstock_routers.signatures import decode_public_key, key_id

@@ -1,6 +1,6 @@
 """What is in an artifact, and how two of them differ, as JSON types and as text.
 
-Owns the wording of ``penstock-train artifact show`` and ``diff``. It reads manifests only: nothing is run and nothing is
+Owns the wording of ``penstock-train artifact show`` and ``diff``. It reads manifests only: nothing is run, nothing is
 judged. Read `describe_artifact` and `compare_artifacts`.
 """
 
@@ -52,7 +52,7 @@ def describe_text(manifest: Manifest, key_id: str | None = None) -> str:
     vectors = "of single prompts (support points)" if holds_prompt_vectors(manifest) else "none of single prompts"
     tests = manifest.operating_points[0].test.prompts
     lines = [
-        *_labelled("artifact", manifest.id),
+        f"artifact {manifest.id}",
         *_labelled("family", f"{manifest.family}, graph of {manifest.graph_bytes / 1e6:.2f} MB"),
         *_labelled("encoder", f"{manifest.encoder.id}, {manifest.encoder.dimension} dimensions"),
         *_labelled("grown from", manifest.parent or "nothing: fitted from scratch"),
@@ -163,7 +163,7 @@ def compare_text(first: Manifest, second: Manifest) -> str:
     found = compare_artifacts(first, second)
     if first.id == second.id:
         return f"both are {first.id}"
-    lines = [*_labelled("first", first.id), *_labelled("second", second.id)]
+    lines = [f"first    {first.id}", f"second   {second.id}"]
     for name in ("family", "encoder", "reference_arm"):
         old, new = found[name]
         lines += _labelled(name.replace("_", " "), old if old == new else f"{old} → {new}")
