@@ -51,7 +51,6 @@ _file = click.Path(path_type=Path, dir_okay=False)
     help="Quality that may be lost where cost surely falls.",
 )
 @click.option("--default-arm", help="Arm that answers when in doubt; the running artifact's by default.")
-@click.option("--show-holdout", is_flag=True, help="Show the hold-out's numbers. This uses it up.")
 @click.option("--force-reason", metavar="TEXT", help="Publish without asking the gate; TEXT goes into the history.")
 @click.option("--sign-key", type=_file, help="Private key from 'keygen' to sign the artifact with.")
 @click.option("--allow-prompt-vectors", is_flag=True, help="Accept vectors of single captured prompts in it.")
@@ -66,7 +65,6 @@ def publish(
     tradeoff: str,
     margin: float,
     default_arm: str | None,
-    show_holdout: bool,
     force_reason: str | None,
     sign_key: Path | None,
     allow_prompt_vectors: bool,
@@ -79,12 +77,10 @@ def publish(
     The gate says promote (exit status 0), keep or not enough data (exit status 3). Gateways that watch the registry
     follow within half a minute.
     """
-    if force_reason is not None and (holdouts or show_holdout):
+    if force_reason is not None and holdouts:
         raise click.UsageError("--force-reason does not ask the hold-out; give one of the two")
     if force_reason is not None and not force_reason.strip():
         raise click.UsageError("--force-reason needs a reason")
-    if show_holdout and not holdouts:
-        raise click.UsageError("--show-holdout needs --holdout FILE")
     with errors_shown(as_json), progress_bars(as_json) as progress:
         if holdouts or trained_on:
             need_packages("pyarrow")
@@ -99,7 +95,6 @@ def publish(
             force_reason=force_reason,
             sign_key=sign_key,
             may_hold_prompt_vectors=allow_prompt_vectors,
-            shows_holdout=show_holdout,
             default_arm=default_arm,
             encoder=encoder_folder(encoder),
             gate=GateSettings(tradeoff, margin),
@@ -135,21 +130,20 @@ def _text(publication: Publication) -> str:
     answer = publication.answer
     lines = [f"{publication.verdict.replace('_', ' ')}: {publication.reason}"]
     if answer is not None:
-        seen = f"hold-out: {answer.prompts:,} prompts, {answer.groups:,} questions; the two decide differently on "
-        lines.append(f"{seen}{answer.different:,} prompts.")
-    if answer is not None and answer.try_number:
-        lines.append(f"This was try {answer.try_number} of this hold-out, at an error rate of {answer.error_rate:.2g}.")
+        seen = f"Reserved part: {answer.prompts:,} prompts, {answer.groups:,} questions; the two decide differently on "
+        spent = f"try {answer.try_number}, error rate {answer.error_rate:.2g}" if answer.try_number else "no try spent"
+        lines.append(f"{seen}{answer.different:,} prompts; {spent}.")
     lines = [line for text in lines for line in textwrap.wrap(text, 80)]
     if answer is not None and answer.numbers is not None:
         from penstock_training.evaluation_text import interval_text
 
-        lines += ["", "candidate minus running, 95 % intervals; this hold-out is used up now"]
-        lines.append(f"  {'setting':<10}{'utility':>25}{'quality':>25}{'relative cost':>25}")
+        lines += ["", f"open part, {answer.open_prompts:,} prompts: candidate minus running, with 95 % intervals"]
+        lines.append(f"  {'setting':<8}{'utility':>25}{'quality':>25}{'cost':>25}")
         for name, found in answer.numbers.items():
             cells = "".join(
                 f"{interval_text(found[key], signed=True):>25}" for key in ("utility", "quality", "relative_cost")
             )
-            lines.append(f"  {name:<10}{cells}")
+            lines.append(f"  {name:<8}{cells}")
     state = "in force" if publication.is_published else "not published; in force is"
     shown = publication.id if publication.is_published else publication.running or "nothing"
     lines += ["", f"{state} {shown}{', signed' if publication.is_signed else ''}"]

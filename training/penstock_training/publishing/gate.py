@@ -1,8 +1,8 @@
 """The promotion gate, which says whether a candidate may take the place of the running artifact.
 
-Owns the test and the verdict. It shows nothing of the hold-out but one bit, promoted or not, so that a hold-out can be
-asked again (`penstock_training.publishing.ledger`); everything else that it says follows from prompts and decisions
-alone. Read `consult`, then `is_better`.
+Owns the test and the verdict. A fifth of the questions is open: its numbers are shown at every try, and it can only
+hold a candidate back. The rest is reserved and shows one bit a try, promoted or not, so that it can be asked again
+(`penstock_training.publishing.ledger`). Read `consult`, then `is_better`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ POWER: Final = 0.8  # of a test that is said to be large enough; the usual conve
 # For fewer, a mean is too far from normal for one-sided errors of 1 % and less.
 MINIMUM_GROUPS: Final = 100
 MINIMUM_DIFFERENT: Final = 30
+MINIMUM_OPEN_GROUPS: Final = 30
+MINIMUM_HOLDOUT: Final = 130  # of which about 104 questions are in the reserved part
+_SCREEN_LEVEL: Final = 0.05
 _VETO_LEVEL: Final = 0.05
 _REPORT_LEVEL: Final = 0.05
 
@@ -55,18 +58,22 @@ class GateAnswer:
     reason : str
         In a sentence or two.
     prompts, groups, different : int
-        Usable prompts, their question groups, and prompts on which the two decide differently at the point.
+        Of the reserved part: usable prompts, their question groups, and prompts on which the two decide differently at
+        the point.
+    open_prompts : int
+        Prompts of the open part.
     detectable_gain : float
         Utility gain that would be seen with a chance of `POWER`, foreseen without outcomes; ``nan`` when nothing was
         asked.
     prompts_needed : int or None
-        About how many prompts like these a gain of `GateSettings.margin` takes, when there are too few.
+        About how many prompts like these, open part included, a gain of `GateSettings.margin` takes, when there are
+        too few.
     try_number : int
         Which try of this hold-out this was; 0 when nothing was spent.
     error_rate : float
         What it was allowed to spend.
     numbers : dict of str to dict of str to Interval, or None
-        Per point the differences with 95 % intervals; only when they were asked for, which retires the hold-out.
+        Per point the differences with 95 % intervals on the open part; None when it is empty.
     """
 
     verdict: Verdict
@@ -74,6 +81,7 @@ class GateAnswer:
     prompts: int
     groups: int
     different: int
+    open_prompts: int = 0
     detectable_gain: float = math.nan
     prompts_needed: int | None = None
     try_number: int = 0
@@ -92,11 +100,12 @@ class GateAnswer:
             "prompts": self.prompts,
             "groups": self.groups,
             "prompts_decided_differently": self.different,
+            "open_prompts": self.open_prompts,
             "detectable_gain": None if math.isnan(self.detectable_gain) else self.detectable_gain,
             "prompts_needed": self.prompts_needed,
             "try": self.try_number,
             "error_rate": self.error_rate,
-            "numbers": numbers or None,
+            "open_part": numbers or None,
         }
 
 
@@ -108,6 +117,7 @@ def consult(
     Parameters
     ----------
     pairs : PairedPolicies
+        On the whole hold-out.
     ledger : HoldoutLedger
         Of this hold-out, under the registry's lock.
     settings : GateSettings
@@ -122,34 +132,55 @@ def consult(
 
     Notes
     -----
-    *promote*: `is_better` at the error rate that the account allows. Otherwise *keep* when a gain of the margin would
-    have been seen with a chance of 80 %, else *not enough data*. That second question is answered from the prompts, the
-    decisions and the artifacts' own estimates, never from an outcome, so it reveals nothing and spends nothing.
+    *keep* when the open part shows that the candidate is surely not better; nothing is spent. Else *promote* when
+    `is_better` holds on the reserved part at the error rate that the account allows. Else *keep* when a gain of the
+    margin would have been seen there with a chance of 80 %, or *not enough data*. That last distinction is made from
+    the prompts, the decisions and the artifacts' own estimates, never from a reserved outcome. So a try reveals one bit
+    of the reserved part, promoted or not, and nothing else.
     """
-    point = pairs.points[settings.point]
+    opened, reserved = pairs.part(is_open=True), pairs.part(is_open=False)
+    point = reserved.points[settings.point]
     rate = ledger.next_error_rate
     facts: dict[str, Any] = {
         "prompts": point.quality.size,
-        "groups": int(np.unique(pairs.groups).size),
+        "groups": int(np.unique(reserved.groups).size),
         "different": int(point.is_different.sum()),
+        "open_prompts": int(pairs.is_open.sum()),
+        "numbers": measure(opened) if opened.groups.size else None,
     }
     earlier = ledger.earlier_answer(question)
     if earlier is not None:
         return GateAnswer(earlier, "This question was asked before; the answer is the same.", **facts)
-    if rate == 0.0:
-        why = "its numbers were shown" if ledger.is_retired else f"it has answered {ledger.tries} questions"
-        return GateAnswer("not_enough_data", f"This hold-out is used up ({why}); collect a fresh one.", **facts)
+    if is_surely_not_better(opened, settings):
+        return GateAnswer("keep", "It is surely not better, as the open part of the hold-out shows.", **facts)
     if facts["different"] < MINIMUM_DIFFERENT:
         reason = f"The two decide differently on {facts['different']} prompts only; there is nothing to gain."
         return GateAnswer("keep", reason, **facts)
     if facts["groups"] < MINIMUM_GROUPS:
-        reason = f"A hold-out needs {MINIMUM_GROUPS} different questions at least, this one has {facts['groups']}."
-        return GateAnswer("not_enough_data", reason, prompts_needed=MINIMUM_GROUPS, **facts)
-    gain = detectable_gain(point, pairs.groups, rate)
+        reason = f"The reserved part needs {MINIMUM_GROUPS} different questions at least and has {facts['groups']}."
+        return GateAnswer("not_enough_data", reason, prompts_needed=MINIMUM_HOLDOUT, **facts)
+    if rate == 0.0:
+        reason = f"This hold-out is used up: it has answered {ledger.tries} questions. Collect a fresh one."
+        return GateAnswer("not_enough_data", reason, **facts)
+    return _ask(reserved, ledger, settings, question, rate, at, by, facts)
+
+
+def _ask(
+    reserved: PairedPolicies,
+    ledger: HoldoutLedger,
+    settings: GateSettings,
+    question: str,
+    rate: float,
+    at: str,
+    by: str,
+    facts: dict[str, Any],
+) -> GateAnswer:
+    """Spend a try: write it down, look, write the answer down."""
+    gain = detectable_gain(reserved.points[settings.point], reserved.groups, rate)
     ledger.ask(question, rate, at=at, by=by)
-    facts |= {"try_number": ledger.tries, "error_rate": rate, "detectable_gain": gain}
+    facts = facts | {"try_number": ledger.tries, "error_rate": rate, "detectable_gain": gain}
     verdict: Verdict = "keep" if gain <= settings.margin else "not_enough_data"
-    if is_better(pairs, settings, rate):
+    if is_better(reserved, settings, rate):
         verdict = "promote"
     ledger.answer(question, rate, verdict, at=at, by=by)
     if verdict == "promote":
@@ -157,13 +188,14 @@ def consult(
     if verdict == "keep":
         reason = f"Not surely better; a gain of {settings.margin:g} would probably ({POWER:.0%}) have been seen."
         return GateAnswer(verdict, reason, **facts)
-    needed = math.ceil(facts["prompts"] * (gain / settings.margin) ** 2)
-    reason = f"Not surely better, but a gain below {gain:.3f} would go unseen; about {_rounded(needed):,} prompts are "
-    return GateAnswer(verdict, f"{reason}needed to see {settings.margin:g}.", prompts_needed=needed, **facts)
+    everything = facts["prompts"] + facts["open_prompts"]
+    needed = _rounded(math.ceil(everything * (gain / settings.margin) ** 2))
+    reason = f"Not surely better, but a gain below {gain:.3f} may go unseen; to see {settings.margin:g} "
+    return GateAnswer(verdict, f"{reason}takes about {needed:,} prompts.", prompts_needed=needed, **facts)
 
 
-def reveal(pairs: PairedPolicies) -> dict[str, dict[str, Interval]]:
-    """Show the hold-out's numbers; retire it in its account first.
+def measure(pairs: PairedPolicies) -> dict[str, dict[str, Interval]]:
+    """Measure the differences of two policies.
 
     Returns
     -------
@@ -182,6 +214,30 @@ def reveal(pairs: PairedPolicies) -> dict[str, dict[str, Interval]]:
         }
         for name, point in pairs.points.items()
     }
+
+
+def is_surely_not_better(pairs: PairedPolicies, settings: GateSettings) -> bool:
+    """Say whether neither way to pass `is_better` can be open: at a plain one-sided 5 % for each part.
+
+    Parameters
+    ----------
+    pairs : PairedPolicies
+        The open part.
+    settings : GateSettings
+
+    Returns
+    -------
+    bool
+        Utility is surely lower, and quality is surely lost beyond the margin or nothing is surely saved.
+    """
+    if np.unique(pairs.groups).size < MINIMUM_OPEN_GROUPS:
+        return False
+    point = pairs.points[settings.point]
+    utility, quality, cost = (
+        mean_interval(values, pairs.groups, _SCREEN_LEVEL)
+        for values in (point.utility, point.quality, point.relative_cost)
+    )
+    return utility.high < 0.0 and (quality.high < -settings.margin or cost.low >= 0.0)
 
 
 def is_better(pairs: PairedPolicies, settings: GateSettings, rate: float) -> bool:

@@ -39,8 +39,6 @@ class LedgerEntry(msgspec.Struct, frozen=True):
         What the try may spend.
     verdict : str
         Empty on the line that is written before the hold-out is looked at.
-    is_retired : bool
-        Its numbers were shown, so it answers no further question.
     """
 
     at: str
@@ -48,7 +46,6 @@ class LedgerEntry(msgspec.Struct, frozen=True):
     question: str
     error_rate: float = 0.0
     verdict: str = ""
-    is_retired: bool = False
 
 
 def error_rate(tries: int, promotions: int, *, family: float = FAMILY_ERROR_RATE) -> float:
@@ -128,7 +125,6 @@ class HoldoutLedger:
     ----------
     tries, promotions : int
         Questions asked so far, answered or not, and those answered with *promote*.
-    is_retired : bool
     """
 
     def __init__(self, folder: Path, digest: str) -> None:
@@ -138,7 +134,7 @@ class HoldoutLedger:
     @property
     def tries(self) -> int:
         """Questions asked so far; one that was killed before its answer counts."""
-        return sum(1 for entry in self._entries if not entry.verdict and not entry.is_retired)
+        return sum(1 for entry in self._entries if not entry.verdict)
 
     @property
     def promotions(self) -> int:
@@ -146,15 +142,10 @@ class HoldoutLedger:
         return sum(1 for entry in self._entries if entry.verdict == "promote")
 
     @property
-    def is_retired(self) -> bool:
-        """Whether its numbers have been shown."""
-        return any(entry.is_retired for entry in self._entries)
-
-    @property
     def next_error_rate(self) -> float:
         """What the next try may spend; 0 when the hold-out is used up."""
         rate = error_rate(self.tries, self.promotions)
-        return 0.0 if self.is_retired or rate < MINIMUM_ERROR_RATE else rate
+        return rate if rate >= MINIMUM_ERROR_RATE else 0.0
 
     def earlier_answer(self, question: str) -> Verdict | None:
         """Answer to the same question before; asking again tells nothing new and spends nothing."""
@@ -169,10 +160,6 @@ class HoldoutLedger:
     def answer(self, question: str, rate: float, verdict: Verdict, *, at: str, by: str) -> None:
         """Write the answer down before it is shown."""
         self._append(LedgerEntry(at, by, question, rate, verdict))
-
-    def retire(self, question: str, *, at: str, by: str) -> None:
-        """Close the account, because the hold-out's numbers are going to be shown."""
-        self._append(LedgerEntry(at, by, question, is_retired=True))
 
     def _read(self) -> list[LedgerEntry]:
         try:

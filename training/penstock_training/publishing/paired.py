@@ -6,9 +6,11 @@ does, and draws no conclusion (`penstock_training.publishing.gate` does). Read `
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,10 +23,13 @@ from penstock_training.errors import OutcomeError
 from penstock_training.evaluation import estimate_with_artifact
 from penstock_training.outcomes import OutcomeMatrix
 from penstock_training.predict import known_arm
+from penstock_training.splits import normalise_question
 
 FloatVector = NDArray[np.float64]
 FloatMatrix = NDArray[np.float64]
 IndexVector = NDArray[np.int64]
+
+OPEN_BYTES: Final = 51  # of 256: 20 %
 
 Router = tuple[RouterArtifact, PromptEncoder]
 
@@ -38,8 +43,8 @@ class PairedPoint:
     name : str
         ``cost``, ``balanced`` or ``quality``.
     utility : ndarray of float64, shape (n,)
-        Difference of quality - λ · relative cost, with the running policy's λ; of minus the relative cost when λ is
-        infinite.
+        Difference of quality - λ · relative cost, with the running artifact's λ (0 without one); of minus the relative
+        cost when λ is infinite.
     quality : ndarray of float64, shape (n,), in [-1, 1]
     relative_cost : ndarray of float64, shape (n,)
         In units of a typical request on the dearest arm.
@@ -57,6 +62,17 @@ class PairedPoint:
     is_different: NDArray[np.bool_]
     foreseen_variance: FloatVector
 
+    def rows(self, kept: NDArray[np.bool_]) -> PairedPoint:
+        """Take some prompts."""
+        return PairedPoint(
+            self.name,
+            self.utility[kept],
+            self.quality[kept],
+            self.relative_cost[kept],
+            self.is_different[kept],
+            self.foreseen_variance[kept],
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class PairedPolicies:
@@ -67,6 +83,8 @@ class PairedPolicies:
     groups : ndarray of int64, shape (n,)
         Question groups, the unit of independence.
     points : dict of str to PairedPoint
+    is_open : ndarray of bool, shape (n,)
+        Prompts of the open part, whose numbers may be shown; see `is_in_open_part`.
     prompts_left_out : int
         Prompts without a score for every arm that either policy may choose.
     arms_left_out : tuple of str
@@ -75,8 +93,15 @@ class PairedPolicies:
 
     groups: IndexVector
     points: dict[str, PairedPoint]
+    is_open: NDArray[np.bool_]
     prompts_left_out: int
     arms_left_out: tuple[str, ...]
+
+    def part(self, *, is_open: bool) -> PairedPolicies:
+        """Take the open part, or the reserved one; they share no question."""
+        rows = self.is_open if is_open else ~self.is_open
+        points = {name: point.rows(rows) for name, point in self.points.items()}
+        return PairedPolicies(self.groups[rows], points, self.is_open[rows], self.prompts_left_out, self.arms_left_out)
 
 
 def pair_policies(
@@ -149,7 +174,17 @@ def pair_policies(
         point.name: _pair(point.name, policies, table, judge, default) for point in judge.manifest.operating_points
     }
     left_out = tuple(arm for arm in wanted if arm not in observed)
-    return PairedPolicies(matrix.groups[rows], points, len(matrix.prompts) - rows.size, left_out)
+    is_open = np.array([is_in_open_part(matrix.prompts[row]) for row in rows], dtype=bool)
+    return PairedPolicies(matrix.groups[rows], points, is_open, len(matrix.prompts) - rows.size, left_out)
+
+
+def is_in_open_part(prompt: str) -> bool:
+    """Tell whether a prompt belongs to the part of a hold-out whose numbers may be shown: about one question in five.
+
+    A hash of the normalised question decides, so that a question is in the same part of every hold-out it occurs in.
+    """
+    digest = hashlib.sha256(normalise_question(prompt).encode("utf-8", "surrogatepass")).digest()
+    return digest[-1] < OPEN_BYTES
 
 
 def cost_scale_usd(artifact: RouterArtifact) -> float:
@@ -197,7 +232,8 @@ def _pair(name: str, policies: Sequence[_Policy], table: _Table, judge: RouterAr
     cost = (table.cost_usd[rows, new] - table.cost_usd[rows, old]) / table.cost_scale_usd
     foreseen_cost = (table.expected_cost_usd[rows, new] - table.expected_cost_usd[rows, old]) / table.cost_scale_usd
     first, second = table.expected_quality[rows, new], table.expected_quality[rows, old]
-    weight = judge.tradeoff(name).cost_weight
+    # A candidate must not choose the yardstick: with nothing in force, quality alone counts as utility.
+    weight = judge.tradeoff(name).cost_weight if len(policies) > 1 else 0.0
     is_cost_only = math.isinf(weight)
     # Two answers that are right with chances p and q differ with chance p(1-q) + q(1-p) if they are independent.
     disagreement = first * (1.0 - second) + second * (1.0 - first)

@@ -17,7 +17,7 @@ from penstock_routers.registry_layout import Pointer
 from penstock_training.errors import TrainingError
 from penstock_training.outcomes import OutcomeMatrix
 from penstock_training.predict import open_router
-from penstock_training.publishing.gate import GateAnswer, GateSettings, consult, reveal
+from penstock_training.publishing.gate import GateAnswer, GateSettings, consult
 from penstock_training.publishing.ledger import HoldoutLedger, holdout_digest
 from penstock_training.publishing.paired import pair_policies
 from penstock_training.publishing.registry import HOLDOUTS_FOLDER, Registry, login_name, utc_now
@@ -42,8 +42,6 @@ class PublishOrder:
     sign_key : Path or None
     may_hold_prompt_vectors : bool
         Allow vectors of single captured prompts in the artifact.
-    shows_holdout : bool
-        Show the hold-out's numbers, which retires it.
     default_arm : str or None
     encoder : Path or None
     gate : GateSettings
@@ -55,7 +53,6 @@ class PublishOrder:
     force_reason: str | None = None
     sign_key: Path | None = None
     may_hold_prompt_vectors: bool = False
-    shows_holdout: bool = False
     default_arm: str | None = None
     encoder: Path | None = None
     gate: GateSettings = field(default_factory=GateSettings)
@@ -236,12 +233,7 @@ def _ask_gate(
     settings = order.gate
     question = f"{candidate[0].id} {running or 'none'} {settings.point} {settings.margin:g} {order.default_arm or '-'}"
     at, by = utc_now(), login_name()
-    answer = consult(pairs, ledger, settings, question, at=at, by=by)
-    if not order.shows_holdout:
-        return answer
-    ledger.retire(question, at=at, by=by)
-    fields = {name: getattr(answer, name) for name in answer.__slots__}
-    return GateAnswer(**fields | {"numbers": reveal(pairs)})
+    return consult(pairs, ledger, settings, question, at=at, by=by)
 
 
 def _encoder_of(folder: Path, candidate: Manifest, given: Path | None) -> Path | None:
