@@ -122,6 +122,7 @@ def _session() -> aiohttp.ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": "penstock", "Accept-Encoding": "identity"},
         timeout=aiohttp.ClientTimeout(total=None),
+        auto_decompress=False,  # a few bytes could unpack to gigabytes; what is compressed fails the hashes
         trust_env=False,
     )
 

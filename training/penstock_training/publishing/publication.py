@@ -136,11 +136,12 @@ def publish_artifact(
         running = None if before is None else before.id
         if running == candidate.id and order.sign_key is None:
             raise TrainingError(f"{candidate.id[:19]} is in force already", code="already_in_force")
+        # A key that cannot be used is found before a try of the hold-out is spent.
+        signature = None if order.sign_key is None else sign_artifact(order.sign_key, candidate.id)
         verdict, reason, answer = _judge(order, registry, candidate.id, running, progress)
         if verdict in ("keep", "not_enough_data"):
             registry.note("keep" if verdict == "keep" else "not_enough_data", candidate.id, reason=reason)
             return Publication(candidate.id, verdict, reason, None, answer, running, is_signed=False)
-        signature = None if order.sign_key is None else sign_artifact(order.sign_key, candidate.id)
         pointer = registry.publish(order.artifact, verdict=verdict, reason=reason, signature=signature)
         return Publication(candidate.id, verdict, reason, pointer, answer, running, signature is not None)
 
