@@ -16,6 +16,8 @@ from penstock_training.publishing.gate import (
     is_surely_not_better,
     mean_interval,
     measure,
+    prompts_needed,
+    rare_loss,
     student_quantile,
 )
 from penstock_training.publishing.ledger import HoldoutLedger, error_rate
@@ -77,6 +79,34 @@ def test_gate_with_equal_quality_and_lower_cost_promotes(tmp_path: Path) -> None
 def test_gate_with_lower_cost_and_lost_quality_does_not_promote() -> None:
     """A saving buys no more quality than the margin when λ gives it no weight."""
     assert not is_better(pairs(point(differences(20_000, -0.03), -0.2, weight=0.0)), SETTINGS, 0.05)
+
+
+def test_gate_with_no_failure_among_few_prompts_is_not_sure_of_none() -> None:
+    """A cheaper arm that never failed on 300 prompts may fail on one in a hundred; on 1,000 prompts it may not."""
+    found = {n: is_better(pairs(point(np.zeros(n), -0.2, weight=0.0)), SETTINGS, 0.0185) for n in (300, 1000)}
+    assert found == {300: False, 1000: True}
+
+
+def test_gate_on_rare_failures_is_wrong_no_more_often_than_allowed() -> None:
+    """A candidate that loses a margin's worth on rare prompts passes at most at the error rate, here 5 %."""
+    generator = np.random.default_rng(3)
+    passed = 0
+    for _ in range(1000):
+        quality = -(generator.random(600) < SETTINGS.margin).astype(np.float64)
+        passed += is_better(pairs(point(quality, -0.2, weight=0.0)), SETTINGS, 0.05)
+    assert passed / 1000 <= 0.05
+
+
+def test_rare_loss_is_the_rule_of_three_and_counts_groups() -> None:
+    """At 5 % it is three divided by the number of independent questions."""
+    assert rare_loss(np.arange(300), 0.05) == pytest.approx(3.0 / 300, rel=0.01)  # ln 20 = 2.996
+    assert rare_loss(np.arange(300) // 3, 0.05) == pytest.approx(3.0 / 100, rel=0.01)
+
+
+def test_prompts_needed_for_what_is_seen_already_are_those_there_are() -> None:
+    """The forecast agrees with what it extrapolates, and grows as the wanted gain falls."""
+    assert prompts_needed(1000, 0.05, 0.01, 0.05) == 1000
+    assert prompts_needed(1000, 0.05, 0.01, 0.01) > 10_000
 
 
 def test_gate_on_a_large_holdout_without_gain_keeps(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from support.outcome_samples import outcome_row, write_json_lines
 ARMS = {"small": 0.0001, "medium": 0.0004, "large": 0.001, "frontier": 0.004}
 PROMPTS = [
     f"A {thing} travels {n} km in {n % 7 + 2} hours. What is its average speed?"
-    for n in range(40, 100)
+    for n in range(40, 260)
     for thing in ("train", "car", "ship")
 ]
 
@@ -150,7 +150,7 @@ def test_publish_with_a_shared_question_in_the_training_file_is_refused(
     options = ("--registry", tmp_path / "registry", "--holdout", file, "--trained-on", trained)
     error = answer("publish", cheap, *options)["error"]
     assert error["code"] == "holdout_overlaps_training"
-    assert error["message"].startswith("1 of 180 prompts")
+    assert error["message"].startswith("1 of 660 prompts")
 
 
 def test_publish_of_a_damaged_artifact_is_refused_in_one_line(tmp_path: Path, cheap: Path) -> None:

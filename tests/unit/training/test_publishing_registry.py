@@ -89,6 +89,16 @@ def test_publish_a_damaged_artifact_changes_nothing(tmp_path: Path, first: str, 
     assert not list(registry.folder.rglob(".new-*"))
 
 
+def test_publish_again_what_was_damaged_in_the_registry_mends_it(tmp_path: Path, first: str, second: str) -> None:
+    """A good copy takes the place of a damaged one."""
+    registry = _publish(tmp_path, "first")
+    damage(registry.artifact_folder(first))
+    _publish(tmp_path, "first", registry)
+    assert RouterArtifact.load(registry.artifact_folder(first), encoder_id=None).id == first
+    _publish(tmp_path, "second", registry)
+    assert not list(registry.folder.rglob(".new-*"))
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_publish_killed_after_any_step_leaves_a_servable_registry(
     tmp_path: Path, first: str, second: str, step: str

@@ -179,6 +179,9 @@ class Registry:
             except BlockingIOError as error:
                 message = f"somebody else is publishing to {self.folder} at this moment; try again when they are done"
                 raise TrainingError(message, code="registry_busy") from error
+            except OSError as error:
+                message = f"the file system of {self.folder} has no locks ({error.strerror})"
+                raise TrainingError(message, code="registry_not_writable") from error
             with _writing(self.folder):
                 self._clean_up()
             yield
@@ -268,15 +271,15 @@ class Registry:
             artifact = RouterArtifact.load(staged, encoder_id=None)
             self._on_step("verified")
             final = self.artifact_folder(artifact.id)
+            if final.exists() and not _is_sound(final):
+                final.replace(root / f"{_STAGED}damaged-{final.name[:12]}")  # removed by the next writer
             if not final.exists():
                 staged.chmod(0o755)  # made for its owner only; a gateway may run as another user
                 _flush_folder(staged)
                 staged.replace(final)
                 _flush_folder(root)
-            else:
-                RouterArtifact.load(final, encoder_id=None)
-                if signature is not None:
-                    _replace(final / SIGNATURE_FILE, signature)
+            elif signature is not None:
+                _replace(final / SIGNATURE_FILE, signature)
             self._on_step("stored")
             return artifact.id
         finally:
@@ -333,6 +336,15 @@ def _entry_of(pointer: Pointer) -> HistoryEntry:
         pointer.verdict,
         pointer.reason,
     )
+
+
+def _is_sound(folder: Path) -> bool:
+    """Whether serving would open an artifact folder."""
+    try:
+        RouterArtifact.load(folder, encoder_id=None)
+    except ArtifactError:
+        return False
+    return True
 
 
 @contextmanager
