@@ -25,10 +25,13 @@ def holds_prompt_vectors(manifest: Manifest) -> bool:
     Returns
     -------
     bool
-        True when the family keeps support points, as exact nearest neighbours do. Prototypes that are means of at
-        least five prompts, linear heads and cluster tables keep none.
+        True when the family, or a member of an ensemble (``knn.support_points``), keeps support points, as exact
+        nearest neighbours do. Prototypes that are means of at least five prompts, linear heads and cluster tables keep
+        none.
     """
-    return manifest.hyperparameters.get(SUPPORT_POINTS, 0.0) > 0.0
+    return any(
+        value > 0.0 for name, value in manifest.hyperparameters.items() if name.rpartition(".")[2] == SUPPORT_POINTS
+    )
 
 
 def is_from_captured_prompts(manifest: Manifest) -> bool:

@@ -65,12 +65,21 @@ def test_artifact_path_of_something_else_than_an_id_is_refused() -> None:
         artifact_path("sha256:..")
 
 
-def test_prompt_vectors_follow_from_support_points() -> None:
-    """Support points are vectors of single prompts; prototypes are not."""
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, False),
+        ({"prototypes": 500.0, "support_points": 0.0}, False),
+        ({"support_points": 900.0}, True),
+        ({"linear.penalty": 1.0, "knn.support_points": 0.0}, False),
+        ({"linear.penalty": 1.0, "knn.support_points": 1.0}, True),
+    ],
+)
+def test_prompt_vectors_follow_from_support_points(settings: dict[str, float], expected: bool) -> None:
+    """Support points are vectors of single prompts, in an ensemble's member too; prototypes are not."""
     manifest = bundled_manifest()
     assert not holds_prompt_vectors(manifest)
-    exact = msgspec.structs.replace(manifest, hyperparameters=manifest.hyperparameters | {"support_points": 900.0})
-    assert holds_prompt_vectors(exact)
+    assert holds_prompt_vectors(msgspec.structs.replace(manifest, hyperparameters=settings)) is expected
 
 
 def test_captured_prompts_are_known_by_any_source() -> None:
