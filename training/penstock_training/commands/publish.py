@@ -138,12 +138,12 @@ def _text(publication: Publication) -> str:
         from penstock_training.evaluation_text import interval_text
 
         lines += ["", f"open part, {answer.open_prompts:,} prompts: candidate minus running, with 95 % intervals"]
-        lines.append(f"  {'setting':<8}{'utility':>25}{'quality':>25}{'cost':>25}")
+        lines.append(f"{'setting':<8}{'utility':>24}{'quality':>24}{'cost':>24}")
         for name, found in answer.numbers.items():
             cells = "".join(
-                f"{interval_text(found[key], signed=True):>25}" for key in ("utility", "quality", "relative_cost")
+                f"{interval_text(found[key], signed=True):>24}" for key in ("utility", "quality", "relative_cost")
             )
-            lines.append(f"  {name:<8}{cells}")
+            lines.append(f"{name:<8}{cells}")
     state = "in force" if publication.is_published else "not published; in force is"
     shown = publication.id if publication.is_published else publication.running or "nothing"
     lines += ["", f"{state} {shown}{', signed' if publication.is_signed else ''}"]

@@ -154,7 +154,7 @@ def consult(
     if is_surely_not_better(opened, settings):
         return GateAnswer("keep", "It is surely not better, as the open part of the hold-out shows.", **facts)
     if facts["different"] < MINIMUM_DIFFERENT:
-        reason = f"The two decide differently on {facts['different']} prompts only; there is nothing to gain."
+        reason = f"The two decide differently on {facts['different']} prompts only, too few to tell."
         return GateAnswer("keep", reason, **facts)
     if facts["groups"] < MINIMUM_GROUPS:
         reason = f"The reserved part needs {MINIMUM_GROUPS} different questions at least and has {facts['groups']}."
