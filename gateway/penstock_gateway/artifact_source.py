@@ -83,7 +83,9 @@ class FolderSource:
         self._trust = trust
 
     async def look(self) -> str:
-        """See `ArtifactSource.look`."""
+        """See `ArtifactSource.look`; in a registry a pinned artifact, whichever is in force."""
+        if self._trust.digest is not None and is_registry(self._folder):
+            return self._trust.digest
         return await asyncio.to_thread(offered_id, self._folder)
 
     async def fetch(self, offered: str, encoder_id: str) -> RouterArtifact:

@@ -188,7 +188,7 @@ def _litellm_name(provider: str, model: str) -> str:
 
 
 def artifact_folder(routing: RoutingSettings) -> Path | None:
-    """Return the folder of the configured router artifact, in a registry the one in force; None when routing is off.
+    """Return the folder of the configured router artifact, in a registry the one in force or pinned; None if off.
 
     Raises
     ------
@@ -200,6 +200,8 @@ def artifact_folder(routing: RoutingSettings) -> Path | None:
     folder = model_folder(DEFAULT_ARTIFACT if routing.artifact == "default" else routing.artifact)
     if not is_registry(folder):
         return folder
+    if routing.artifact_digest is not None:
+        return folder / artifact_path(routing.artifact_digest)
     pointer = read_pointer(folder)
     if pointer is None:
         raise ArtifactError(f"nothing has been published in {folder.name!r}", code="registry_empty")

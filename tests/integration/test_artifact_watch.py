@@ -205,6 +205,19 @@ async def test_poll_of_zero_seconds_follows_nothing(tmp_path: Path, first: str, 
         assert (await ready(gateway))["artifact"] == first
 
 
+async def test_registry_folder_with_a_pinned_digest_stays_with_it(tmp_path: Path, first: str, second: str) -> None:
+    """A pinned artifact is served from a registry whichever is in force, and its publication there is no refusal."""
+    registry = Registry(tmp_path / "registry")
+    publish(registry, tmp_path / "second")
+    async with running(settings_for(tmp_path, registry.folder, artifact_digest=first), plain) as gateway:
+        assert gateway.app.pipeline.chooser.artifact_id == first
+        publish(registry, tmp_path / "second")
+        source = FolderSource(registry.folder, Trust(digest=first))
+        assert await source.look() == first
+        shown = await ready(gateway)
+        assert (shown["artifact"], shown["refused"]) == (first, None)
+
+
 async def test_watch_of_a_stopped_gateway_leaves_no_task(tmp_path: Path, first: str) -> None:
     """Stopping the server ends the polling."""
     async with running(settings_for(tmp_path, tmp_path / "registry"), plain):
