@@ -19,6 +19,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from penstock_gateway.admission import Gatekeeper
+from penstock_gateway.artifact_watch import ArtifactWatch
 from penstock_gateway.asgi import ClientGoneError, Receive, Scope, Send, read_head, send_error
 from penstock_gateway.endpoints.chat import ChatEndpoint
 from penstock_gateway.endpoints.feedback import feedback_routes
@@ -36,7 +37,7 @@ from penstock_gateway.pipeline import Pipeline
 from penstock_gateway.request_log import start_request_log
 from penstock_gateway.settings import Settings
 from penstock_gateway.upstream.protocol import Upstream
-from penstock_gateway.wiring import RoutingFinding, build_pipeline
+from penstock_gateway.wiring import RoutingFinding, build_pipeline, build_watch
 
 _log = logging.getLogger("penstock.app")
 
@@ -109,6 +110,8 @@ def create_app(settings: Settings, *, upstreams: Mapping[str, Upstream] | None =
     PenstockApp
     """
     pipeline, finding = build_pipeline(settings, upstreams=upstreams)
+    watch, encoder_finding = build_watch(settings, pipeline)
+    finding = finding or encoder_finding
     server = settings.server
     gatekeeper = Gatekeeper(
         KeyRing.from_settings(settings),
@@ -123,7 +126,7 @@ def create_app(settings: Settings, *, upstreams: Mapping[str, Upstream] | None =
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # a Location would name http:// behind a TLS proxy, and carry the key there
-        lifespan=_lifespan(pipeline, settings.log.level, finding),
+        lifespan=_lifespan(pipeline, settings.log.level, finding, watch),
     )
     _add_error_handlers(inspection, pipeline)
     inspection.include_router(
@@ -132,23 +135,28 @@ def create_app(settings: Settings, *, upstreams: Mapping[str, Upstream] | None =
             chat,
             started_at=time.time(),
             max_body_bytes=server.max_body_bytes,
-            readiness=_readiness(pipeline, finding),
+            readiness=lambda: _readiness(pipeline, finding, watch),
         )
     )
     inspection.include_router(feedback_routes(pipeline))
     return PenstockApp(pipeline, gatekeeper, chat, inspection)
 
 
-def _readiness(pipeline: Pipeline, finding: RoutingFinding | None) -> dict[str, Any]:
+def _readiness(pipeline: Pipeline, finding: RoutingFinding | None, watch: ArtifactWatch | None) -> dict[str, Any]:
+    """Say whether routing is on, and why what the source offers is not in force; no message, anyone may read it."""
+    is_on = pipeline.chooser.parts is not None
+    refusal = None if watch is None else watch.refusal
+    obstacle = refusal or finding
     return {
         "status": "ready",
-        "routing": "on" if pipeline.chooser.parts else "off",
+        "routing": "on" if is_on else "off",
         "artifact": pipeline.chooser.artifact_id,
-        "problem": None if finding is None else finding.code,
+        "problem": None if is_on or obstacle is None else obstacle.code,
+        "refused": refusal and {"artifact": refusal.artifact, "code": refusal.code, "since": refusal.at},
     }
 
 
-def _lifespan(pipeline: Pipeline, level: str, finding: RoutingFinding | None) -> Any:
+def _lifespan(pipeline: Pipeline, level: str, finding: RoutingFinding | None, watch: ArtifactWatch | None) -> Any:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         stop_log = start_request_log(level=level, on_drop=pipeline.metrics.log_dropped.inc)
@@ -157,11 +165,17 @@ def _lifespan(pipeline: Pipeline, level: str, finding: RoutingFinding | None) ->
         if finding is not None:
             _log.warning("routing_off", extra={"code": finding.code, "problem": finding.message})
         try:
+            if watch is not None:
+                await watch.start()
             yield
+            if watch is not None:
+                await watch.aclose()
             for upstream in pipeline.upstreams.values():
                 await upstream.aclose()
             if pipeline.chooser.parts is not None:
                 await pipeline.chooser.parts.encoder.aclose()
+            elif watch is not None:
+                await watch.encoder.aclose()
         finally:
             if pipeline.events is not None:
                 await asyncio.to_thread(pipeline.events.stop)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal
 from functools import partial
@@ -124,6 +125,30 @@ class ArmChooser:
     def artifact_id(self) -> str | None:
         """Identifier of the artifact in force."""
         return self.parts.artifact.id if self.parts else None
+
+    def with_artifact(self, artifact: RouterArtifact, encoder: EncoderService, arms: Mapping[str, str]) -> ArmChooser:
+        """Return a chooser that decides by another artifact and is the same otherwise.
+
+        Parameters
+        ----------
+        artifact : RouterArtifact
+        encoder : EncoderService
+        arms : mapping of str to str
+            Arm of this artifact for each deployment, by name.
+
+        Returns
+        -------
+        ArmChooser
+            A new object: requests that this one decides about keep its artifact, arms and cost scale to their end.
+        """
+        other = copy(self)
+        other._by_name = {name: replace(d, arm=arms[name]) for name, d in self._by_name.items()}
+        other._routable = tuple(deployment for deployment in other._by_name.values() if deployment.is_routable)
+        other._default = other._by_name[self._default.name]
+        other._baseline = other._by_name[self._baseline.name]
+        other.parts = RoutingParts(artifact, encoder)
+        other._cost_scale = other._cost_scale_usd(artifact)
+        return other
 
     async def choose(
         self,

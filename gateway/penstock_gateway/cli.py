@@ -21,6 +21,7 @@ import click
 
 if TYPE_CHECKING:
     from penstock_gateway.configuration_problems import ConfigurationError
+    from penstock_gateway.decisions import RouteDecision
     from penstock_gateway.settings import Settings
 
 EXIT_REFUSED = 1
@@ -302,10 +303,11 @@ def _decide(
     """Decide as the gateway would, and return the novelty limit too; no upstream is made, so none can be called."""
     import asyncio
 
+    from penstock_gateway.artifact_source import is_artifact_url
     from penstock_gateway.errors import GatewayError
     from penstock_gateway.pipeline import Caller
     from penstock_gateway.request_body import parse_chat_request
-    from penstock_gateway.wiring import build_pipeline
+    from penstock_gateway.wiring import build_pipeline, build_watch
 
     pipeline, finding = build_pipeline(settings, upstreams={})
     if finding is not None:
@@ -320,8 +322,16 @@ def _decide(
         max_cost_usd=None if max_cost_usd is None else str(max_cost_usd),
         min_quality=None if min_quality is None else str(min_quality),
     )
+
+    async def decided() -> RouteDecision:
+        if is_artifact_url(settings.routing.artifact):
+            watch, _ = build_watch(settings, pipeline)
+            if watch is not None and not await watch.check() and watch.refusal is not None:
+                click.echo(f"routing is off: {watch.refusal.message} [{watch.refusal.code}]", err=True)
+        return await pipeline.decide(caller, parse_chat_request(body))
+
     try:
-        decision = asyncio.run(pipeline.decide(caller, parse_chat_request(body))).as_json()
+        decision = asyncio.run(decided()).as_json()
     except GatewayError as error:
         raise click.ClickException(error.message) from None
     parts = pipeline.chooser.parts

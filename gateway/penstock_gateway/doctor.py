@@ -6,6 +6,7 @@ first.
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import socket
 import sys
@@ -15,10 +16,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from penstock_gateway.artifact_source import is_artifact_url
 from penstock_gateway.configuration_problems import ConfigurationError
 from penstock_gateway.settings import Settings, find_configuration, load_settings, note_settings
+from penstock_gateway.settings_deployments import model_folder
 from penstock_gateway.settings_models import RoutingSettings
-from penstock_gateway.wiring import RoutingFinding, load_routing
+from penstock_gateway.wiring import RoutingFinding, fetch_artifact, load_routing
+from penstock_routers.encoder_manifest import read_encoder_folder
+from penstock_routers.errors import RouterError
 from penstock_routers.installation import install_command
 
 Level = Literal["ok", "warn", "fail"]
@@ -155,12 +160,25 @@ def _configuration(path: Path | None, environ: Mapping[str, str]) -> tuple[Setti
 
 
 def _routing(routing: RoutingSettings) -> list[Finding]:
+    if is_artifact_url(routing.artifact):
+        return [_remote_artifact(routing)]
     parts, refused = load_routing(routing)
     if refused is not None:
         return [Finding("fail", "routing", f"{refused.message} [{refused.code}]", _routing_fix(routing, refused))]
     if parts is None:
         return [Finding("warn", "routing", "routing.artifact is none: 'auto' always takes the default arm")]
     return [Finding("ok", "routing", f"encoder {routing.encoder}, artifact {parts.artifact.id[:19]}")]
+
+
+def _remote_artifact(routing: RoutingSettings) -> Finding:
+    """Fetch and verify the artifact once, as a server does when it starts."""
+    try:
+        encoder_id = read_encoder_folder(model_folder(routing.encoder))[0].encoder_id
+        artifact = asyncio.run(fetch_artifact(routing, encoder_id))
+    except RouterError as error:
+        refused = RoutingFinding(error.code, error.message)
+        return Finding("fail", "routing", f"{refused.message} [{refused.code}]", _routing_fix(routing, refused))
+    return Finding("ok", "routing", f"encoder {routing.encoder}, artifact {artifact.id[:19]} from {routing.artifact}")
 
 
 def _routing_fix(routing: RoutingSettings, refused: RoutingFinding) -> str:
@@ -173,7 +191,10 @@ def _routing_fix(routing: RoutingSettings, refused: RoutingFinding) -> str:
     if refused.code == "artifact_encoder_mismatch":
         return "set routing.encoder to the one that the artifact was fitted with"
     if routing.artifact != bundled.artifact:
-        return "check the folder named in routing.artifact"
+        if refused.code.startswith("signature_") or refused.code == "artifact_other_digest":
+            return "check routing.artifact_digest and routing.artifact_public_key, and who published the artifact"
+        what = "address" if is_artifact_url(routing.artifact) else "folder"
+        return f"check the {what} named in routing.artifact"
     return "install Penstock again: a bundled model is missing or damaged"
 
 

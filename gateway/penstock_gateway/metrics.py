@@ -90,9 +90,7 @@ class GatewayMetrics:
         self.log_dropped = Counter(
             "penstock_log_dropped", "Log lines dropped because the queue was full.", registry=self.registry
         )
-        self.artifact = Gauge(
-            "penstock_artifact_info", "The router artifact in force.", ("artifact",), registry=self.registry
-        )
+        self.artifact, self.artifact_refused = _artifact_metrics(self.registry)
 
         self._add_event_log()
         self._requests = _Children(self.requests)
@@ -119,6 +117,11 @@ class GatewayMetrics:
         if DECISION_ID_HEADER not in error.headers:
             self.errors.labels(error.code).inc()
 
+    def note_artifact(self, artifact_id: str) -> None:
+        """Show which artifact is in force, and no other."""
+        self.artifact.clear()
+        self.artifact.labels(artifact_id).set(1)
+
     def observe(self, decision: RouteDecision, settlement: Settlement) -> None:
         """Count one finished request."""
         model = decision.chosen
@@ -141,3 +144,15 @@ class GatewayMetrics:
     def render(self) -> bytes:
         """Return the exposition in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+def _artifact_metrics(registry: CollectorRegistry) -> tuple[Gauge, Counter]:
+    """Which artifact is in force, and how often another was refused."""
+    in_force = Gauge("penstock_artifact_info", "The router artifact in force.", ("artifact",), registry=registry)
+    refused = Counter(
+        "penstock_artifact_refused",
+        "Times the artifact that the source offers was refused, by stable code; the one in force goes on serving.",
+        ("code",),
+        registry=registry,
+    )
+    return in_force, refused

@@ -145,7 +145,8 @@ def _resolve_paths(source: SettingsSource) -> None:
     routing = source.tree.get("routing")
     for name in ("artifact", "encoder"):
         text = routing.get(name) if isinstance(routing, dict) else None
-        if isinstance(routing, dict) and isinstance(text, str) and ("/" in text or text.startswith((".", "~"))):
+        is_path = isinstance(text, str) and "://" not in text and ("/" in text or text.startswith((".", "~")))
+        if isinstance(routing, dict) and isinstance(text, str) and is_path:
             routing[name] = str(source.folder / Path(text).expanduser())
             source.written["routing", name] = text
     events = source.tree.get("events")

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
+from penstock_gateway.artifact_source import artifact_url_problem, is_artifact_url
 from penstock_gateway.configuration_problems import Problem, did_you_mean, setting_path
 from penstock_gateway.environment import BASE_URL_VARIABLES
 from penstock_gateway.model_facts import find_model
@@ -25,7 +26,7 @@ from penstock_gateway.settings_deployments import (
     read_artifact_arms,
     read_reference_arm,
 )
-from penstock_gateway.settings_models import DeploymentSettings, Settings
+from penstock_gateway.settings_models import DeploymentSettings, RoutingSettings, Settings
 from penstock_gateway.settings_policy_checks import check_policies
 from penstock_gateway.settings_secrets import SecretFileError, is_readable_by_others, read_secret
 from penstock_gateway.settings_source import SettingKey, SettingsSource
@@ -51,6 +52,7 @@ def check_settings(settings: Settings, source: SettingsSource, *, is_insecure: b
     """
     _check_names(settings, source)
     _check_routing(settings, source)
+    _check_artifact(settings.routing, source)
     for index, entry in enumerate(settings.deployments):
         key: SettingKey = ("deployments", index)
         count = len(source.problems)
@@ -114,6 +116,26 @@ def _check_routing(settings: Settings, source: SettingsSource) -> None:
     default = next((entry for entry in settings.deployments if entry.name == settings.routing.default_arm), None)
     if default is not None and not default.routable:
         source.report(("routing", "default_arm"), f"{default.name!r} is not routable", "set 'routable: true' on it")
+
+
+def _check_artifact(routing: RoutingSettings, source: SettingsSource) -> None:
+    """A URL says where an artifact lies, not who made it."""
+    key: SettingKey = ("routing", "artifact")
+    is_ours = routing.artifact in ("default", "none")
+    for name in ("artifact_digest", "artifact_public_key"):
+        if is_ours and getattr(routing, name) is not None:
+            source.report(("routing", name), f"has no meaning with 'artifact: {routing.artifact}'", "remove it")
+    if routing.artifact_public_key is not None and find_spec("cryptography") is None:
+        message = "checking a signature needs cryptography, which is not installed"
+        source.report(("routing", "artifact_public_key"), message, f"run: {install_command('signing')}")
+    if not is_artifact_url(routing.artifact):
+        return
+    if problem := artifact_url_problem(routing.artifact):
+        source.report(key, problem)
+    wrong = source.muted & {("routing", "artifact_digest"), ("routing", "artifact_public_key")}
+    if routing.artifact_digest is None and routing.artifact_public_key is None and not wrong:
+        message = "an artifact from a URL needs artifact_digest or artifact_public_key, to know who made it"
+        source.report(key, message, "'penstock-train publish' prints the id, 'penstock-train keygen' the key")
 
 
 def _names_of(index: int) -> set[SettingKey]:
@@ -267,6 +289,8 @@ def note_settings(settings: Settings, environ: Mapping[str, str] | None = None) 
 
 def _routing_notes(settings: Settings, arms: tuple[str, ...]) -> list[Problem]:
     """Say when the default arm keeps routing off, or is another than the artifact's."""
+    if is_artifact_url(settings.routing.artifact):
+        return []
     if not arms:
         text = "has no readable manifest; every request to 'auto' goes to the default arm"
         return [Problem("routing", "routing.artifact", text)]

@@ -19,7 +19,8 @@ from penstock_gateway.providers import PROVIDERS
 from penstock_gateway.settings_models import DeploymentSettings, PriceSettings, RoutingSettings, Settings
 from penstock_gateway.settings_secrets import SecretFileError, read_secret
 from penstock_routers.bundled import bundled_folder
-from penstock_routers.errors import RouterError
+from penstock_routers.errors import ArtifactError, RouterError
+from penstock_routers.registry_layout import artifact_path, is_registry, read_pointer
 
 UNKNOWN_CONTEXT_TOKENS = 8192
 UNKNOWN_MAX_OUTPUT_TOKENS = 4096
@@ -187,16 +188,24 @@ def _litellm_name(provider: str, model: str) -> str:
 
 
 def artifact_folder(routing: RoutingSettings) -> Path | None:
-    """Return the folder of the configured router artifact; None when routing is off.
+    """Return the folder of the configured router artifact, in a registry the one in force or pinned; None if off.
 
     Raises
     ------
     RouterError
-        Nothing bundled has that name.
+        Nothing bundled has that name, or the registry has nothing in force.
     """
     if routing.artifact == "none":
         return None
-    return model_folder(DEFAULT_ARTIFACT if routing.artifact == "default" else routing.artifact)
+    folder = model_folder(DEFAULT_ARTIFACT if routing.artifact == "default" else routing.artifact)
+    if not is_registry(folder):
+        return folder
+    if routing.artifact_digest is not None:
+        return folder / artifact_path(routing.artifact_digest)
+    pointer = read_pointer(folder)
+    if pointer is None:
+        raise ArtifactError(f"nothing has been published in {folder.name!r}", code="registry_empty")
+    return folder / artifact_path(pointer.id)
 
 
 def model_folder(name: str) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from penstock_gateway.artifact_source import is_artifact_url
 from penstock_gateway.configuration_problems import did_you_mean
 from penstock_gateway.settings_checks import note_settings
 from penstock_gateway.settings_deployments import artifact_folder, model_folder, read_artifact_arms
@@ -34,6 +35,9 @@ def check_models(settings: Settings, source: SettingsSource) -> None:
     """
     if settings.routing.artifact == "none":
         return
+    if is_artifact_url(settings.routing.artifact):
+        _encoder(settings.routing, source)
+        return
     artifact = _artifact(settings.routing, source)
     encoder = _encoder(settings.routing, source)
     if artifact is not None and encoder is not None and artifact.encoder.id != encoder.encoder_id:
@@ -55,6 +59,8 @@ def routing_obstacle(settings: Settings) -> str:
     """Return in one sentence why a gateway with these settings does not route; the log has the loader's own words."""
     if settings.routing.artifact == "none":
         return "routing.artifact is none"
+    if is_artifact_url(settings.routing.artifact):
+        return "until the artifact has been fetched"
     source = SettingsSource("settings", Path.cwd())
     check_models(settings, source)
     found = [problem for problem in source.problems if problem.setting.startswith("routing.")]

@@ -63,6 +63,9 @@ UsdPerMillion = Annotated[
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(_plain_float)]
 CostUsd = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False), BeforeValidator(_plain_float)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False), BeforeValidator(_plain_float)]
+PollSeconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False), BeforeValidator(_plain_float)]
+ArtifactDigest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
+PublicKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{43}=$")]
 Tradeoff = Annotated[float | str, BeforeValidator(_plain_tradeoff)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
@@ -219,7 +222,19 @@ class RoutingSettings(_Section):
     """How `auto` chooses."""
 
     artifact: Text = Field(
-        "default", description="Router artifact: `default` (bundled), a folder, or `none` (always the default arm)."
+        "default",
+        description="Router artifact: `default` (bundled), a folder, a registry, the `https://` URL of one, or `none` "
+        "(always the default arm).",
+    )
+    artifact_digest: ArtifactDigest | None = Field(
+        None, description="Id that the artifact must have: `sha256:` and 64 digits. Pins it for good."
+    )
+    artifact_public_key: PublicKey | None = Field(
+        None,
+        description="Ed25519 key, base64, that must have signed the artifact; a URL needs this or `artifact_digest`.",
+    )
+    artifact_poll_seconds: PollSeconds = Field(
+        30.0, description="How often the artifact's folder or URL is looked at for a new one; 0: only at the start."
     )
     encoder: Text = Field("static-minilm-256", description="Prompt encoder: a bundled name or a folder.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the encoder runs.")

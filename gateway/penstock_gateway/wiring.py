@@ -7,8 +7,10 @@ Everything here lives as long as the process. Read `build_pipeline`. A refused a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from penstock_gateway.artifact_source import ArtifactSource, FolderSource, Trust, is_artifact_url, open_trusted
+from penstock_gateway.artifact_watch import ArtifactWatch
 from penstock_gateway.chooser import ArmChooser, RoutingParts
 from penstock_gateway.conversations import WarmConversations
 from penstock_gateway.decisions import RecentDecisions
@@ -18,13 +20,13 @@ from penstock_gateway.metrics import GatewayMetrics
 from penstock_gateway.pipeline import Pipeline
 from penstock_gateway.request_policy import PolicyBook, rules_of
 from penstock_gateway.settings import Settings, build_deployments
-from penstock_gateway.settings_deployments import artifact_folder, model_folder, with_default_arm
+from penstock_gateway.settings_deployments import arm_of, artifact_folder, model_folder, with_default_arm
 from penstock_gateway.settings_models import RoutingSettings
 from penstock_gateway.upstream.protocol import Upstream
 from penstock_routers.artifact import RouterArtifact
 from penstock_routers.encoder import PromptEncoder
 from penstock_routers.encoder_service import EncoderService
-from penstock_routers.errors import RouterError
+from penstock_routers.errors import ArtifactError, RouterError
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +49,18 @@ def load_routing(settings: RoutingSettings) -> tuple[RoutingParts | None, Routin
     Returns
     -------
     parts : RoutingParts or None
+        None for a URL: a server fetches it when it runs (`build_watch`).
     finding : RoutingFinding or None
         Set when an artifact was asked for and something was refused.
     """
     try:
+        if is_artifact_url(settings.artifact):
+            return None, None
         folder = artifact_folder(settings)
         if folder is None:
             return None, None
         encoder = PromptEncoder.load(model_folder(settings.encoder), device=settings.device)
-        artifact = RouterArtifact.load(folder, encoder_id=encoder.encoder_id)
+        artifact = open_trusted(folder, encoder.encoder_id, Trust.from_settings(settings))
     except RouterError as error:
         return None, RoutingFinding(error.code, error.message)
     return RoutingParts(artifact, EncoderService(encoder)), None
@@ -95,7 +100,7 @@ def build_pipeline(
         rules=rules_of(settings),
     )
     if chooser.artifact_id is not None:
-        metrics.artifact.labels(chooser.artifact_id).set(1)
+        metrics.note_artifact(chooser.artifact_id)
     if upstreams is None:
         upstreams = {adapter: _UPSTREAMS[adapter]() for adapter in {d.adapter for d in deployments}}
     pipeline = Pipeline(
@@ -128,6 +133,80 @@ def _events(settings: Settings, deployments: Sequence[Deployment], metrics: Gate
         on_drop=lambda kind: metrics.events_dropped.labels(kind).inc(),
         on_problem=lambda problem: metrics.event_problems.labels(problem).inc(),
     )
+
+
+def build_watch(settings: Settings, pipeline: Pipeline) -> tuple[ArtifactWatch | None, RoutingFinding | None]:
+    """Build what follows the artifact's source and swaps the router of a pipeline.
+
+    Parameters
+    ----------
+    settings : Settings
+        As for `build_pipeline`.
+    pipeline : Pipeline
+
+    Returns
+    -------
+    watch : ArtifactWatch or None
+        None for the bundled artifact, without one, and when the encoder or the artifact's name is refused.
+    finding : RoutingFinding or None
+        Why it was.
+    """
+    routing, settings = settings.routing, with_default_arm(settings)
+    if routing.artifact in ("default", "none"):
+        return None, None
+    parts = pipeline.chooser.parts
+    try:
+        source = _source(routing)
+        if parts is None:
+            loaded = PromptEncoder.load(model_folder(routing.encoder), device=routing.device)
+            encoder, encoder_id = EncoderService(loaded), loaded.encoder_id
+        else:
+            encoder, encoder_id = parts.encoder, parts.artifact.manifest.encoder.id
+    except RouterError as error:
+        return None, RoutingFinding(error.code, error.message)
+
+    def adopt(artifact: RouterArtifact) -> None:
+        known = artifact.manifest.arms
+        arms = {entry.name: arm_of(entry, known) for entry in settings.deployments}
+        if arms[settings.default_arm] not in known:
+            refused = _unscored_default(settings.default_arm, known)
+            raise ArtifactError(refused.message, code=refused.code)
+        chooser = pipeline.chooser.with_artifact(artifact, encoder, arms)
+        pipeline.deployments = {name: replace(d, arm=arms[name]) for name, d in pipeline.deployments.items()}
+        pipeline.chooser = chooser
+        pipeline.metrics.note_artifact(artifact.id)
+
+    watch = ArtifactWatch(
+        source,
+        encoder=encoder,
+        encoder_id=encoder_id,
+        adopt=adopt,
+        in_force=lambda: pipeline.chooser.artifact_id,
+        poll_seconds=routing.artifact_poll_seconds,
+        on_refusal=lambda code: pipeline.metrics.artifact_refused.labels(code).inc(),
+    )
+    return watch, None
+
+
+async def fetch_artifact(routing: RoutingSettings, encoder_id: str) -> RouterArtifact:
+    """Fetch and verify what a source offers, once.
+
+    Raises
+    ------
+    RouterError
+        It cannot be had, or is refused.
+    """
+    source = _source(routing)
+    return await source.fetch(await source.look(), encoder_id)
+
+
+def _source(routing: RoutingSettings) -> ArtifactSource:
+    trust = Trust.from_settings(routing)
+    if not is_artifact_url(routing.artifact):
+        return FolderSource(model_folder(routing.artifact), trust)
+    from penstock_gateway.artifact_download import UrlSource  # noqa: PLC0415 - aiohttp only when called for
+
+    return UrlSource(routing.artifact, trust)
 
 
 def _unscored_default(name: str, arms: Sequence[str]) -> RoutingFinding:

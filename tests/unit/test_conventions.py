@@ -155,7 +155,9 @@ def test_file_and_class_names_avoid_words_without_meaning() -> None:
     assert files + classes == []
 
 
-@pytest.mark.parametrize("heavy", ["litellm", "onnxruntime", "redis", "faiss", "sentence_transformers", "model2vec"])
+@pytest.mark.parametrize(
+    "heavy", ["litellm", "onnxruntime", "redis", "faiss", "sentence_transformers", "model2vec", "cryptography"]
+)
 @pytest.mark.parametrize("package", PACKAGES)
 def test_heavy_dependency_of_a_package_has_one_owner_file(package: str, heavy: str) -> None:
     """A heavy dependency is imported in one file of each package at most, so that replacing it touches one file."""

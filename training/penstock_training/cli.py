@@ -10,6 +10,7 @@ from typing import Final
 
 import click
 
+from penstock_training.commands.artifact import artifact
 from penstock_training.commands.check_outcomes import check_outcomes
 from penstock_training.commands.collect import collect
 from penstock_training.commands.evaluate import evaluate
@@ -19,8 +20,10 @@ from penstock_training.commands.fit import fit
 from penstock_training.commands.import_outcomes import import_outcomes
 from penstock_training.commands.judge_report import judge_report
 from penstock_training.commands.predict import predict
+from penstock_training.commands.publish import keygen, publish
 
 COMMANDS: Final[tuple[click.Command, ...]] = (
+    artifact,
     check_outcomes,
     collect,
     evaluate,
@@ -29,7 +32,9 @@ COMMANDS: Final[tuple[click.Command, ...]] = (
     fit,
     import_outcomes,
     judge_report,
+    keygen,
     predict,
+    publish,
 )
 
 

@@ -6,6 +6,7 @@ production the dispatcher in `app` answers it before FastAPI sees it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
@@ -51,7 +52,12 @@ _CHAT_DOC: dict[str, Any] = {
 
 
 def inspection_routes(
-    pipeline: Pipeline, chat: ChatEndpoint, *, started_at: float, max_body_bytes: int, readiness: dict[str, Any]
+    pipeline: Pipeline,
+    chat: ChatEndpoint,
+    *,
+    started_at: float,
+    max_body_bytes: int,
+    readiness: Callable[[], dict[str, Any]],
 ) -> APIRouter:
     """Return the routes of one gateway.
 
@@ -62,8 +68,8 @@ def inspection_routes(
     started_at : float
         Unix time, shown as the models' ``created``.
     max_body_bytes : int
-    readiness : dict
-        What ``/readyz`` shows.
+    readiness : callable
+        Returns what ``/readyz`` shows.
     """
     routes = APIRouter()
     _add_models(routes, pipeline, int(started_at))
@@ -155,7 +161,7 @@ def _add_decisions(routes: APIRouter, pipeline: Pipeline, max_body_bytes: int) -
         return JSONResponse({**made.as_json(), "outcome": None if settlement is None else settlement.as_json()})
 
 
-def _add_probes(routes: APIRouter, pipeline: Pipeline, readiness: dict[str, Any]) -> None:
+def _add_probes(routes: APIRouter, pipeline: Pipeline, readiness: Callable[[], dict[str, Any]]) -> None:
     @routes.get("/livez", summary="Whether the process is alive")
     async def livez() -> JSONResponse:
         """Answer as long as the event loop turns."""
@@ -164,7 +170,7 @@ def _add_probes(routes: APIRouter, pipeline: Pipeline, readiness: dict[str, Any]
     @routes.get("/readyz", summary="Whether requests can be answered")
     async def readyz() -> JSONResponse:
         """Answer once the gateway can take requests; a refused artifact is named, and the default arm serves."""
-        return JSONResponse(readiness)
+        return JSONResponse(readiness())
 
     @routes.get("/metrics", summary="Prometheus metrics")
     async def metrics() -> Response:

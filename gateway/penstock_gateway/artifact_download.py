@@ -1,0 +1,161 @@
+"""Router artifacts over HTTP: bounded in size and time, no redirects, nothing kept on the disk.
+
+Owns the requests. What comes back is trusted for nothing: `artifact_source.open_trusted` checks it, in a thread and a
+temporary folder that is removed at once. Read `UrlSource.fetch`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+
+from penstock_gateway.artifact_source import Trust, claimed_id, open_trusted
+from penstock_routers.artifact import MAX_ARTIFACT_BYTES, MAX_MANIFEST_BYTES, RouterArtifact
+from penstock_routers.errors import ArtifactError
+from penstock_routers.manifest import GRAPH_FILE, MANIFEST_FILE
+from penstock_routers.registry_layout import (
+    MAX_POINTER_BYTES,
+    POINTER_FILE,
+    artifact_path,
+    decode_pointer,
+    is_artifact_id,
+)
+from penstock_routers.signatures import MAX_SIGNATURE_BYTES, SIGNATURE_FILE
+
+LOOK_TIMEOUT_SECONDS: Final = 10.0
+FETCH_TIMEOUT_SECONDS: Final = 60.0
+"""For all files of an artifact together; the largest allowed, 64 MiB, then needs 9 Mbit/s."""
+_CHUNK_BYTES: Final = 1 << 16
+_ABSENT: Final = frozenset({403, 404, 410})  # object stores answer 403 for what is not there to whoever may not list
+
+
+class UrlSource:
+    """A registry or an artifact folder behind a web server.
+
+    Parameters
+    ----------
+    url : str
+        ``<url>/current`` is asked for first; where there is none (403, 404, 410), `url` is taken for an artifact
+        folder.
+    trust : Trust
+        With a digest, a key, or both.
+    look_timeout_seconds, fetch_timeout_seconds : float
+
+    Notes
+    -----
+    Redirects are refused, proxy variables and ``.netrc`` are not read, no cookie is kept, certificates are verified
+    against the system's store. No header but ``User-Agent`` tells who asks.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        trust: Trust,
+        *,
+        look_timeout_seconds: float = LOOK_TIMEOUT_SECONDS,
+        fetch_timeout_seconds: float = FETCH_TIMEOUT_SECONDS,
+    ) -> None:
+        if trust.digest is None and trust.public_key is None:
+            raise ValueError("an artifact from a URL needs a digest or a key")
+        self._base = url.rstrip("/")
+        self._trust = trust
+        self._look_timeout_seconds = look_timeout_seconds
+        self._fetch_timeout_seconds = fetch_timeout_seconds
+
+    async def look(self) -> str:
+        """Return the id that is offered now; a pinned one without asking."""
+        if self._trust.digest is not None:
+            return self._trust.digest
+        async with _session() as session, _deadline(self._look_timeout_seconds):
+            pointer = await _get(session, f"{self._base}/{POINTER_FILE}", MAX_POINTER_BYTES)
+            if pointer is not None:
+                return decode_pointer(pointer).id
+            return claimed_id(await self._needed(session, f"{self._base}/{MANIFEST_FILE}", MAX_MANIFEST_BYTES))
+
+    async def fetch(self, offered: str, encoder_id: str) -> RouterArtifact:
+        """Download the artifact that is offered under an id, and verify it off the event loop."""
+        async with _session() as session, _deadline(self._fetch_timeout_seconds):
+            place = self._base
+            manifest = None
+            if is_artifact_id(offered):
+                place = f"{self._base}/{artifact_path(offered)}"
+                manifest = await _get(session, f"{place}/{MANIFEST_FILE}", MAX_MANIFEST_BYTES)
+            if manifest is None:
+                place = self._base
+                manifest = await self._needed(session, f"{place}/{MANIFEST_FILE}", MAX_MANIFEST_BYTES)
+            files = {MANIFEST_FILE: manifest}
+            if self._trust.public_key is not None:
+                signature = await _get(session, f"{place}/{SIGNATURE_FILE}", MAX_SIGNATURE_BYTES)
+                files |= {} if signature is None else {SIGNATURE_FILE: signature}
+            files[GRAPH_FILE] = await self._needed(session, f"{place}/{GRAPH_FILE}", MAX_ARTIFACT_BYTES)
+        artifact = await asyncio.to_thread(_open, files, encoder_id, self._trust)
+        if place != self._base and artifact.id != offered:
+            raise ArtifactError("the registry holds another artifact under this id", code="artifact_corrupt")
+        return artifact
+
+    async def _needed(self, session: aiohttp.ClientSession, url: str, max_bytes: int) -> bytes:
+        content = await _get(session, url, max_bytes)
+        if content is None:
+            raise ArtifactError(f"the source has no {url.rpartition('/')[2]}", code="artifact_missing")
+        return content
+
+
+def _open(files: dict[str, bytes], encoder_id: str, trust: Trust) -> RouterArtifact:
+    try:
+        with tempfile.TemporaryDirectory(prefix="penstock-artifact-") as name:
+            for file, content in files.items():
+                Path(name, file).write_bytes(content)
+            return open_trusted(Path(name), encoder_id, trust)
+    except OSError as error:
+        message = f"no room for a downloaded artifact: {error.strerror or 'unknown error'}"
+        raise ArtifactError(message, code="artifact_source_unusable") from error
+
+
+def _session() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"User-Agent": "penstock", "Accept-Encoding": "identity"},
+        timeout=aiohttp.ClientTimeout(total=None),
+        auto_decompress=False,  # a few bytes could unpack to gigabytes; what is compressed fails the hashes
+        trust_env=False,
+    )
+
+
+@asynccontextmanager
+async def _deadline(seconds: float) -> AsyncIterator[None]:
+    """Bound the time of what is done inside, and turn the errors of time and transport into ours."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as error:
+        message = f"the source of the artifact took longer than {seconds:g} s"
+        raise ArtifactError(message, code="artifact_source_timeout") from error
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        message = f"the source of the artifact cannot be read: {type(error).__name__}"
+        raise ArtifactError(message, code="artifact_source_unreachable") from error
+
+
+async def _get(session: aiohttp.ClientSession, url: str, max_bytes: int) -> bytes | None:
+    """Read one file; None when there is none."""
+    name = url.rpartition("/")[2]
+    async with session.get(url, allow_redirects=False) as response:
+        if response.status in _ABSENT:
+            return None
+        if 300 <= response.status < 400:
+            message = f"the source redirects {name}; give the address that it leads to"
+            raise ArtifactError(message, code="artifact_source_redirect")
+        if response.status != 200:
+            message = f"the source answered with status {response.status} to {name}"
+            raise ArtifactError(message, code="artifact_source_status")
+        content = bytearray()
+        async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+            content += chunk
+            if len(content) > max_bytes:
+                raise ArtifactError(f"{name} is larger than {max_bytes:,} bytes", code="artifact_oversize")
+        return bytes(content)

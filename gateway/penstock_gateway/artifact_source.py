@@ -1,0 +1,216 @@
+"""Where a router artifact comes from while serving, and whether its maker is trusted.
+
+Owns the two kinds of folder (an artifact, a registry) and the order of the checks: digest and signature before anything
+of the graph is run. The download is in `artifact_download`. It blocks where it reads files: call it in a thread. Read
+`open_trusted`, then `FolderSource`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+
+from penstock_gateway.settings_models import RoutingSettings
+from penstock_routers.artifact import MAX_ARTIFACT_BYTES, MAX_MANIFEST_BYTES, RouterArtifact
+from penstock_routers.errors import ArtifactError
+from penstock_routers.manifest import GRAPH_FILE, MANIFEST_FILE, artifact_id, decode_manifest
+from penstock_routers.model_files import read_model_file
+from penstock_routers.registry_layout import artifact_path, is_registry, read_pointer
+from penstock_routers.signatures import decode_public_key, read_signature, verify_signature
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What an artifact must show before it is opened.
+
+    Attributes
+    ----------
+    digest : str or None
+        Its id.
+    public_key : bytes or None
+        Ed25519 key that signed it.
+    """
+
+    digest: str | None = None
+    public_key: bytes | None = None
+
+    @classmethod
+    def from_settings(cls, routing: RoutingSettings) -> Trust:
+        """Take what is configured."""
+        key = routing.artifact_public_key
+        return cls(routing.artifact_digest, None if key is None else decode_public_key(key))
+
+
+class ArtifactSource(Protocol):
+    """A place that offers one artifact at a time."""
+
+    async def look(self) -> str:
+        """Return the id that is offered now, as the place claims it; cheap.
+
+        Raises
+        ------
+        ArtifactError
+            The place cannot be read.
+        """
+
+    async def fetch(self, offered: str, encoder_id: str) -> RouterArtifact:
+        """Return the artifact offered under an id, verified in every respect.
+
+        Raises
+        ------
+        RouterError
+            It cannot be had, or is refused.
+        """
+
+
+class FolderSource:
+    """An artifact folder or a registry on this machine.
+
+    Parameters
+    ----------
+    folder : Path
+    trust : Trust
+    """
+
+    def __init__(self, folder: Path, trust: Trust) -> None:
+        self._folder = folder
+        self._trust = trust
+
+    async def look(self) -> str:
+        """See `ArtifactSource.look`; in a registry a pinned artifact, whichever is in force."""
+        if self._trust.digest is not None and is_registry(self._folder):
+            return self._trust.digest
+        return await asyncio.to_thread(offered_id, self._folder)
+
+    async def fetch(self, offered: str, encoder_id: str) -> RouterArtifact:
+        """See `ArtifactSource.fetch`."""
+        return await asyncio.to_thread(self._open, offered, encoder_id)
+
+    def _open(self, offered: str, encoder_id: str) -> RouterArtifact:
+        is_in_registry = is_registry(self._folder)
+        folder = self._folder / artifact_path(offered) if is_in_registry else self._folder
+        artifact = open_trusted(folder, encoder_id, self._trust)
+        if is_in_registry and artifact.id != offered:
+            raise ArtifactError("the registry holds another artifact under this id", code="artifact_corrupt")
+        return artifact
+
+
+def is_artifact_url(artifact: str) -> bool:
+    """Tell a URL from a folder in ``routing.artifact``."""
+    return "://" in artifact
+
+
+def artifact_url_problem(artifact: str) -> str | None:
+    """Say what is wrong with an artifact's URL; None when it can be used.
+
+    Parameters
+    ----------
+    artifact : str
+
+    Returns
+    -------
+    str or None
+        Plain ``http`` is for servers on this machine: whoever sits between could take the artifact away, though not
+        replace it.
+    """
+    try:
+        parts = urlsplit(artifact)
+        host = parts.hostname or ""
+        has_host = bool(host) and parts.port != 0
+    except ValueError:
+        return "is not a URL"
+    if not has_host or parts.scheme not in ("https", "http"):
+        return "should be a folder or start with https:// and a host"
+    if parts.scheme == "http" and host not in ("localhost", "127.0.0.1", "::1"):
+        return "should start with https:// (http:// is for servers on this machine)"
+    if parts.username or parts.password or parts.query or parts.fragment or any(c.isspace() for c in artifact):
+        return "should have no credentials, no query, no fragment and no white space"
+    return None
+
+
+def offered_id(folder: Path) -> str:
+    """Return the id that a folder or registry offers, unverified.
+
+    Raises
+    ------
+    ArtifactError
+        ``registry_pointer``, ``registry_empty``, ``artifact_missing``, ``artifact_oversize``, ``artifact_schema``.
+    """
+    if is_registry(folder):
+        pointer = read_pointer(folder)
+        if pointer is None:
+            raise ArtifactError(f"nothing has been published in {folder.name!r}", code="registry_empty")
+        return pointer.id
+    return claimed_id(_read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES))
+
+
+def claimed_id(manifest: bytes) -> str:
+    """Return the id that the bytes of a manifest state.
+
+    Raises
+    ------
+    ArtifactError
+        ``artifact_schema``.
+    """
+    try:
+        return msgspec.json.decode(manifest, type=_ManifestId).id
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ArtifactError(f"{MANIFEST_FILE} is not valid", code="artifact_schema") from error
+
+
+class _ManifestId(msgspec.Struct):
+    id: str
+
+
+def open_trusted(folder: Path, encoder_id: str, trust: Trust) -> RouterArtifact:
+    """Open an artifact folder, its maker first; blocks.
+
+    Parameters
+    ----------
+    folder : Path
+    encoder_id : str
+        Of the encoder in use.
+    trust : Trust
+        Without digest and key, whoever can write the folder is trusted.
+
+    Returns
+    -------
+    RouterArtifact
+
+    Raises
+    ------
+    ArtifactError
+        ``artifact_other_digest``, the codes of `verify_signature` and those of `RouterArtifact.load`.
+    """
+    expected = None
+    if trust.digest is not None or trust.public_key is not None:
+        expected = _content_id(folder)
+        if trust.digest is not None and expected != trust.digest:
+            raise ArtifactError(f"the artifact is {expected}, not the pinned one", code="artifact_other_digest")
+        if trust.public_key is not None:
+            verify_signature(read_signature(folder), expected, trust.public_key)
+    artifact = RouterArtifact.load(folder, encoder_id=encoder_id)
+    if expected is not None and artifact.id != expected:
+        raise ArtifactError("the artifact changed while it was read", code="artifact_corrupt")
+    return artifact
+
+
+def _content_id(folder: Path) -> str:
+    """Compute the id from the content; nothing of the graph is parsed."""
+    manifest = decode_manifest(_read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES))
+    graph = _read(folder / GRAPH_FILE, MAX_ARTIFACT_BYTES)
+    if hashlib.sha256(graph).hexdigest() != manifest.graph_sha256:
+        raise ArtifactError("router.onnx is not the file that the manifest names", code="artifact_corrupt")
+    return artifact_id(manifest, graph)
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
+    return read_model_file(
+        path, max_bytes, error=ArtifactError, missing_code="artifact_missing", too_large_code="artifact_oversize"
+    )
