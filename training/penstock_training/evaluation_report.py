@@ -9,8 +9,11 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from penstock_training.call_shares import CallShares
 from penstock_training.intervals import DiscordantPairs, Interval
+from penstock_training.latency import Latency
 from penstock_training.metrics import CalibrationBins
+from penstock_training.noninferiority import NonInferiority
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,9 @@ class CurveSummary:
     cost_at_95, cost_at_99, cost_at_100 : Interval
         Cost relative to the best arm's at which 95, 99 and 100 % of its quality are reached (the last is QNC); infinite
         when never.
+    quality_at_10, quality_at_25, quality_at_50 : Interval
+        Mean quality of the best point that costs at most 10, 25 and 50 % of the best arm; NaN when even the cheapest
+        arm costs more.
     """
 
     area: Interval
@@ -84,6 +90,9 @@ class CurveSummary:
     cost_at_95: Interval
     cost_at_99: Interval
     cost_at_100: Interval
+    quality_at_10: Interval
+    quality_at_25: Interval
+    quality_at_50: Interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +146,13 @@ class OperatingPointResult:
     arm_shares, reason_shares : dict of str to float
     against_default : DiscordantPairs
         Prompts on which the router scored higher and lower than the default arm.
+    non_inferiority : NonInferiority
+        Whether the router is shown to be no worse than the default arm.
+    optimal_selection : Interval
+        OptSel: share of the prompts that some arm answers (score > 0) on which the router took the cheapest of the arms
+        that scored highest. Inflated by luck, as is the oracle.
+    oracle_gap : Interval
+        Gap@O: share of the oracle's quality that the router misses. No router can close it; see `oracle_choices`.
     by_category, by_source : tuple of SliceResult
     """
 
@@ -156,6 +172,9 @@ class OperatingPointResult:
     arm_shares: dict[str, float]
     reason_shares: dict[str, float]
     against_default: DiscordantPairs
+    non_inferiority: NonInferiority
+    optimal_selection: Interval
+    oracle_gap: Interval
     by_category: tuple[SliceResult, ...]
     by_source: tuple[SliceResult, ...]
 
@@ -195,12 +214,14 @@ class EvaluationReport:
     price_only_curve : tuple of CurvePoint
         The router's rule with each arm's mean quality in place of its estimates.
     summary, unguarded_summary, constants_summary : CurveSummary
-    gap_recovered : Interval
-        APGR of ordering prompts by predicted gain of the best over the cheapest arm; 0.5 is random.
+    call_shares : CallShares
+        APGR and CPT of ordering prompts by predicted gain of the best over the cheapest arm.
     verdicts : tuple of str
         What the intervals allow one to say, in sentences.
     resamples, seed : int
         Of the bootstrap.
+    latency : Latency or None
+        Time per estimate; None where no artifact was asked.
     """
 
     name: str
@@ -224,14 +245,25 @@ class EvaluationReport:
     summary: CurveSummary
     unguarded_summary: CurveSummary
     constants_summary: CurveSummary
-    gap_recovered: Interval
+    call_shares: CallShares
     verdicts: tuple[str, ...]
     resamples: int
     seed: int
+    latency: Latency | None = None
+
+    @property
+    def gap_recovered(self) -> Interval:
+        """APGR: share of the gap between cheapest and best arm recovered on average over call shares; 0.5 is random."""
+        return self.call_shares.gap_recovered
+
+    @property
+    def best_cost_usd(self) -> float:
+        """Mean cost per request of the best arm, USD."""
+        return next(arm.cost_usd.value for arm in self.arms if arm.arm == self.best_arm)
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON types; infinite numbers become the text ``"inf"`` and NaN becomes null."""
-        converted: dict[str, Any] = _plain(asdict(self))
+        converted: dict[str, Any] = plain_json(asdict(self))
         return converted
 
     def point(self, name: str) -> OperatingPointResult:
@@ -248,12 +280,12 @@ class EvaluationReport:
         raise KeyError(name)
 
 
-def _plain(value: Any) -> Any:
-    """Replace tuples by lists and numbers that JSON lacks."""
+def plain_json(value: Any) -> Any:
+    """Replace tuples by lists, infinite numbers by the texts ``"inf"`` and ``"-inf"``, and NaN by None."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain_json(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
     return value

@@ -17,11 +17,12 @@ from penstock_training.baselines import ArmMeans, hull_quality
 from penstock_training.cli import main
 from penstock_training.decisions import EstimateArrays, decide_rows
 from penstock_training.errors import OutcomeError
-from penstock_training.evaluation import _verdicts, evaluate, evaluate_artifact
+from penstock_training.evaluation import _verdicts, evaluate
 from penstock_training.evaluation_report import EvaluationReport
 from penstock_training.evaluation_text import count_text, render_plain
 from penstock_training.intervals import Interval
 from penstock_training.outcomes import load_outcomes
+from penstock_training.router_under_test import evaluate_artifact
 from support.outcome_samples import outcome_row, random_trial, write_json_lines
 
 POINTS = (Tradeoff("quality", 0.0, 1.0), Tradeoff("balanced", 0.2, 1.0), Tradeoff("cost", 1.0, 1.0))
