@@ -1,4 +1,4 @@
-"""Where kinds of prompts go: every coding question to the top tier? jailbreaks to the weakest?
+"""Where kinds of prompts go, such as coding questions to the top tier or jailbreaks to the weakest.
 
 Owns the probe prompts' use, the shares per kind and their verdicts, and the confusion of the category head. Must not
 score answers: a probe has no outcome. Read `measure_probes`, then `confusion_by_source`.
@@ -92,12 +92,15 @@ class ProbeReport:
     Attributes
     ----------
     top_arm, default_arm : str
+    arms_by_cost : tuple of str
+        From the cheapest to the dearest, by the expected cost of the probes.
     results : tuple of ProbeResult
     verdicts : tuple of KindVerdict
     """
 
     top_arm: str
     default_arm: str
+    arms_by_cost: tuple[str, ...]
     results: tuple[ProbeResult, ...]
     verdicts: tuple[KindVerdict, ...]
 
@@ -110,21 +113,25 @@ class SourceConfusion:
     ----------
     source : str
     prompts : int
+        With a category or task in the file.
     labels : tuple of str
         Rows (label map) and columns (head).
     counts : tuple of tuple of int
+    listed : int
+        Prompts whose category the label map lists; the others are ``general`` there and say nothing about the head.
     accuracy : Interval
-        Over all prompts, ``general`` included.
+        Share of the listed prompts that the head names rightly; an abstention counts as wrong.
     named_accuracy : Interval
-        Over the prompts for which the head named something else than ``general``; what a category floor relies on.
+        Of the listed prompts that the head names at all; what a category floor relies on.
     general_share : float
-        Share of prompts that the head calls ``general``, abstentions included.
+        Share of all prompts that the head calls ``general``, abstentions included.
     """
 
     source: str
     prompts: int
     labels: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
+    listed: int
     accuracy: Interval
     named_accuracy: Interval
     general_share: float
@@ -191,7 +198,9 @@ def measure_probes(
         results += own
         for kind in dict.fromkeys(kind for kind, _ in keys):
             verdicts.append(_verdict([r for r in own if r.kind == kind], top_arm, estimates.reference_arm))
-    return ProbeReport(top_arm, estimates.reference_arm, tuple(results), tuple(verdicts))
+    order = np.argsort(estimates.cost_usd.mean(axis=0), kind="stable")
+    arms = tuple(estimates.arms[i] for i in order)
+    return ProbeReport(top_arm, estimates.reference_arm, arms, tuple(results), tuple(verdicts))
 
 
 def confusion_by_source(
@@ -224,15 +233,17 @@ def confusion_by_source(
         used = sorted(set(truth[rows].tolist()) | set(head[rows].tolist()))
         counts = np.zeros((len(CATEGORIES), len(CATEGORIES)), dtype=np.int64)
         np.add.at(counts, (truth[rows], head[rows]), 1)
-        is_right, is_named = truth[rows] == head[rows], head[rows] != general
+        is_named, is_listed = head[rows] != general, truth[rows] != general
+        is_right = is_listed & (truth[rows] == head[rows])
         found.append(
             SourceConfusion(
                 source=source,
                 prompts=rows.size,
                 labels=tuple(CATEGORIES[i] for i in used),
                 counts=tuple(tuple(int(counts[i, j]) for j in used) for i in used),
-                accuracy=wilson_interval(int(is_right.sum()), rows.size),
-                named_accuracy=wilson_interval(int((is_right & is_named).sum()), int(is_named.sum())),
+                listed=int(is_listed.sum()),
+                accuracy=wilson_interval(int(is_right.sum()), int(is_listed.sum())),
+                named_accuracy=wilson_interval(int(is_right.sum()), int((is_listed & is_named).sum())),
                 general_share=float(1.0 - is_named.mean()),
             )
         )

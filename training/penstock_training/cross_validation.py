@@ -92,8 +92,8 @@ class CrossValidation:
     Attributes
     ----------
     report : EvaluationReport
-        Over all test prompts, each decided by the router and at the setting of its own fold. A point's `cost_weight` and
-        `guard_z` are medians over folds.
+        Over all test prompts, each decided by the router and at the setting of its own fold. A point's `cost_weight`
+        and `guard_z` are medians over folds.
     folds : tuple of FoldSummary
     trial : PooledTrial
         Out-of-fold estimates with the outcomes of the prompts and arms in the report.
@@ -266,8 +266,8 @@ def cross_validate(
 
     Notes
     -----
-    The paired bootstrap runs over the pooled prompts, so its intervals cover the choice of prompts, not that of folds or
-    seeds. λ, guard and novelty bound never see a test prompt.
+    The paired bootstrap runs over the pooled prompts, so its intervals cover the choice of prompts, not that of folds
+    or seeds. λ, guard and novelty bound never see a test prompt.
     """
     knobs, bounds, summaries = [], [], []
     pooled: list[EstimateArrays] = []

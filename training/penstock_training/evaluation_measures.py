@@ -31,6 +31,7 @@ from penstock_training.metrics import (
     average_improvement,
     brier_score,
     calibration_bins,
+    calibration_places,
     concave_hull,
     envelope_area,
     expected_calibration_error,
@@ -192,6 +193,7 @@ def measure_point(
         optimal_selection=optimal_selection,
         oracle_gap=oracle_gap,
         by_category=_slices(trial, decisions, trial.matrix.categories),
+        by_task=_slices(trial, decisions, trial.matrix.tasks),
         by_source=_slices(trial, decisions, trial.matrix.sources),
     )
 
@@ -348,6 +350,13 @@ def measure_constants(
 def _arm_result(trial: Trial, arm: int, quality: Interval, cost_usd: Interval) -> ArmResult:
     predicted, observed = trial.estimates.quality[:, arm], trial.score[:, arm]
     actual_cost = float(trial.cost_usd[:, arm].mean())
+    place = calibration_places(predicted)
+    bins = int(place.max()) + 1
+    is_in = np.eye(bins)[place]
+    squared = (predicted - observed) ** 2
+    columns = np.column_stack([squared, is_in * (predicted - observed)[:, None]])
+    # Σ_b |mean of the bin's differences| weighted by its share is Σ_b |mean over all prompts of what lies in it|.
+    found = trial.bootstrap(columns).intervals(lambda means: [float(means[0]), float(np.abs(means[1:]).sum())])
     return ArmResult(
         arm=trial.estimates.arms[arm],
         quality=quality,
@@ -357,6 +366,8 @@ def _arm_result(trial: Trial, arm: int, quality: Interval, cost_usd: Interval) -
         brier=brier_score(predicted, observed),
         brier_constant=float(observed.var()),
         bins=calibration_bins(predicted, observed),
+        calibration_interval=found[1],
+        brier_interval=found[0],
     )
 
 

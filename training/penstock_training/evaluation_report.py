@@ -30,6 +30,9 @@ class ArmResult:
     calibration_error, brier, brier_constant : float
         ECE and Brier score of the predicted quality, and the Brier score of always predicting the arm's mean.
     bins : CalibrationBins
+    calibration_interval : Interval
+        ECE over the same bins in each bootstrap sample. Resampling adds noise to every bin, so the interval lies high.
+    brier_interval : Interval
     """
 
     arm: str
@@ -40,6 +43,8 @@ class ArmResult:
     brier: float
     brier_constant: float
     bins: CalibrationBins
+    calibration_interval: Interval
+    brier_interval: Interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +158,7 @@ class OperatingPointResult:
         that scored highest. Inflated by luck, as is the oracle.
     oracle_gap : Interval
         Gap@O: share of the oracle's quality that the router misses. No router can close it; see `oracle_choices`.
-    by_category, by_source : tuple of SliceResult
+    by_category, by_task, by_source : tuple of SliceResult
     """
 
     name: str
@@ -176,6 +181,7 @@ class OperatingPointResult:
     optimal_selection: Interval
     oracle_gap: Interval
     by_category: tuple[SliceResult, ...]
+    by_task: tuple[SliceResult, ...]
     by_source: tuple[SliceResult, ...]
 
     @property

@@ -135,7 +135,7 @@ class EvaluationRun:
             "format": JSON_FORMAT,
             "files": self.files,
             "options": asdict(self.options),
-            "artifacts": [asdict(section) for section in self.routers],
+            "artifacts": [_router_json(section) for section in self.routers],
             "baselines": [asdict(section) for section in self.baselines],
             "comparison": asdict(self.comparison) if self.comparison else None,
             "cross_validation": {
@@ -145,9 +145,6 @@ class EvaluationRun:
             "control": asdict(self.control) | {"sentence": self.control.sentence} if self.control else None,
             "learning_curves": {name: asdict(curve) for name, curve in self.learning_curves.items()},
         }
-        for section, router in zip(parts["artifacts"], self.routers, strict=True):
-            for point, result in zip(section["report"]["points"], router.report.points, strict=True):
-                point["non_inferiority"]["sentence"] = result.non_inferiority.sentence
         converted: dict[str, Any] = plain_json(parts)
         return converted
 
@@ -204,6 +201,13 @@ def run_evaluation(
     )
 
 
+def _router_json(section: RouterSection) -> dict[str, Any]:
+    found = asdict(section)
+    for point, result in zip(found["report"]["points"], section.report.points, strict=True):
+        point["non_inferiority"]["sentence"] = result.non_inferiority.sentence
+    return found
+
+
 def _unseen(
     routers: Sequence[RouterUnderTest], matrix: OutcomeMatrix, files_digest: str | None
 ) -> tuple[OutcomeMatrix, str]:
@@ -224,11 +228,7 @@ def _section(
     options: EvaluationOptions,
     progress: Progress,
 ) -> RouterSection:
-    setting = {
-        "tradeoffs": sorted(router.tradeoffs, key=lambda tradeoff: -tradeoff.cost_weight),
-        "cost_scale_usd": router.cost_scale_usd,
-        "novelty_max": router.novelty_max,
-    }
+    tradeoffs = sorted(router.tradeoffs, key=lambda tradeoff: -tradeoff.cost_weight)
     probes = load_probes()
     texts = [probe.prompt for probe in probes]
     tokens = np.array([message_tokens(text) for text in texts], dtype=np.float64)
@@ -239,8 +239,15 @@ def _section(
         artifact_id=manifest.id,
         family=manifest.family,
         report=report,
-        robustness=_robustness(router, answers.estimates, matrix, setting, options, progress),
-        probes=measure_probes(probes, probed, top_arm=report.best_arm, **setting),
+        robustness=_robustness(router, answers.estimates, matrix, tradeoffs, options, progress),
+        probes=measure_probes(
+            probes,
+            probed,
+            top_arm=report.best_arm,
+            tradeoffs=tradeoffs,
+            cost_scale_usd=router.cost_scale_usd,
+            novelty_max=router.novelty_max,
+        ),
         confusion=confusion_by_source(answers.categories, matrix.categories, matrix.tasks, matrix.sources),
     )
 
@@ -249,7 +256,7 @@ def _robustness(
     router: RouterUnderTest,
     estimates: EstimateArrays,
     matrix: OutcomeMatrix,
-    setting: Mapping[str, Any],
+    tradeoffs: Sequence[Tradeoff],
     options: EvaluationOptions,
     progress: Progress,
 ) -> tuple[PerturbationResult, ...]:
@@ -268,7 +275,9 @@ def _robustness(
         resamples=options.resamples,
         seed=options.seed,
         progress=progress,
-        **setting,
+        tradeoffs=tradeoffs,
+        cost_scale_usd=router.cost_scale_usd,
+        novelty_max=router.novelty_max,
     )
 
 
@@ -282,8 +291,11 @@ def _baselines(
     """The simple tables over the first router's arms, each with the rows of `matrix` that it was measured on."""
     arms = [arm for arm in answers[0].estimates.arms if arm in matrix.arms]
     columns = np.array([matrix.arms.index(arm) for arm in arms])
-    observed = np.isfinite(matrix.score[:, columns]).any(axis=0)
-    arms, columns = [arm for arm, is_observed in zip(arms, observed, strict=True) if is_observed], columns[observed]
+    observed = np.atleast_1d(np.isfinite(matrix.score[:, columns]).any(axis=0))
+    arms, columns = (
+        [arm for arm, is_observed in zip(arms, observed.tolist(), strict=True) if is_observed],
+        columns[observed],
+    )
     rows = np.flatnonzero(np.isfinite(matrix.score[:, columns]).all(axis=1))
     part = matrix.rows(rows)
     if not options.has_baselines or np.unique(part.groups).size < BASELINE_MINIMUM:

@@ -1,7 +1,7 @@
 """What asking a router costs: time per estimate on this machine, and that time in money.
 
-Owns the clock of the evaluation. A latency belongs to the machine it was measured on; it is no property of the artifact.
-Read `measure_latency`.
+Owns the clock of the evaluation. A latency belongs to the machine it was measured on, not to the artifact. Read
+`measure_latency`.
 """
 
 from __future__ import annotations

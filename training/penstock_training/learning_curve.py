@@ -164,7 +164,8 @@ def measure_learning_curve(
             samples = np.stack([samples for samples, _, _ in found])  # (draws, 1 + resamples, 3)
             gains[has_prior, size] = samples[:, :, 1]
             constants, prompts = found[0][1], found[0][2]
-            points.append(LearningPoint(size, has_prior, *(_mean(samples[:, :, i]) for i in range(3)), options.draws))
+            area, gain, recovered = (_mean(samples[:, :, i]) for i in range(3))
+            points.append(LearningPoint(size, has_prior, area, gain, recovered, options.draws))
             step += 1
     progress("learning curve", steps, steps)
     last = sizes[-1]
@@ -239,8 +240,8 @@ def advice(points: Sequence[LearningPoint], doubling: Interval, forecast: float)
     if last.gain.low <= 0.0 and doubling.low <= 0.0:
         return (
             f"With {last.size:,} own prompts the router is not surely better than mixing fixed arms "
-            f"({_signed(last.gain)}) and {measured}: routing by prompt does not pay on this traffic, and more outcomes of "
-            "this kind are unlikely to change that."
+            f"({_signed(last.gain)}) and {measured}: routing by prompt does not pay on this traffic, and more outcomes "
+            "of this kind are unlikely to change that."
         )
     if doubling.high < WORTHWHILE or (
         not math.isnan(forecast) and forecast < WORTHWHILE and doubling.value < WORTHWHILE

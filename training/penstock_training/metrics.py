@@ -281,15 +281,21 @@ def calibration_bins(predicted: ArrayLike, observed: ArrayLike, bins: int = 10) 
     p, y = p[usable], y[usable]
     if not p.size:
         return CalibrationBins((), (), ())
-    _, value, ties = np.unique(p, return_inverse=True, return_counts=True)
-    middle = np.cumsum(ties) - ties / 2.0  # rank of the middle of each run of equal predictions
-    _, index = np.unique((middle * bins / p.size).astype(np.int64)[value], return_inverse=True)
+    index = calibration_places(p, bins)
     count = np.bincount(index)
     return CalibrationBins(
         tuple((np.bincount(index, p) / count).tolist()),
         tuple((np.bincount(index, y) / count).tolist()),
         tuple(int(n) for n in count),
     )
+
+
+def calibration_places(predicted: FloatVector, bins: int = 10) -> NDArray[np.int64]:
+    """Give each of n >= 1 finite predictions the number of its bin, as `calibration_bins` cuts them, (n,)."""
+    _, value, ties = np.unique(predicted, return_inverse=True, return_counts=True)
+    middle = np.cumsum(ties) - ties / 2.0  # rank of the middle of each run of equal predictions
+    _, index = np.unique((middle * bins / predicted.size).astype(np.int64)[value], return_inverse=True)
+    return np.asarray(index, dtype=np.int64)
 
 
 def expected_calibration_error(predicted: ArrayLike, observed: ArrayLike, bins: int = 10) -> float:

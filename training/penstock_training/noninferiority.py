@@ -61,15 +61,15 @@ class NonInferiority:
         if self.rerouted == 0:
             return f"shown trivially: the default arm answered all {self.prompts:,} prompts"
         if self.is_shown:
-            return f"shown: at most {margin} points worse (bound {bound} points, n = {self.prompts:,})"
+            return f"shown (95 % bound {bound} points, margin −{margin}, n = {self.prompts:,})"
         if self.prompts_needed is None:
             return (
-                f"not shown (bound {bound} points, n = {self.prompts:,}): the difference itself is "
+                f"not shown (95 % bound {bound} points, n = {self.prompts:,}): the difference itself is "
                 f"{_points(self.difference)} points"
             )
         needed = float(f"{self.prompts_needed:.2g}")
         return (
-            f"not shown (bound {bound} points, n = {self.prompts:,}; about {needed:,.0f} prompts would be needed "
+            f"not shown (95 % bound {bound} points, n = {self.prompts:,}; about {needed:,.0f} prompts would be needed "
             f"if {_points(self.difference)} points is the truth)"
         )
 

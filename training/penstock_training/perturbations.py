@@ -27,7 +27,7 @@ _CONTRACTIONS: Final = {
     "it is": "it's", "that is": "that's", "what is": "what's", "who is": "who's", "there is": "there's",
     "i am": "I'm", "i have": "I've", "you are": "you're", "we are": "we're", "they are": "they're", "let us": "let's",
 }  # fmt: skip
-# Only words with one sense in nearly all questions: "find", "choose" (n choose k) or "whole" (numbers) would change some.
+# Only words with one sense in nearly all questions: "find", "choose" (n choose k), "whole" (numbers) would change some.
 _SYNONYMS: Final = {
     "explain": "describe", "calculate": "compute", "write": "compose", "pick": "choose", "begin": "start",
     "begins": "starts", "buy": "purchase", "buys": "purchases", "car": "automobile", "quickly": "rapidly",

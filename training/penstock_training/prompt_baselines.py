@@ -1,8 +1,8 @@
 """What a router has to beat among policies that do look at the prompt, but only a little: tables over a label.
 
-Owns three labels (length, keywords, the file's own category) and the table that turns a label into estimates. They are
-fitted on part of the outcomes and measured on the rest, by `penstock_training.cross_validation`. Read `label_fit`, then
-`measure_prompt_baselines`.
+Owns the labels (length, keywords, the file's own category and task) and the table that turns a label into estimates.
+They are fitted on part of the outcomes and measured on the rest, by `penstock_training.cross_validation`. Read
+`label_fit`, then `measure_prompt_baselines`.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ def keyword_class(prompt: str) -> str:
 def length_labels(prompts: Sequence[str]) -> list[str]:
     """Bin prompts by their number of characters, `LENGTH_BINS` bins of about equal counts (no outcome is looked at)."""
     lengths = np.array([len(prompt) for prompt in prompts], dtype=np.float64)
-    edges = np.quantile(lengths, np.linspace(0.0, 1.0, LENGTH_BINS + 1)[1:-1]) if lengths.size else []
+    if not lengths.size:
+        return []
+    edges = np.quantile(lengths, np.linspace(0.0, 1.0, LENGTH_BINS + 1)[1:-1])
     return [f"length {index}" for index in np.searchsorted(edges, lengths, side="left")]
 
 
@@ -153,7 +155,7 @@ def measure_prompt_baselines(
     *,
     progress: Progress = silent,
 ) -> tuple[PromptBaseline, ...]:
-    """Measure the length, keyword and category tables by grouped folds.
+    """Measure the length, keyword, category and task tables by grouped folds.
 
     Parameters
     ----------
@@ -165,7 +167,7 @@ def measure_prompt_baselines(
     Returns
     -------
     tuple of PromptBaseline
-        The category table only where the files name at least two categories.
+        The category and task tables only where the files name at least two.
 
     Raises
     ------
@@ -182,15 +184,16 @@ def measure_prompt_baselines(
         ("length table", "mean scores per bin of prompt length", length_labels(matrix.prompts)),
         ("keyword table", "mean scores per class of surface signs", keywords),
     ]
-    if len(set(matrix.categories)) > 1:
-        kinds.append(("category table", "mean scores per category; needs the label", list(matrix.categories)))
+    for name, labels in (("category", matrix.categories), ("task", matrix.tasks)):
+        if len(set(labels)) > 1:
+            kinds.append((f"{name} table", f"mean scores per {name}; needs the label", list(labels)))
     splits = grouped_folds(matrix.groups, FOLDS, options.seed)
     found = []
     for step, (name, note, labels) in enumerate(kinds):
         progress("simple baselines", step, len(kinds))
         fit = label_fit(matrix, labels, reference_arm)
         result = cross_validate(matrix, fit, splits, options, name=name)
-        found.append(PromptBaseline(name, f"{note}; fitted on the other folds", len(set(labels)), result))
+        found.append(PromptBaseline(name, note, len(set(labels)), result))
     progress("simple baselines", len(kinds), len(kinds))
     return tuple(found)
 

@@ -1,8 +1,8 @@
 """Whether a router's decisions survive harmless changes to the prompt.
 
-Owns the measurement; the changes are `penstock_training.perturbations`. Labels stay those of the original prompt, because
-what is asked does not change; answers may still differ a little, so the change in quality is that of the *choice* only.
-Read `measure_robustness`.
+Owns the measurement; the changes are `penstock_training.perturbations`. Labels stay those of the original prompt,
+because what is asked does not change; answers may still differ a little, so the change in quality is that of the
+*choice* only. Read `measure_robustness`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class PerturbationResult:
         Mean score of the arms chosen for the changed prompts minus that for the original ones.
     cost_change : Interval
         The same for cost, in shares of the best arm's mean cost; the original prompt's cost is used for both.
-    abstained_change : float
+    abstained_change : Interval
         Share of prompts that abstain as novel, changed minus original.
     """
 
@@ -56,7 +56,7 @@ class PerturbationResult:
     unchanged_decisions: Interval
     quality_change: Interval
     cost_change: Interval
-    abstained_change: float
+    abstained_change: Interval
 
 
 def sample_rows(prompts: int, size: int, seed: int) -> NDArray[np.int64]:
@@ -125,9 +125,9 @@ def measure_robustness(
             difference = trial.columns(after.chosen) - trial.columns(before.chosen)
             is_same = (before.chosen == after.chosen).astype(np.float64)
             scaled = difference[:, 1] / best_cost if best_cost > 0.0 else np.zeros(len(prompts))
-            bootstrap = trial.bootstrap(np.column_stack([is_same, difference[:, 0], scaled]))
+            novel = (after.reason == _NOVEL).astype(np.float64) - (before.reason == _NOVEL)
+            bootstrap = trial.bootstrap(np.column_stack([is_same, difference[:, 0], scaled, novel]))
             found = bootstrap.intervals(lambda means: [float(value) for value in means])
-            novel = float((after.reason == _NOVEL).mean() - (before.reason == _NOVEL).mean())
-            results.append(PerturbationResult(name, tradeoff.name, len(prompts), differs, *found, novel))
+            results.append(PerturbationResult(name, tradeoff.name, len(prompts), differs, *found))
     progress("robustness", len(names), len(names))
     return tuple(results)

@@ -1,6 +1,6 @@
 """An artifact, opened to be measured: its estimates for many prompts, its operating points, its own test prompts.
 
-Owns the step from an artifact folder to estimate arrays and an evaluation report. Must not measure anything itself. Read
+Owns the step from an artifact folder to estimate arrays and an evaluation report. Must not define measures. Read
 `RouterUnderTest` and `evaluate_artifact`.
 """
 

@@ -112,8 +112,8 @@ def run_shuffled_control(
 
     References
     ----------
-    Permutation tests of Ojala, Garriga, "Permutation tests for studying classifier performance" (JMLR 11, 2010), test 1,
-    with one permutation and the paired bootstrap instead of many permutations.
+    Ojala, Garriga, "Permutation tests for studying classifier performance" (JMLR 11, 2010), test 1, with one
+    permutation and the paired bootstrap instead of many permutations.
     """
     shuffled = shuffle_outcomes(matrix, options.seed)
     found = cross_validate(

@@ -88,7 +88,7 @@ def evaluate(
     if as_json:
         click.echo(json.dumps(run.to_json(), ensure_ascii=False, indent=2))
         return
-    from penstock_training.evaluation_text import render_run
+    from penstock_training.run_text import render_run
 
     click.echo(render_run(run))
     if page is not None:
