@@ -238,7 +238,7 @@ def _verdicts(
         sentences.append("The predicted gain orders prompts worse than chance: do not route these prompts with it.")
     else:
         sentences.append("No evidence that the predicted gain orders prompts better than chance on this traffic.")
-    if unguarded.area_over_constants.low <= 0.0:
+    if unguarded.path_over_constants.low <= 0.0:
         sentences.append("Without guard the router's curve is not surely above mixing fixed arms at random.")
     if unguarded.area_over_price_only.low > 0.0:
         # Estimates that do not order prompts know nothing about them, whatever the luck of a small test set says.

@@ -35,6 +35,7 @@ from penstock_training.metrics import (
     concave_hull,
     envelope_area,
     expected_calibration_error,
+    path_area,
     quality_neutral_cost,
     upper_envelope,
 )
@@ -301,7 +302,7 @@ def _curve_numbers(router: ArmMeans, arms: ArmMeans, blind: ArmMeans, fixed: Arm
     """Compute the numbers of a `CurveSummary`; which arm is cheapest and best is fixed by the data as they are."""
     low, high = float(arms.cost_usd[fixed.cheapest]), float(arms.cost_usd[fixed.best])
     best_quality = float(arms.score[fixed.best])
-    area = hull_area = constants = price_only = math.nan
+    area = hull_area = constants = price_only = path = math.nan
     if low < high:
         # Below its cheapest point a router falls back on the cheapest arm, which it could always be set to.
         cost, quality = np.append(router.cost_usd, low), np.append(router.score, arms.score[fixed.cheapest])
@@ -309,13 +310,22 @@ def _curve_numbers(router: ArmMeans, arms: ArmMeans, blind: ArmMeans, fixed: Arm
         hull_area = average_improvement(cost, quality, low, high)
         constants = average_improvement(arms.cost_usd, arms.score, low, high)
         price_only = average_improvement(blind.cost_usd, blind.score, low, high)
+        path = path_area(cost, quality, low, high)
     envelope = upper_envelope(router.cost_usd, router.score)
     shares = (0.95, 0.99, 1.0)
     neutral = [quality_neutral_cost(envelope, best_quality, high, share) if high > 0 else math.nan for share in shares]
     affordable = upper_envelope(
         np.append(router.cost_usd, low), np.append(router.score, arms.score[fixed.cheapest])
     ).step_at([share * high for share in BUDGET_SHARES])
-    return [area, hull_area, hull_area - constants, hull_area - price_only, *neutral, *affordable.tolist()]
+    return [
+        area,
+        hull_area,
+        hull_area - constants,
+        hull_area - price_only,
+        *neutral,
+        *affordable.tolist(),
+        path - constants,
+    ]
 
 
 def measure_constants(

@@ -117,6 +117,6 @@ def _cross_validation(run: EvaluationRun) -> str:
         "quality",
         "cost",
         "minus mixing fixed arms",
-        "area above fixed arms",
+        "whole curve above fixed arms",
     )
     return "<h3>Cross-validation</h3>" + table(header, rows, caption)

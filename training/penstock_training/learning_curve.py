@@ -23,7 +23,7 @@ from penstock_training.evaluation import COST_WEIGHTS, prepare_trial
 from penstock_training.evaluation_measures import Trial
 from penstock_training.evaluation_text import interval_text, number_text
 from penstock_training.intervals import Interval
-from penstock_training.metrics import average_improvement, envelope_area, upper_envelope
+from penstock_training.metrics import average_improvement, envelope_area, path_area, upper_envelope
 from penstock_training.outcomes import OutcomeMatrix
 from penstock_training.progress import Progress, silent
 
@@ -49,7 +49,7 @@ class LearningPoint:
     area : Interval
         Mean quality under the step envelope between the cheapest and the best arm's cost.
     gain : Interval
-        Area under the concave hull minus that of the constant hull.
+        Mean quality along the curve, no point selected, minus that of the constant hull (`metrics.path_area`).
     gap_recovered : Interval
         APGR.
     draws : int
@@ -284,7 +284,7 @@ def _one_draw(
 
 
 def _areas(values: NDArray[np.float64], s: int, trial: Trial, means: ArmMeans) -> tuple[float, float, float]:
-    """Step area and hull area of the router, hull area of the constants."""
+    """Step area of the router, mean quality along its curve, hull area of the constants."""
     m = trial.score.shape[1]
     score, cost = values[2 * s : 2 * s + m], values[2 * s + m :]
     low, high = float(cost[means.cheapest]), float(cost[means.best])
@@ -292,7 +292,7 @@ def _areas(values: NDArray[np.float64], s: int, trial: Trial, means: ArmMeans) -
         return math.nan, math.nan, math.nan
     x, y = np.append(values[s : 2 * s], low), np.append(values[:s], score[means.cheapest])
     area = envelope_area(upper_envelope(x, y), low, high)
-    return area, average_improvement(x, y, low, high), average_improvement(cost, score, low, high)
+    return area, path_area(x, y, low, high), average_improvement(cost, score, low, high)
 
 
 def _mean(samples: NDArray[np.float64]) -> Interval:

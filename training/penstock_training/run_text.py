@@ -92,7 +92,7 @@ def _learning(name: str, curve: LearningCurve) -> Section:
         )
         for point in curve.points
     ]
-    return Section(f"Learning curve: {name}", ("own prompts", "prior", "area above fixed arms", "APGR"), tuple(rows))
+    return Section(f"Learning curve: {name}", ("own prompts", "prior", "above fixed arms", "APGR"), tuple(rows))
 
 
 def _cross_validation(name: str, result: CrossValidation) -> Section:
@@ -112,22 +112,23 @@ def _cross_validation(name: str, result: CrossValidation) -> Section:
 def _budgets(section: RouterSection) -> Section:
     summary, fixed = section.report.summary, section.report.constants_summary
     rows = [
-        ("area (mean quality over budgets)", interval_text(summary.area), interval_text(fixed.area)),
-        ("AIQ (area under the hull)", interval_text(summary.hull_area), interval_text(fixed.hull_area)),
+        ("area (mean over budgets)", interval_text(summary.area), interval_text(fixed.area)),
+        ("AIQ (under the hull)", interval_text(summary.hull_area), interval_text(fixed.hull_area)),
+        ("curve above fixed arms", interval_text(summary.path_over_constants, signed=True), ""),
     ]
     for share, own, other in (
         (95, summary.cost_at_95, fixed.cost_at_95),
         (99, summary.cost_at_99, fixed.cost_at_99),
         (100, summary.cost_at_100, fixed.cost_at_100),
     ):
-        name = f"cost at {share} % of best quality{' (QNC)' if share == 100 else ''}"
+        name = f"cost at {share} % of best{' (QNC)' if share == 100 else ''}"
         rows.append((name, interval_text(own, percent=True), interval_text(other, percent=True)))
     for share, own, other in (
         (10, summary.quality_at_10, fixed.quality_at_10),
         (25, summary.quality_at_25, fixed.quality_at_25),
         (50, summary.quality_at_50, fixed.quality_at_50),
     ):
-        rows.append((f"quality at {share} % of best cost", interval_text(own), interval_text(other)))
+        rows.append((f"quality at {share} % of cost", interval_text(own), interval_text(other)))
     return Section("The whole curve", ("measure", "router", "fixed arms"), tuple(rows))
 
 

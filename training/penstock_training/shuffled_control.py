@@ -27,7 +27,7 @@ class ShuffledControl:
 
     Attributes
     ----------
-    area_over_constants : Interval
+    path_over_constants : Interval
         Without guard; its lower end must not be above 0.
     gap_recovered : Interval
         APGR; its lower end must not be above 0.5.
@@ -35,7 +35,7 @@ class ShuffledControl:
     is_passed : bool
     """
 
-    area_over_constants: Interval
+    path_over_constants: Interval
     gap_recovered: Interval
     prompts: int
     is_passed: bool
@@ -44,7 +44,7 @@ class ShuffledControl:
     def sentence(self) -> str:
         """The result in words."""
         numbers = (
-            f"area above fixed arms {interval_text(self.area_over_constants, signed=True)}, APGR "
+            f"curve above fixed arms {interval_text(self.path_over_constants, signed=True)}, APGR "
             f"{interval_text(self.gap_recovered)}, n = {self.prompts:,}"
         )
         if self.is_passed:
@@ -106,7 +106,7 @@ def run_shuffled_control(
 
     Notes
     -----
-    The control passes when neither the area without guard is surely above the constant hull nor APGR surely above
+    The control passes when neither the curve without guard is surely above the constant hull nor APGR surely above
     one half. A sound measurement fails it by chance in less than 5 % of runs: two one-sided 2.5 % tests, the first of
     them against a hull that was chosen on the very prompts.
 
@@ -124,5 +124,5 @@ def run_shuffled_control(
         name="shuffled outcomes",
         progress=progress,
     ).report
-    area, gap = found.unguarded_summary.area_over_constants, found.gap_recovered
-    return ShuffledControl(area, gap, found.prompts, not (area.low > 0.0 or gap.low > 0.5))
+    path, gap = found.unguarded_summary.path_over_constants, found.gap_recovered
+    return ShuffledControl(path, gap, found.prompts, not (path.low > 0.0 or gap.low > 0.5))

@@ -20,6 +20,7 @@ from penstock_training.learning_curve import LearningCurve
 
 Points = Sequence[tuple[float, float]]
 _COST_TICKS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_LABEL: Final = 40  # characters
 _SAME_DOT: Final = 4.0  # pixels
 _CHARACTER: Final = 6.4  # width of a label's character, pixels
 
@@ -192,14 +193,12 @@ def draw_calibration(arm: ArmResult) -> str:
 
 
 def draw_learning(curve: LearningCurve) -> str:
-    """Draw the area above fixed arms over the number of own outcomes, with and without prior."""
+    """Draw the quality above fixed arms over the number of own outcomes, with and without prior."""
     sizes = sorted({point.size for point in curve.points})
     bounds = [b for p in curve.points for b in (p.gain.low, p.gain.high)] + [0.0]
     frame = Frame(760, 330, (sizes[0] / 1.2, sizes[-1] * 1.2), _padded(min(bounds), max(bounds)), has_log_x=True)
     ticks = [(float(size), f"{size:,}") for size in sizes]
-    frame.axes(
-        ticks, "own prompts, each scored on every arm (logarithmic)", "area above fixed arms (quality)", digits=3
-    )
+    frame.axes(ticks, "own prompts, each scored on every arm (logarithmic)", "quality above fixed arms", digits=3)
     frame.line((frame.left, frame.y(0.0)), (frame.width - frame.right, frame.y(0.0)), "zero")
     for kind, has_prior in (("s0", True), ("s1", False)):
         own = [point for point in curve.points if point.has_prior == has_prior]
@@ -285,6 +284,7 @@ def _merged(frame: Frame, labels: Sequence[tuple[float, float, str]]) -> list[tu
                 break
         else:
             found.append((x, y, text))
+    found = [(x, y, text if len(text) <= _LABEL else f"{text[: _LABEL - 1]}…") for x, y, text in found]
     return found
 
 

@@ -89,18 +89,23 @@ def _ordering(report: EvaluationReport) -> Verdict:
 
 
 def _point(report: EvaluationReport, point: OperatingPointResult) -> Verdict:
-    question = f"Does “{point.name}” save money without losing quality?"
+    question = f"Does “{point.name}” pay?"
     test = point.non_inferiority
-    cost = f"{interval_text(point.relative_cost, percent=True)} of the cost of {report.best_arm}"
     if test.rerouted == 0:
         return Verdict("open", question, f"It saves nothing: the default arm answered all {test.prompts:,} prompts.")
-    tone: Tone = "good" if test.is_shown and point.over_hull.low >= 0.0 else "open"
-    if point.over_hull.high < 0.0 or test.difference + test.margin < 0.0:
+    loses = test.difference + test.margin < 0.0 and point.over_hull.low <= 0.0
+    tone: Tone = "good" if test.is_shown and point.over_hull.low > 0.0 else "open"
+    if point.over_hull.high < 0.0 or loses:
         tone = "bad"
-    mixing = (
-        f"{_compared(point.over_hull)} mixing fixed arms at that cost ({interval_text(point.over_hull, signed=True)})"
+    cost = f"{interval_text(point.relative_cost, percent=True)} of the cost of {report.best_arm}"
+    quality = f"quality {interval_text(point.over_best, signed=True)} against it"
+    mixing = f"{_compared(point.over_hull)} mixing fixed arms at that cost"
+    return Verdict(
+        tone,
+        question,
+        f"{cost[0].upper()}{cost[1:]}, {quality}: {mixing} ({interval_text(point.over_hull, signed=True)}). "
+        f"No worse than {report.default_arm}: {test.sentence}.",
     )
-    return Verdict(tone, question, f"{cost}. No worse than {report.default_arm}: {test.sentence}. It is {mixing}.")
 
 
 def _prices(report: EvaluationReport) -> Verdict:
