@@ -6,7 +6,6 @@ compute results. Every text that goes in is escaped here. Read `Frame`, then `dr
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Final
 
 from penstock_training.evaluation_report import ArmResult, CurvePoint, EvaluationReport
 from penstock_training.evaluation_text import number_text
+from penstock_training.html_parts import escape
 from penstock_training.intervals import Interval
 from penstock_training.learning_curve import LearningCurve
 
@@ -81,7 +81,7 @@ class Frame:
         self.text(middle, self.height - 10, x_title, anchor="middle")
         y = (self.top + self.height - self.bottom) / 2
         self.parts.append(
-            f'<text transform="translate(14 {y:.1f}) rotate(-90)" text-anchor="middle">{html.escape(y_title)}</text>'
+            f'<text transform="translate(14 {y:.1f}) rotate(-90)" text-anchor="middle">{escape(y_title)}</text>'
         )
 
     def line(self, start: tuple[float, float], end: tuple[float, float], kind: str) -> None:
@@ -106,7 +106,7 @@ class Frame:
         """Draw a dot at a value, with a text that shows on hovering."""
         self.parts.append(
             f'<circle class="{kind}" cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="{radius:g}">'
-            f"<title>{html.escape(title)}</title></circle>"
+            f"<title>{escape(title)}</title></circle>"
         )
 
     def whisker(self, x: float, interval: Interval, kind: str = "bar") -> None:
@@ -116,14 +116,12 @@ class Frame:
 
     def text(self, x: float, y: float, text: str, *, anchor: str = "start", kind: str = "") -> None:
         """Write at a place in pixels."""
-        self.parts.append(
-            f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{kind}">{html.escape(text)}</text>'
-        )
+        self.parts.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" class="{kind}">{escape(text)}</text>')
 
     def render(self, label: str) -> str:
         """Close the picture; `label` says what it shows to those who cannot see it."""
         return (
-            f'<svg viewBox="0 0 {self.width:g} {self.height:g}" role="img" aria-label="{html.escape(label)}">'
+            f'<svg viewBox="0 0 {self.width:g} {self.height:g}" role="img" aria-label="{escape(label)}">'
             f"{''.join(self.parts)}</svg>"
         )
 

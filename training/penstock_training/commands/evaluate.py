@@ -70,8 +70,8 @@ def evaluate(
         from penstock_training.router_under_test import RouterUnderTest
         from penstock_training.tiers import group_into_tiers
 
-        folders = [model_folder(artifact, DEFAULT_ARTIFACT, "artifact") for artifact in artifacts]
         models = load_matrix(files, on_bad_rows)
+        folders = [model_folder(artifact, DEFAULT_ARTIFACT, "artifact") for artifact in artifacts]
         run = run_evaluation(
             [
                 RouterUnderTest.open(name, folder, encoder_folder(encoder), default_arm)
