@@ -30,14 +30,12 @@ _GLOSSARY: Final = (
     (
         "mixing fixed arms (constant hull)",
         "The best that a coin can do: a random mixture of single arms with the same mean cost. A router that is not "
-        "above "
-        "it has learned nothing that pays.",
+        "above it has learned nothing that pays.",
     ),
     (
         "prices only",
-        "The router's rule with each arm's mean quality in place of its estimates: it knows which requests are "
-        "short, not "
-        "which arm suits them.",
+        "The router's rule with each arm's mean quality in place of its estimates: it knows which requests are short, "
+        "not which arm suits them.",
     ),
     (
         "guard, default arm",
@@ -79,8 +77,8 @@ def render_page(run: EvaluationRun) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>\n{style}</style></head>\n<body><header><h1>{title}</h1>"
         f'<p class="soft">{escape(_subtitle(run))}</p><nav>{links}</nav></header>\n<main>{_summary(run)}'
-        f"{chapters}{shared}{_method(run)}</main>\n<footer><p>Made by penstock-train evaluate. Nothing on this page is "
-        "fetched from anywhere.</p></footer></body></html>\n"
+        f"{chapters}{shared}{_method(run)}</main>\n<footer><p>Made by penstock-train evaluate. Nothing on this page "
+        "is fetched from anywhere.</p></footer></body></html>\n"
     )
 
 
@@ -150,12 +148,9 @@ def _method(run: EvaluationRun) -> Markup:
     report = run.routers[0].report
     words = "".join(f"<dt>{escape(name)}</dt><dd>{escape(meaning)}</dd>" for name, meaning in _GLOSSARY)
     text = (
-        "Every policy is scored on the same prompts. Intervals are 95 % percentile intervals of "
-        f"{report.resamples:,} paired "
-        f"bootstrap samples (seed {report.seed}) over groups of prompts that ask the same question. Best and "
-        "cheapest arm and "
-        "the hull are chosen on these very prompts, which favours them over the router. Settings come from the "
-        "artifact "
-        "and never saw these prompts."
+        f"Every policy is scored on the same prompts. Intervals are 95 % percentile intervals of {report.resamples:,} "
+        f"paired bootstrap samples (seed {report.seed}) over groups of prompts that ask the same question. Best and "
+        "cheapest arm and the hull are chosen on these very prompts, which favours them over the router. Settings "
+        "come from the artifact and never saw these prompts."
     )
     return Markup(f'<h2 id="method">How the numbers were made</h2><p>{escape(text)}</p><dl>{words}</dl>')

@@ -90,10 +90,8 @@ def _curve(report: EvaluationReport) -> str:
     )
     caption = (
         "Each point of the blue line is one setting of the knob; large dots are the operating points, small ones a "
-        "single "
-        f"arm for everything; vertical bars and the band are 95 % intervals, n = {report.prompts:,} prompts. Up and "
-        "left "
-        "is better."
+        f"single arm for everything; vertical bars and the band are 95 % intervals, n = {report.prompts:,} prompts. "
+        "Up and left is better."
     )
     return f'<h3>Quality over cost</h3><ul class="key">{key}</ul>{figure(draw_curve(report), caption)}'
 
@@ -125,8 +123,8 @@ def _points(report: EvaluationReport) -> str:
     )
     caption = (
         f"Quality: mean score, 0 to 1. Cost: mean per request, {report.best_arm} = 100 % = {best:.3g} USD. "
-        "Differences are in "
-        "quality, the last two at the same mean cost. Brackets: 95 % intervals of the paired bootstrap."
+        "Differences are in quality, the last two at the same mean cost. Brackets: 95 % intervals of the paired "
+        "bootstrap."
     )
     return table(header, rows, caption)
 
@@ -158,8 +156,7 @@ def _whole_curve(report: EvaluationReport) -> str:
     rows = [[name, *cells] for name, *cells in zip(names, *columns, strict=True)]
     caption = (
         "Areas are averaged between the costs of the cheapest and the best arm. Costs in percent of the best arm's; "
-        "“never” "
-        "where the curve does not reach the quality. Brackets: 95 % intervals."
+        "“never” where the curve does not reach the quality. Brackets: 95 % intervals."
     )
     return "<h3>The whole curve</h3>" + table(("measure", "router", "without guard", "fixed arms"), rows, caption)
 
@@ -187,8 +184,7 @@ def _no_loss(report: EvaluationReport) -> str:
     )
     caption = (
         f"Quality minus that of always {report.default_arm}, in points (hundredths of the scale); one-sided 95 % "
-        "lower bound "
-        f"of the paired bootstrap over {report.groups:,} questions."
+        f"lower bound of the paired bootstrap over {report.groups:,} questions."
     )
     return "<h3>Is it no worse than the default arm?</h3>" + table(header, rows, caption)
 
@@ -209,10 +205,9 @@ def _calibration(report: EvaluationReport) -> str:
     ]
     panels = "".join(f"<figure>{draw_calibration(a)}<figcaption>{escape(a.arm)}</figcaption></figure>" for a in arms)
     caption = (
-        "ECE: mean distance of predicted from observed quality over ten bins. Brier score: mean squared error, "
-        "beside it that "
-        "of always predicting the arm's mean; only what lies below it is knowledge about prompts. Brackets: 95 % "
-        "intervals."
+        "ECE: mean distance of predicted from observed quality over ten bins. Brier score: mean squared error, beside "
+        "it that of always predicting the arm's mean; only what lies below it is knowledge about prompts. Brackets: "
+        "95 % intervals."
     )
     header = ("arm", "quality", "USD per 1,000 requests", "ECE", "Brier score", "of the mean", "expected / actual cost")
     note = "Dots: prompts binned by predicted quality; bars: two standard errors; dashed: perfect calibration."
@@ -260,9 +255,8 @@ def _wins(report: EvaluationReport) -> str:
         ]
         caption = (
             f"{point.name}: quality minus that of always {report.default_arm}, per category and source (prompts), "
-            "worst first; "
-            f"scale ±{bound:.2f}. 95 % intervals, not corrected: of forty categories one looks better and one worse "
-            "by chance."
+            f"worst first; scale ±{bound:.2f}. 95 % intervals, not corrected: of forty categories one looks better "
+            "and one worse by chance."
         )
         found.append(table(("category", "", "difference in quality", "cost", "sure?"), rows, caption))
     return "".join(found)
@@ -285,8 +279,8 @@ def _robustness(section: RouterSection) -> str:
     header = ("change of the prompt", "point", "same decision", "quality", "cost", "abstained")
     caption = (
         f"{section.robustness[0].prompts} prompts asked about again in other wording; scores stay those of the "
-        "original "
-        "prompt. Changes in quality, in cost (share of the best arm's) and in abstentions. Brackets: 95 % intervals."
+        "original prompt. Changes in quality, in cost (share of the best arm's) and in abstentions. Brackets: 95 % "
+        "intervals."
     )
     shown = table(header, rows[:8], f"The least stable ones. {caption}")
     whole = f"<details><summary>All {len(rows)} rows</summary>{table(header, rows, caption)}</details>"
@@ -346,8 +340,7 @@ def _confusion(section: RouterSection) -> str:
         caption = (
             f"{source.source}: rows are the files' categories through the label map, columns the head's; prompts. Of "
             f"{source.listed:,} prompts with a listed category {_percent(source.accuracy.value)} are named rightly, "
-            "of those "
-            f"that the head names at all {_percent(source.named_accuracy.value)} "
+            f"of those that the head names at all {_percent(source.named_accuracy.value)} "
             f"[{_percent(source.named_accuracy.low)}, {_percent(source.named_accuracy.high)}]; it calls "
             f"{_percent(source.general_share)} of all prompts general."
         )
@@ -378,8 +371,7 @@ def _choices(report: EvaluationReport) -> str:
         )
     caption = (
         f"The gap is that between {report.cheapest_arm} and {report.best_arm}. The oracle reads the scores: with "
-        "single "
-        "draws of answers it collects lucky ones, so no router can reach it. Brackets: 95 % intervals."
+        "single draws of answers it collects lucky ones, so no router can reach it. Brackets: 95 % intervals."
     )
     return "<h3>Choices</h3>" + table(("measure", "value"), rows, caption)
 
@@ -396,8 +388,7 @@ def _latency(report: EvaluationReport) -> str:
     ]
     caption = (
         f"Encoding and estimating one prompt at a time on one thread of this machine ({latency.machine}), "
-        f"{latency.prompts} "
-        f"prompts; money at {latency.core_usd_per_hour:g} USD per core and hour, an assumption."
+        f"{latency.prompts} prompts; money at {latency.core_usd_per_hour:g} USD per core and hour, an assumption."
     )
     return "<h3>Latency</h3>" + table(("per prompt", "value"), rows, caption)
 

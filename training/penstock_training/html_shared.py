@@ -18,18 +18,20 @@ def shared_chapter(run: EvaluationRun) -> Markup:
     parts = [_pairs(run), _tables(run), _cross_validation(run)]
     if run.control is not None:
         parts.append(
-            f"<h3>Shuffled-label control</h3><p>{escape(run.control.sentence)}</p><p class='soft'>Outcomes were "
-            "dealt out to "
-            "other prompts, then everything was fitted and measured again. A router cannot be good there; a "
-            "measurement "
-            "that says so leaks.</p>"
+            f"<h3>Shuffled-label control</h3><p>{escape(run.control.sentence)}</p><p class='soft'>Outcomes were dealt "
+            "out to other prompts, then everything was fitted and measured again. A router cannot be good there; a "
+            "measurement that says so leaks.</p>"
         )
     for name, curve in run.learning_curves.items():
+        forms = {point.has_prior for point in curve.points}
+        colours = {
+            (True, False): "Blue: with a prior; red: without. ",
+            (True,): "Blue: with a prior. ",
+            (False,): "Red: without a prior. ",
+        }[tuple(sorted(forms, reverse=True))]
         caption = (
-            f"Mean of {curve.points[0].draws} draws on {count_text(curve.test_prompts, 'test prompt')}, bars: 95 % "
-            "intervals over draws and test questions. Blue: with the default artifact as prior; red: without. 0: "
-            "mixing "
-            "fixed arms."
+            f"Mean of {count_text(curve.points[0].draws, 'draw')} on {count_text(curve.test_prompts, 'test prompt')}; "
+            f"bars: 95 % intervals over draws and test questions. {colours}0: mixing fixed arms."
         )
         parts.append(f"<h3>Learning curve: {escape(name)}</h3><p>{escape(curve.sentence)}</p>")
         parts.append(figure(draw_learning(curve), caption))
@@ -57,10 +59,8 @@ def _pairs(run: EvaluationRun) -> str:
         )
     caption = (
         f"Paired on the same {run.comparison.prompts:,} prompts ({run.comparison.groups:,} questions). Area and "
-        "quality in units "
-        "of the score, cost in percent of the best arm's. Brackets: 95 % intervals; p-values corrected by Holm "
-        "within each "
-        "kind of measure."
+        "quality in units of the score, cost in percent of the best arm's. Brackets: 95 % intervals; p-values "
+        "corrected by Holm within each kind of measure."
     )
     return table(("pair", "measure", "difference", "p (Holm)", ""), rows, caption)
 
@@ -82,9 +82,8 @@ def _tables(run: EvaluationRun) -> str:
             )
     notes = "; ".join(f"{b.name}: {b.note} ({b.labels} labels)" for b in run.baselines)
     caption = (
-        f"{notes}. λ was chosen on inner validation prompts of each fold, as for a router. Quality: mean score; "
-        "cost: percent "
-        "of the best arm's. Brackets: 95 % intervals."
+        f"{notes}. λ was chosen on inner validation prompts of each fold, as for a router. Quality: mean score; cost: "
+        "percent of the best arm's. Brackets: 95 % intervals."
     )
     header = ("table", "point", "quality", "cost", "minus mixing fixed arms")
     return "<h3>Simple tables</h3>" + table(header, rows, caption)
@@ -103,13 +102,12 @@ def _cross_validation(run: EvaluationRun) -> str:
                     interval_cell(p.quality),
                     interval_cell(p.relative_cost, percent=True),
                     interval_cell(p.over_hull, signed=True),
-                    interval_cell(result.report.unguarded_summary.area_over_constants, signed=True),
+                    interval_cell(result.report.unguarded_summary.path_over_constants, signed=True),
                 ]
             )
     caption = (
-        "Out-of-fold predictions, pooled; λ and guard chosen on inner validation prompts of each fold. Quality: "
-        "mean score; "
-        "cost: percent of the best arm's. Brackets: 95 % intervals of the paired bootstrap."
+        "Out-of-fold predictions, pooled; λ and guard chosen on inner validation prompts of each fold. Quality: mean "
+        "score; cost: percent of the best arm's. Brackets: 95 % intervals of the paired bootstrap."
     )
     header = (
         "way of fitting and split",

@@ -194,7 +194,8 @@ def draw_learning(curve: LearningCurve) -> str:
     """Draw the quality above fixed arms over the number of own outcomes, with and without prior."""
     sizes = sorted({point.size for point in curve.points})
     bounds = [b for p in curve.points for b in (p.gain.low, p.gain.high)] + [0.0]
-    frame = Frame(760, 330, (sizes[0] / 1.2, sizes[-1] * 1.2), _padded(min(bounds), max(bounds)), has_log_x=True)
+    x_range, y_range = (sizes[0] / 1.2, sizes[-1] * 1.2), _padded(min(bounds), max(bounds))
+    frame = Frame(760, 330, x_range, y_range, has_log_x=True, left=70)
     ticks = [(float(size), f"{size:,}") for size in sizes]
     frame.axes(ticks, "own prompts, each scored on every arm (logarithmic)", "quality above fixed arms", digits=3)
     frame.line((frame.left, frame.y(0.0)), (frame.width - frame.right, frame.y(0.0)), "zero")
