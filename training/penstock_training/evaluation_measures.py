@@ -39,7 +39,7 @@ from penstock_training.metrics import (
     quality_neutral_cost,
     upper_envelope,
 )
-from penstock_training.noninferiority import non_inferiority
+from penstock_training.noninferiority import NonInferiority, non_inferiority
 from penstock_training.outcomes import OutcomeMatrix
 
 FloatMatrix = NDArray[np.float64]
@@ -183,19 +183,23 @@ def measure_point(
         arm_shares={arm: float(share) for arm, share in zip(trial.estimates.arms, shares, strict=True)},
         reason_shares=decisions.reason_shares(),
         against_default=discordant_pairs(routed[:, 0], trial.score[:, trial.default]),
-        non_inferiority=non_inferiority(
-            routed[:, 0],
-            trial.score[:, trial.default],
-            decisions.chosen != trial.default,
-            trial.matrix.groups,
-            resamples=trial.resamples,
-            seed=trial.seed,
-        ),
+        non_inferiority=_measure_no_loss(trial, decisions),
         optimal_selection=optimal_selection,
         oracle_gap=oracle_gap,
         by_category=_slices(trial, decisions, trial.matrix.categories),
         by_task=_slices(trial, decisions, trial.matrix.tasks),
         by_source=_slices(trial, decisions, trial.matrix.sources),
+    )
+
+
+def _measure_no_loss(trial: Trial, decisions: RowDecisions) -> NonInferiority:
+    return non_inferiority(
+        trial.columns(decisions.chosen)[:, 0],
+        trial.score[:, trial.default],
+        decisions.chosen != trial.default,
+        trial.matrix.groups,
+        resamples=trial.resamples,
+        seed=trial.seed,
     )
 
 

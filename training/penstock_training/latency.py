@@ -18,7 +18,7 @@ from penstock_routers.artifact import RouterArtifact
 from penstock_routers.encoder import PromptEncoder
 from penstock_routers.features import prompt_features
 
-# Two clouds' on-demand compute-optimised machines list 0.042 to 0.051 USD per core and hour (2025): an assumption.
+# About what a rented core costs on demand; an assumption, named beside every number that is made from it.
 CORE_USD_PER_HOUR: Final = 0.05
 _WARM_UP: Final = 20
 _MAX_PROMPTS: Final = 500
