@@ -80,6 +80,7 @@ def _section(name: str, estimates: EstimateArrays, matrix: OutcomeMatrix, prefix
         name=name,
         artifact_id="sha256:" + "0" * 64,
         family="knn",
+        seen_sources=(),
         report=replace(report, latency=latency),
         robustness=measure_robustness(
             estimates,

@@ -73,6 +73,9 @@ class RouterSection:
     Attributes
     ----------
     name, artifact_id, family : str
+    seen_sources : tuple of str
+        Sources of these prompts that the artifact names as fitted on, although these are not the very files: prompts may
+        have been seen.
     report : EvaluationReport
     robustness : tuple of PerturbationResult
     probes : ProbeReport
@@ -82,6 +85,7 @@ class RouterSection:
     name: str
     artifact_id: str
     family: str
+    seen_sources: tuple[str, ...]
     report: EvaluationReport
     robustness: tuple[PerturbationResult, ...]
     probes: ProbeReport
@@ -238,6 +242,7 @@ def _section(
         name=router.name,
         artifact_id=manifest.id,
         family=manifest.family,
+        seen_sources=() if report.name == OWN_TEST_PART else seen_sources(router, matrix),
         report=report,
         robustness=_robustness(router, answers.estimates, matrix, tradeoffs, options, progress),
         probes=measure_probes(
@@ -250,6 +255,12 @@ def _section(
         ),
         confusion=confusion_by_source(answers.categories, matrix.categories, matrix.tasks, matrix.sources),
     )
+
+
+def seen_sources(router: RouterUnderTest, matrix: OutcomeMatrix) -> tuple[str, ...]:
+    """Name the sources of a matrix that an artifact's manifest lists as fitted on, sorted."""
+    fitted = {source.name for source in router.artifact.manifest.training.sources}
+    return tuple(sorted(fitted & set(matrix.sources)))
 
 
 def _robustness(

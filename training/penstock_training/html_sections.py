@@ -224,6 +224,9 @@ def _decisions(section: RouterSection) -> str:
     shades = arm_shades(section.probes.arms_by_cost)
     found = ["<h3>Who answers what</h3>", arm_key({arm: shades[arm] for arm in arms})]
     for point in report.points:
+        if point.non_inferiority.rerouted == 0:
+            found.append(f"<p><b>{escape(point.name)}</b>: {escape(report.default_arm)} answers everything.</p>")
+            continue
         rows = [("all prompts", f"({report.prompts:,})", {arm: point.arm_shares[arm] for arm in arms})]
         rows += [(p.name, f"({p.prompts:,})", {arm: p.arm_shares[arm] for arm in arms}) for p in _slices(point)]
         found.append(f"<p><b>{escape(point.name)}</b>, share of prompts per arm</p>{stacked_bars(rows, shades)}")
@@ -398,8 +401,11 @@ def _latency(report: EvaluationReport) -> str:
 
 def _slices(point: OperatingPointResult) -> list[SliceResult]:
     """The largest categories, tasks and sources; a kind with one label only says what all prompts say."""
-    kinds = (point.by_category, point.by_task, point.by_source)
-    return [part for parts in kinds if len(parts) > 1 for part in parts[:SLICES_SHOWN]]
+    found: dict[tuple[str, int], SliceResult] = {}
+    for parts in (point.by_category, point.by_task, point.by_source):
+        for part in parts[:SLICES_SHOWN] if len(parts) > 1 else ():
+            found.setdefault((part.name, part.prompts), part)  # files often name a task as its category
+    return list(found.values())
 
 
 def _sure(part: SliceResult) -> str:

@@ -19,6 +19,7 @@ from penstock_training.intervals import GroupBootstrap, binomial_upper
 MARGIN: Final = 0.01  # one point of quality
 LEVEL: Final = 0.95  # of the one-sided bound
 POWER: Final = 0.80  # with which the number of prompts asked for would show it
+MANY_PROMPTS: Final = 1_000_000  # nobody scores more to settle this
 # With fewer differing questions a bootstrap does not see losses that happened not to occur among the prompts.
 FEW_DIFFERENCES: Final = 10
 
@@ -67,10 +68,12 @@ class NonInferiority:
                 f"not shown (95 % bound {bound} points, n = {self.prompts:,}): the difference itself is "
                 f"{_points(self.difference)} points"
             )
-        needed = float(f"{self.prompts_needed:.2g}")
+        needed = f"about {float(f'{self.prompts_needed:.2g}'):,.0f}"
+        if self.prompts_needed > MANY_PROMPTS:
+            needed = "more than a million"
         return (
-            f"not shown (95 % bound {bound} points, n = {self.prompts:,}; about {needed:,.0f} prompts would be needed "
-            f"if {_points(self.difference)} points is the truth)"
+            f"not shown (95 % bound {bound} points, n = {self.prompts:,}; {needed} prompts would be needed if "
+            f"{_points(self.difference)} points is the truth)"
         )
 
 

@@ -51,7 +51,8 @@ def router_verdicts(run: EvaluationRun, section: RouterSection) -> list[Verdict]
         Does it order prompts, does it save without loss, does it beat blind and simple policies, is it robust.
     """
     report = section.report
-    found = [_ordering(report)]
+    found = _seen(section)
+    found.append(_ordering(report))
     found += [_point(report, point) for point in report.points]
     found.append(_prices(report))
     found += _simple_tables(run, section.name)
@@ -73,6 +74,16 @@ def run_verdicts(run: EvaluationRun) -> list[Verdict]:
     for name, curve in run.learning_curves.items():
         found.append(Verdict("open", f"Would more outcomes pay ({name})?", curve.sentence))
     return found
+
+
+def _seen(section: RouterSection) -> list[Verdict]:
+    if not section.seen_sources:
+        return []
+    answer = (
+        f"No: the artifact was fitted on a set named {', '.join(section.seen_sources)}, so it may have seen these very "
+        "prompts, and everything below flatters it. Measure it on other outcomes."
+    )
+    return [Verdict("bad", "Are these prompts new to it?", answer)]
 
 
 def _ordering(report: EvaluationReport) -> Verdict:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from penstock_routers.bundled import bundled_folder
-from penstock_training.evaluation_run import EvaluationOptions, _unseen, run_evaluation
+from penstock_training.evaluation_run import EvaluationOptions, _unseen, run_evaluation, seen_sources
 from penstock_training.latency import measure_latency
 from penstock_training.outcomes import OutcomeMatrix
 from penstock_training.router_under_test import ALL_PROMPTS, OWN_TEST_PART, RouterUnderTest
@@ -48,6 +48,14 @@ def test_unseen_prompts_are_those_that_every_artifact_kept_from_fitting(
     kept, described = _unseen([_Fitted(r) for r in routers], _tier_matrix(), "digest")
     assert len(kept.prompts) == rows
     assert described == name
+
+
+def test_seen_sources_are_those_that_the_manifest_lists() -> None:
+    """The default artifact names three sets; prompts of one of them are recognised by the source's name."""
+    router = RouterUnderTest.open("default", bundled_folder("default-router"), None, None)
+    matrix = replace(_tier_matrix(4), sources=["zeroeval", "own", "mmlu_pro", "own"])
+    assert seen_sources(router, matrix) == ("mmlu_pro", "zeroeval")
+    assert seen_sources(router, replace(matrix, sources=["own"] * 4)) == ()
 
 
 def test_measure_latency_money_follows_from_the_mean_time() -> None:

@@ -183,13 +183,22 @@ def test_run_json_is_complete_and_strict() -> None:
     assert found["format"] == 1
     assert [artifact["name"] for artifact in found["artifacts"]] == ["good", "shuffled"]
     first = found["artifacts"][0]
-    assert set(first) == {"name", "artifact_id", "family", "report", "robustness", "probes", "confusion"}
+    parts = {"name", "artifact_id", "family", "seen_sources", "report", "robustness", "probes", "confusion"}
+    assert set(first) == parts
     assert first["report"]["points"][0]["non_inferiority"]["sentence"]
     assert {"quality_at_10", "cost_at_95", "path_over_constants"} <= set(first["report"]["summary"])
     assert found["comparison"]["differences"][0]["adjusted_p_value"] <= 1
     assert found["control"]["is_passed"] in (True, False)
     assert found["learning_curves"]["ridge"]["points"]
     assert found["cross_validation"]["ridge"]["folds"][0]["cost_weights"]
+
+
+def test_verdicts_of_a_set_that_was_fitted_on_begin_with_a_warning() -> None:
+    """Prompts of a set that the artifact names as fitted on may have been seen, and that is said first."""
+    section = replace(_run().routers[0], seen_sources=("first",))
+    verdict = router_verdicts(_run(), section)[0]
+    assert verdict.tone == "bad"
+    assert "fitted on a set named first" in verdict.answer
 
 
 def test_verdicts_of_good_and_shuffled_routers_differ_in_tone() -> None:

@@ -43,6 +43,13 @@ def test_non_inferiority_same_rates_on_few_prompts_are_not_shown_and_prompts_are
     assert "prompts would be needed" in found.sentence
 
 
+def test_non_inferiority_difference_just_inside_the_margin_asks_for_no_absurd_number() -> None:
+    """Where tens of millions of prompts would be needed, the sentence does not pretend to a number."""
+    routed, default, mark = _scores(10_000, 299, 200)
+    sentence = non_inferiority(routed, default, mark, np.arange(10_000)).sentence
+    assert "more than a million prompts would be needed" in sentence
+
+
 def test_non_inferiority_true_loss_beyond_the_margin_names_no_number_of_prompts() -> None:
     """Where the measured difference itself is below the margin, more prompts are no answer."""
     routed, default, mark = _scores(1000, 30)
