@@ -74,8 +74,8 @@ class RouterSection:
     ----------
     name, artifact_id, family : str
     seen_sources : tuple of str
-        Sources of these prompts that the artifact names as fitted on, although these are not the very files: prompts may
-        have been seen.
+        Sources of these prompts that the artifact names as fitted on, although these are not the very files: it may
+        have seen them.
     report : EvaluationReport
     robustness : tuple of PerturbationResult
     probes : ProbeReport

@@ -155,7 +155,12 @@ def render_plain(report: EvaluationReport) -> str:
     blocks = [f"{_wrapped(_headline(report))}\nbrackets hold 95 % intervals"]
     blocks += [render_section(section) for section in report_sections(report)]
     blocks.append("\n".join(_wrapped(sentence) for sentence in _sentences(report)))
-    return "\n\n".join(blocks)
+    return printable("\n\n".join(blocks))
+
+
+def printable(text: str) -> str:
+    """Replace control characters, which names in other people's files may hold, by a visible mark; lines stay."""
+    return "".join(c if c.isprintable() or c in "\n\t\u00a0" else "\ufffd" for c in text)
 
 
 def render_section(section: Section) -> str:

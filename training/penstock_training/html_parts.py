@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final, NewType
 
-from penstock_training.evaluation_text import number_text
+from penstock_training.evaluation_text import number_text, printable
 from penstock_training.intervals import Interval
 from penstock_training.verdicts import Verdict
 
@@ -31,8 +31,7 @@ class Cell(str):
 
 def escape(text: str) -> Markup:
     """Make any text safe as content and as an attribute's value; control characters become a visible mark."""
-    visible = "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
-    return Markup(html.escape(visible, quote=True))
+    return Markup(html.escape(printable(text), quote=True))
 
 
 def interval_cell(interval: Interval, *, signed: bool = False, percent: bool = False) -> Cell:

@@ -111,11 +111,15 @@ def system_prefix(prompt: str, _: random.Random) -> str:
 
 
 def punctuation(prompt: str, _: random.Random) -> str:
-    """Use typographic quotes and dashes, no-break spaces behind commas, and doubled spaces."""
-    text = re.sub(r'"([^"\n]*)"', "\u201c\\1\u201d", prompt)
-    text = re.sub(r"(?<=\w)'(?=\w)", "\u2019", text)
-    text = text.replace(" - ", " \u2013 ").replace("...", "\u2026").replace(", ", ",\u00a0")
-    return f"  {text.replace('. ', '.  ')}\n\n"
+    """Use typographic quotes and dashes, no-break spaces behind commas, and doubled spaces, outside code fences."""
+
+    def rewrite(text: str) -> str:
+        text = re.sub(r'"([^"\n]*)"', "\u201c\\1\u201d", text)
+        text = re.sub(r"(?<=\w)'(?=\w)", "\u2019", text)
+        text = text.replace(" - ", " \u2013 ").replace("...", "\u2026").replace(", ", ",\u00a0")
+        return text.replace(". ", ".  ")
+
+    return f"  {_outside_code(prompt, rewrite)}\n\n"
 
 
 def paraphrase(prompt: str, chance: random.Random) -> str:

@@ -19,6 +19,7 @@ from penstock_training.evaluation_text import (
     count_text,
     interval_text,
     number_text,
+    printable,
     render_plain,
     render_section,
 )
@@ -50,7 +51,7 @@ def render_run(run: EvaluationRun) -> str:
     blocks += [render_section(table) for table in run_sections(run)]
     if shared := run_verdicts(run):
         blocks.append(_verdict_block("All in all", shared))
-    return "\n\n".join(blocks)
+    return printable("\n\n".join(blocks))
 
 
 def router_sections(section: RouterSection) -> list[Section]:

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from penstock_routers.policy import Tradeoff
+from penstock_training.decisions import decide_rows
 from penstock_training.perturbations import PERTURBATIONS, perturb
 from penstock_training.robustness import measure_robustness, sample_rows
 from support.outcome_samples import random_trial
 
-CODE = "Explain this:\n```python\ndo not = 'big'\nDefinition\n```\nIt is wrong because of the loop."
+CODE = (
+    "Explain this:\n```python\ndo not = 'big' - x, \"y\"\nDefinition because. z\n```\nIt is wrong because of the loop."
+)
 PLAIN = 'Alice buys three pencils and does not pay. It is raining. How many pencils are there, and why is it "free"?'
 
 
@@ -22,9 +25,8 @@ def test_perturb_same_seed_gives_the_same_text_and_keeps_code(name: str) -> None
     assert perturb(name, PLAIN, 1) == perturb(name, PLAIN, 1)
     assert perturb(name, PLAIN, 1) != PLAIN or name == "typos"
     fence = CODE[CODE.index("```") : CODE.rindex("```") + 3]
-    if name not in {"quote wrapper", "JSON wrapper"}:  # these wrap every line, code too
-        kept = fence.replace("do not = 'big'", "do not = 'big'")
-        assert kept in perturb(name, CODE, 1) or name == "punctuation"
+    if name not in {"quote wrapper", "JSON wrapper"}:  # these set every line, code too
+        assert fence in perturb(name, CODE, 1)
 
 
 def test_perturb_typos_differ_by_seed_and_stay_rare() -> None:
@@ -97,8 +99,6 @@ def test_measure_robustness_other_estimates_are_scored_by_the_original_labels() 
         names=("paraphrase",),
         resamples=50,
     )
-    from penstock_training.decisions import decide_rows
-
     before, after = (
         decide_rows(e, tradeoff, cost_scale_usd=0.01, novelty_max=np.inf).chosen for e in (estimates, shuffled)
     )
