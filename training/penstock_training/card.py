@@ -239,8 +239,8 @@ def _curve_sentence(report: EvaluationReport) -> str:
         f"Averaged over all budgets between the cheapest and the best arm, the router's curve lies "
         f"{interval_text(with_guard.path_over_constants, signed=True)} above the constant hull with its guard, and "
         f"{interval_text(without.path_over_constants, signed=True)} without; above “prices only” it lies "
-        f"{interval_text(with_guard.area_over_price_only, signed=True)} with and "
-        f"{interval_text(without.area_over_price_only, signed=True)} without. Ordering prompts by predicted gain "
+        f"{interval_text(with_guard.path_over_price_only, signed=True)} with and "
+        f"{interval_text(without.path_over_price_only, signed=True)} without. Ordering prompts by predicted gain "
         f"recovers {interval_text(report.gap_recovered)} of the gap between `{report.cheapest_arm}` and "
         f"`{report.best_arm}` on average (0.5 is chance)."
     )
@@ -296,7 +296,7 @@ def _left_out(report: CardReport) -> str:
     ]
     gaps = ", ".join(f"{name} {interval_text(result.gap_recovered)}" for name, result in report.left_out.items())
     beyond = ", ".join(
-        f"{name} {interval_text(result.unguarded_summary.area_over_price_only, signed=True)}"
+        f"{name} {interval_text(result.unguarded_summary.path_over_price_only, signed=True)}"
         for name, result in report.left_out.items()
     )
     ordering = (

@@ -240,7 +240,7 @@ def _verdicts(
         sentences.append("No evidence that the predicted gain orders prompts better than chance on this traffic.")
     if unguarded.path_over_constants.low <= 0.0:
         sentences.append("Without guard the router's curve is not surely above mixing fixed arms at random.")
-    if unguarded.area_over_price_only.low > 0.0:
+    if unguarded.path_over_price_only.low > 0.0:
         # Estimates that do not order prompts know nothing about them, whatever the luck of a small test set says.
         if gap.low > 0.5 and prompts >= KNOWLEDGE_MINIMUM:
             sentences.append("Over all budgets, the estimates surely know more than prices and lengths explain.")

@@ -329,6 +329,7 @@ def _curve_numbers(router: ArmMeans, arms: ArmMeans, blind: ArmMeans, fixed: Arm
         *neutral,
         *affordable.tolist(),
         path - constants,
+        path - price_only,
     ]
 
 

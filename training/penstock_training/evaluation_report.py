@@ -89,8 +89,9 @@ class CurveSummary:
         arm costs more.
     path_over_constants : Interval
         Mean quality along all points of the curve, none selected, minus that of the constant hull: above 0 means that
-        reading prompts helps at the average budget. The one number here that luck does not push up (`path_area`), so
-        claims rest on it.
+        reading prompts helps at the average budget. Luck does not push it up (`path_area`), so claims rest on it.
+    path_over_price_only : Interval
+        The same, minus the hull of `EvaluationReport.price_only_curve` and the constants.
     """
 
     area: Interval
@@ -104,6 +105,7 @@ class CurveSummary:
     quality_at_25: Interval
     quality_at_50: Interval
     path_over_constants: Interval
+    path_over_price_only: Interval
 
 
 @dataclass(frozen=True, slots=True)

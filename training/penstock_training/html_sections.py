@@ -131,12 +131,15 @@ def _points(report: EvaluationReport) -> str:
 
 def _whole_curve(report: EvaluationReport) -> str:
     def column(summary: CurveSummary) -> list[Cell]:
+        unselected = [
+            interval_cell(v, signed=True) for v in (summary.path_over_constants, summary.path_over_price_only)
+        ]
+        if summary is report.constants_summary:  # single arms are no curve
+            unselected = [Cell(""), Cell("")]
         return [
             interval_cell(summary.area),
             interval_cell(summary.hull_area),
-            interval_cell(summary.path_over_constants, signed=True)
-            if summary is not report.constants_summary
-            else Cell(""),
+            *unselected,
             *(interval_cell(v, percent=True) for v in (summary.cost_at_95, summary.cost_at_99, summary.cost_at_100)),
             *(interval_cell(v) for v in (summary.quality_at_10, summary.quality_at_25, summary.quality_at_50)),
         ]
@@ -145,6 +148,7 @@ def _whole_curve(report: EvaluationReport) -> str:
         "area: mean quality over budgets",
         "AIQ: area under the hull (RouterBench)",
         "curve minus mixing fixed arms, no point selected",
+        "curve minus prices only, no point selected",
         "cost at 95 % of the best quality",
         "cost at 99 % of the best quality",
         "cost at 100 % (QNC)",

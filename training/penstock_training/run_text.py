@@ -116,6 +116,7 @@ def _budgets(section: RouterSection) -> Section:
         ("area (mean over budgets)", interval_text(summary.area), interval_text(fixed.area)),
         ("AIQ (under the hull)", interval_text(summary.hull_area), interval_text(fixed.hull_area)),
         ("curve above fixed arms", interval_text(summary.path_over_constants, signed=True), ""),
+        ("curve above prices only", interval_text(summary.path_over_price_only, signed=True), ""),
     ]
     for share, own, other in (
         (95, summary.cost_at_95, fixed.cost_at_95),

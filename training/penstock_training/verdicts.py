@@ -121,8 +121,8 @@ def _point(report: EvaluationReport, point: OperatingPointResult) -> Verdict:
 
 def _prices(report: EvaluationReport) -> Verdict:
     question = "Does it know more than prices and lengths?"
-    difference = report.unguarded_summary.area_over_price_only
-    evidence = f"area {interval_text(difference, signed=True)}, without guard"
+    difference = report.unguarded_summary.path_over_price_only
+    evidence = f"curve {interval_text(difference, signed=True)}, without guard"
     if difference.low > 0.0 and report.gap_recovered.low > 0.5:
         return Verdict("good", question, f"Yes ({evidence}).")
     if difference.low > 0.0:

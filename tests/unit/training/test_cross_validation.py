@@ -10,6 +10,7 @@ import pytest
 from penstock_routers.policy import Tradeoff
 from penstock_training.cross_validation import (
     CrossValidationOptions,
+    FitFold,
     IndexArray,
     cross_validate,
     grouped_folds,
@@ -18,6 +19,8 @@ from penstock_training.cross_validation import (
 )
 from penstock_training.decisions import EstimateArrays
 from penstock_training.errors import TrainingError
+from penstock_training.fitting_evaluation import evaluate_fitting
+from penstock_training.outcomes import OutcomeMatrix
 from penstock_training.shuffled_control import run_shuffled_control, shuffle_outcomes
 from support.fold_fits import COST_SCALE_USD, peeking_fit, ridge_fit, topic_corpus
 
@@ -137,3 +140,25 @@ def test_shuffled_control_leaking_fit_fails() -> None:
     control = run_shuffled_control(topic_corpus(300).matrix, peeking_fit, OPTIONS)
     assert not control.is_passed
     assert control.sentence.startswith("FAILED")
+
+
+def test_evaluate_fitting_measures_every_split_that_the_outcomes_allow() -> None:
+    """Folds always, tasks and sources where there are several, and the control; one source and task leave two parts."""
+    corpus = topic_corpus(240)
+
+    def make_fit(matrix: OutcomeMatrix) -> FitFold:
+        return ridge_fit(matrix, corpus.vectors)
+
+    found = evaluate_fitting("ridge", corpus.matrix, make_fit, OPTIONS, folds=3)
+    assert list(found.cross_validation) == [
+        "ridge, 3 folds",
+        "ridge, each task left out",
+        "ridge, without source0",
+        "ridge, without source1",
+    ]
+    assert found.control.is_passed
+    # A topic that was never seen cannot be known: the gain over fixed arms is that of the folds or less.
+    folds, tasks = (found.cross_validation[f"ridge, {split}"].report for split in ("3 folds", "each task left out"))
+    assert tasks.unguarded_summary.path_over_constants.value < folds.unguarded_summary.path_over_constants.value
+    plain = replace(corpus.matrix, sources=["one"] * 240, tasks=["one"] * 240)
+    assert list(evaluate_fitting("ridge", plain, make_fit, OPTIONS, folds=3).cross_validation) == ["ridge, 3 folds"]

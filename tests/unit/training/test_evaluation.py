@@ -181,7 +181,7 @@ def test_verdicts_claim_knowledge_only_where_prompts_are_ordered_and_many(
     ordering: Interval, over_prices: Interval, prompts: int, sentence: str | None
 ) -> None:
     """Estimates that do not order prompts better than chance are never said to know them."""
-    summary = replace(_report().unguarded_summary, area_over_price_only=over_prices)
+    summary = replace(_report().unguarded_summary, path_over_price_only=over_prices)
     found = [verdict for verdict in _verdicts((), summary, ordering, prompts) if "know more" in verdict]
     assert len(found) == (sentence is not None)
     assert sentence is None or sentence in found[0]
