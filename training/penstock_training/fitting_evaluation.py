@@ -1,7 +1,7 @@
 """Everything that is measured about a way of fitting, in one call.
 
-Owns the list of splits and their names in reports. Must not know a router family: it is given a function that fits. Read
-`evaluate_fitting`.
+Owns the list of splits and their names in reports. Must not know a router family: it is given a function that fits.
+Read `evaluate_fitting`.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def router_verdicts(run: EvaluationRun, section: RouterSection) -> list[Verdict]
     found = _seen(section)
     found.append(_ordering(report))
     found += [_point(report, point) for point in report.points]
-    found.append(_prices(report))
+    found += [_knob(report), _prices(report)]
     found += _simple_tables(run, section.name)
     if section.robustness:
         found.append(_robustness(section))
@@ -117,6 +117,21 @@ def _point(report: EvaluationReport, point: OperatingPointResult) -> Verdict:
         f"{cost[0].upper()}{cost[1:]}, {quality}: {mixing} ({interval_text(point.over_hull, signed=True)}). "
         f"No worse than {report.default_arm}: {test.sentence}.",
     )
+
+
+def _knob(report: EvaluationReport) -> Verdict:
+    question = "Does the whole knob pay, from cheapest to best?"
+    difference = report.summary.path_over_constants
+    evidence = f"{interval_text(difference, signed=True)} averaged over budgets, with guard"
+    if difference.low > 0.0:
+        return Verdict("good", question, f"Surely above mixing fixed arms ({evidence}).")
+    if difference.high < 0.0:
+        answer = (
+            f"Surely below mixing fixed arms ({evidence}): guard and abstentions keep paying for {report.default_arm}. "
+            "Keep to the settings that pay, or set a cheaper default arm."
+        )
+        return Verdict("bad", question, answer)
+    return Verdict("open", question, f"Not distinguishable from mixing fixed arms ({evidence}).")
 
 
 def _prices(report: EvaluationReport) -> Verdict:

@@ -202,6 +202,16 @@ def test_verdicts_of_a_set_that_was_fitted_on_begin_with_a_warning() -> None:
     assert "fitted on a set named first" in verdict.answer
 
 
+@pytest.mark.parametrize(("low", "high", "tone"), [(0.01, 0.03, "good"), (-0.01, 0.03, "open"), (-0.03, -0.01, "bad")])
+def test_verdict_on_the_whole_knob_follows_the_unselected_curve(low: float, high: float, tone: str) -> None:
+    """A guarded curve that is surely below mixtures of fixed arms is said to be so, with what to do about it."""
+    section = _run().routers[0]
+    summary = replace(section.report.summary, path_over_constants=Interval((low + high) / 2, low, high))
+    changed = replace(section, report=replace(section.report, summary=summary))
+    verdict = next(v for v in router_verdicts(_run(), changed) if "whole knob" in v.question)
+    assert verdict.tone == tone
+
+
 def test_verdicts_of_good_and_shuffled_routers_differ_in_tone() -> None:
     """The router that knows is praised for what it knows, its shuffled copy is not."""
     run = _run()
