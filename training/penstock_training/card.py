@@ -189,6 +189,7 @@ def _held_out(held_out: EvaluationReport) -> str:
         "router's own rule with each arm's mean quality in place of its estimates: it calls dear arms where requests "
         "are short, but does not know which arm suits a prompt.",
         _difference_table(held_out),
+        _no_loss(held_out),
         "![Quality over cost](cost_quality.png)",
         _curve_sentence(held_out),
         _left_out_cells(held_out),
@@ -225,14 +226,21 @@ def _difference_table(report: EvaluationReport) -> str:
     return _table(header, rows)
 
 
+def _no_loss(report: EvaluationReport) -> str:
+    lines = [f"- **{p.name}**: {p.non_inferiority.sentence}" for p in report.points]
+    margin = 100 * report.points[0].non_inferiority.margin
+    head = f"No worse than `{report.default_arm}` by more than {margin:g} point of quality (one-sided 95 % bound):"
+    return "\n".join([head, "", *lines])
+
+
 def _curve_sentence(report: EvaluationReport) -> str:
     with_guard, without = report.summary, report.unguarded_summary
     return (
         f"Averaged over all budgets between the cheapest and the best arm, the router's curve lies "
-        f"{interval_text(with_guard.area_over_constants, signed=True)} above the constant hull with its guard, and "
-        f"{interval_text(without.area_over_constants, signed=True)} without; above “prices only” it lies "
-        f"{interval_text(with_guard.area_over_price_only, signed=True)} with and "
-        f"{interval_text(without.area_over_price_only, signed=True)} without. Ordering prompts by predicted gain "
+        f"{interval_text(with_guard.path_over_constants, signed=True)} above the constant hull with its guard, and "
+        f"{interval_text(without.path_over_constants, signed=True)} without; above “prices only” it lies "
+        f"{interval_text(with_guard.path_over_price_only, signed=True)} with and "
+        f"{interval_text(without.path_over_price_only, signed=True)} without. Ordering prompts by predicted gain "
         f"recovers {interval_text(report.gap_recovered)} of the gap between `{report.cheapest_arm}` and "
         f"`{report.best_arm}` on average (0.5 is chance)."
     )
@@ -288,7 +296,7 @@ def _left_out(report: CardReport) -> str:
     ]
     gaps = ", ".join(f"{name} {interval_text(result.gap_recovered)}" for name, result in report.left_out.items())
     beyond = ", ".join(
-        f"{name} {interval_text(result.unguarded_summary.area_over_price_only, signed=True)}"
+        f"{name} {interval_text(result.unguarded_summary.path_over_price_only, signed=True)}"
         for name, result in report.left_out.items()
     )
     ordering = (
@@ -337,8 +345,8 @@ def _calibration(report: EvaluationReport) -> str:
         (
             f"`{arm.arm}`",
             interval_text(arm.quality),
-            number_text(arm.calibration_error),
-            number_text(arm.brier),
+            interval_text(arm.calibration_interval),
+            interval_text(arm.brier_interval),
             number_text(arm.brier_constant),
             number_text(arm.predicted_cost_ratio, digits=2),
         )

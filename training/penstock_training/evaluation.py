@@ -1,22 +1,19 @@
 """How good a router is on prompts it was not fitted on, against policies that do not read the prompt.
 
-Owns the evaluation, from plain estimate arrays and outcomes to an `EvaluationReport`, and that of an artifact folder.
-Must not fit anything and must not know a router family. Every interval is a paired bootstrap over question groups. Read
-`evaluate` first.
+Owns the evaluation, from plain estimate arrays and outcomes to an `EvaluationReport`. Must not fit anything, open an
+artifact (`penstock_training.router_under_test` does) or know a router family. Every interval is a paired bootstrap over
+question groups. Read `evaluate` first.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
-from penstock_routers.artifact import RouterArtifact
-from penstock_routers.encoder import PromptEncoder
-from penstock_routers.features import prompt_features
 from penstock_routers.policy import Tradeoff
 from penstock_training.baselines import ArmMeans
 from penstock_training.decisions import EstimateArrays
@@ -25,7 +22,7 @@ from penstock_training.evaluation_measures import (
     Trial,
     measure_constants,
     measure_curve,
-    measure_gap_recovered,
+    measure_gap,
     measure_point,
     measure_price_only_curve,
     price_only_columns,
@@ -33,9 +30,6 @@ from penstock_training.evaluation_measures import (
 from penstock_training.evaluation_report import CurveSummary, EvaluationReport, OperatingPointResult
 from penstock_training.intervals import Interval
 from penstock_training.outcomes import OutcomeMatrix
-from penstock_training.predict import known_arm, open_router
-from penstock_training.splits import grouped_split
-from penstock_training.vectors import encode_prompts
 
 # λ from "quality only" over six decades to "cheapest"; 4 to 6 points fall between any two arms of the public sets.
 COST_WEIGHTS: Final = (0.0, *(float(w) for w in np.geomspace(1e-3, 1e2, 46)), math.inf)
@@ -100,9 +94,42 @@ def evaluate(
     """
     if len({t.name for t in tradeoffs}) != len(tradeoffs) or not tradeoffs:
         raise ValueError("operating points need unique names, at least one")
-    trial, left_out, missing_costs = _prepare(
+    trial, left_out, missing_costs = prepare_trial(
         estimates, matrix, (cost_scale_usd, novelty_max), resamples=resamples, seed=seed
     )
+    report = measure_trial(trial, tradeoffs, name=name, cost_weights=cost_weights)
+    return replace(
+        report,
+        prompts_left_out=len(matrix.prompts) - report.prompts,
+        arms_left_out=left_out,
+        cells_with_expected_cost=missing_costs,
+    )
+
+
+def measure_trial(
+    trial: Trial, tradeoffs: Sequence[Tradeoff], *, name: str, cost_weights: Sequence[float] = COST_WEIGHTS
+) -> EvaluationReport:
+    """Measure prepared estimates, such as the pooled out-of-fold ones of a cross-validation.
+
+    Parameters
+    ----------
+    trial : Trial
+        Every prompt scored on every arm.
+    tradeoffs : sequence of Tradeoff
+    name : str
+    cost_weights : sequence of float
+        As for `evaluate`.
+
+    Returns
+    -------
+    EvaluationReport
+        Nothing counted as left out.
+
+    Raises
+    ------
+    OutcomeError
+        ``outcome_best_arm_free``.
+    """
     means = ArmMeans(trial.score.mean(axis=0), trial.cost_usd.mean(axis=0))
     arms = trial.estimates.arms
     if means.cost_usd[means.best] <= 0.0:
@@ -116,20 +143,20 @@ def evaluate(
     guarded, bare = _sweep(cost_weights, tradeoffs[0].guard_z), _sweep(cost_weights, 0.0)
     curve, summary = measure_curve(trial, guarded, means, price_only, is_guarded=True)
     unguarded, unguarded_summary = measure_curve(trial, bare, means, price_only, is_guarded=False)
-    gap = measure_gap_recovered(trial, means)
+    calls = measure_gap(trial, means)
     arm_results, baselines, hull, constants = measure_constants(trial, means, price_only)
     return EvaluationReport(
         name=name,
         prompts=trial.score.shape[0],
         groups=int(np.unique(trial.matrix.groups).size),
-        prompts_left_out=len(matrix.prompts) - trial.score.shape[0],
-        arms_left_out=left_out,
-        cells_with_expected_cost=missing_costs,
+        prompts_left_out=0,
+        arms_left_out=(),
+        cells_with_expected_cost=0,
         default_arm=trial.estimates.reference_arm,
         cheapest_arm=arms[means.cheapest],
         best_arm=arms[means.best],
-        cost_scale_usd=cost_scale_usd,
-        novelty_max=novelty_max,
+        cost_scale_usd=trial.cost_scale_usd,
+        novelty_max=trial.novelty_max,
         arms=arm_results,
         baselines=baselines,
         points=points,
@@ -140,17 +167,38 @@ def evaluate(
         summary=summary,
         unguarded_summary=unguarded_summary,
         constants_summary=constants,
-        gap_recovered=gap,
-        verdicts=tuple(_verdicts(points, unguarded_summary, gap, trial.score.shape[0])),
-        resamples=resamples,
-        seed=seed,
+        call_shares=calls,
+        verdicts=tuple(_verdicts(points, unguarded_summary, calls.gap_recovered, trial.score.shape[0])),
+        resamples=trial.resamples,
+        seed=trial.seed,
     )
 
 
-def _prepare(
+def prepare_trial(
     estimates: EstimateArrays, matrix: OutcomeMatrix, setting: tuple[float, float], *, resamples: int, seed: int
 ) -> tuple[Trial, tuple[str, ...], int]:
-    """Keep arms with outcomes and prompts with all of them; name the arms left out, count costs filled in."""
+    """Keep the arms with outcomes and the prompts that were scored on all of them.
+
+    Parameters
+    ----------
+    estimates, matrix
+        As for `evaluate`.
+    setting : (float, float)
+        Cost scale and novelty bound, as for `evaluate`.
+    resamples, seed : int
+
+    Returns
+    -------
+    (Trial, tuple of str, int)
+        The trial, the arms left out, and how many unknown costs were filled in by expected ones.
+
+    Raises
+    ------
+    ValueError
+        Lengths differ.
+    OutcomeError
+        ``outcome_arm_unknown`` or ``outcome_no_complete_row``.
+    """
     if len(matrix.prompts) != estimates.quality.shape[0]:
         raise ValueError("estimates and outcomes must be about the same prompts")
     observed = {arm for i, arm in enumerate(matrix.arms) if np.isfinite(matrix.score[:, i]).any()}
@@ -190,9 +238,9 @@ def _verdicts(
         sentences.append("The predicted gain orders prompts worse than chance: do not route these prompts with it.")
     else:
         sentences.append("No evidence that the predicted gain orders prompts better than chance on this traffic.")
-    if unguarded.area_over_constants.low <= 0.0:
+    if unguarded.path_over_constants.low <= 0.0:
         sentences.append("Without guard the router's curve is not surely above mixing fixed arms at random.")
-    if unguarded.area_over_price_only.low > 0.0:
+    if unguarded.path_over_price_only.low > 0.0:
         # Estimates that do not order prompts know nothing about them, whatever the luck of a small test set says.
         if gap.low > 0.5 and prompts >= KNOWLEDGE_MINIMUM:
             sentences.append("Over all budgets, the estimates surely know more than prices and lengths explain.")
@@ -213,129 +261,5 @@ def _compared(difference: Interval) -> str:
     return "surely worse than" if difference.high < 0.0 else "not distinguishable from"
 
 
-def estimate_with_artifact(
-    artifact: RouterArtifact,
-    encoder: PromptEncoder,
-    matrix: OutcomeMatrix,
-    default_arm: str,
-    progress: Callable[[str, int, int], None],
-) -> EstimateArrays:
-    """Ask an artifact about every prompt, the way the gateway does, one at a time.
-
-    Parameters
-    ----------
-    artifact : RouterArtifact
-    encoder : PromptEncoder
-        The artifact's own.
-    matrix : OutcomeMatrix
-        n prompts.
-    default_arm : str
-        The arm that gains are measured against.
-    progress : callable
-        Called with a stage's name, steps done and steps in total.
-
-    Returns
-    -------
-    EstimateArrays
-        Expected costs follow from the prompt's tokens, the predicted answer length and the artifact's price reference.
-
-    Raises
-    ------
-    ArtifactError
-        The artifact does not know `default_arm`, or its graph fails.
-    """
-    vectors = encode_prompts(encoder, matrix.prompts, lambda done, total: progress("encoding", done, total))
-    found = [
-        artifact.estimate(vector, prompt_features(prompt), reference_arm=default_arm)
-        for vector, prompt in zip(vectors, matrix.prompts, strict=True)
-    ]
-    price = np.array(
-        [
-            (arm.price_usd_per_million_input_tokens, arm.price_usd_per_million_output_tokens)
-            for arm in artifact.manifest.arm_entries
-        ]
-    )
-    answer_tokens = np.stack([estimate.output_tokens for estimate in found]).astype(np.float64)
-    return EstimateArrays(
-        arms=artifact.manifest.arms,
-        reference_arm=default_arm,
-        quality=np.stack([estimate.quality for estimate in found]),
-        gain=np.stack([estimate.gain for estimate in found]),
-        gain_se=np.stack([estimate.gain_se for estimate in found]),
-        novelty=np.array([estimate.novelty for estimate in found], dtype=np.float64),
-        cost_usd=(matrix.prompt_tokens[:, None] * price[:, 0] + answer_tokens * price[:, 1]) / 1e6,
-    )
-
-
 def _sweep(cost_weights: Sequence[float], guard_z: float) -> list[Tradeoff]:
     return [Tradeoff(f"{weight:g}", weight, guard_z) for weight in cost_weights]
-
-
-def evaluate_artifact(
-    folder: Path,
-    matrix: OutcomeMatrix,
-    *,
-    encoder_folder: Path | None = None,
-    progress: Callable[[str, int, int], None] = lambda *_: None,
-    default_arm: str | None = None,
-    files_digest: str | None = None,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> EvaluationReport:
-    """Measure an artifact folder at its own operating points.
-
-    Parameters
-    ----------
-    folder : Path
-    matrix : OutcomeMatrix
-        Its arms are matched with the artifact's by name.
-    encoder_folder : Path, optional
-        The bundled encoder of the manifest's name when omitted.
-    default_arm : str, optional
-        The artifact's reference arm when omitted.
-    progress : callable, optional
-        Called with a stage's name, steps done and steps in total.
-    files_digest : str, optional
-        Digest of the outcome files' matrix, before any grouping of arms. If it is the one that the artifact was fitted
-        on, only the test part of the artifact's split is used.
-    resamples, seed : int
-        Of the bootstrap.
-
-    Returns
-    -------
-    EvaluationReport
-
-    Raises
-    ------
-    RouterError
-        The artifact or the encoder is refused.
-    TrainingError
-        ``unknown_arm``: the artifact has no arm `default_arm`.
-    OutcomeError
-        The outcomes do not fit the artifact's arms.
-    """
-    artifact, encoder = open_router(folder, encoder_folder)
-    manifest = artifact.manifest
-    reference = known_arm(manifest, default_arm)
-    name = "all prompts of the files"
-    if files_digest == manifest.training.digest:
-        split = grouped_split(matrix.groups, fractions=manifest.split.fractions, seed=manifest.split.seed)
-        matrix, name = matrix.rows(split["test"]), "test part of the data that the artifact was fitted on"
-    prices = [
-        (arm.price_usd_per_million_input_tokens, arm.price_usd_per_million_output_tokens)
-        for arm in manifest.arm_entries
-    ]
-    estimates = estimate_with_artifact(artifact, encoder, matrix, reference, progress)
-    progress("bootstrap", 0, 1)
-    report = evaluate(
-        estimates,
-        matrix,
-        tradeoffs=[artifact.tradeoff(point.name) for point in manifest.operating_points],
-        cost_scale_usd=max(artifact.cost_scale_usd(*price) for price in prices) or 1.0,
-        novelty_max=manifest.guard.novelty_max,
-        name=name,
-        resamples=resamples,
-        seed=seed,
-    )
-    progress("bootstrap", 1, 1)
-    return report

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from penstock_routers.policy import Tradeoff
 from penstock_training.baselines import ArmMeans, hull_quality, mixing_quality, oracle_choices, same_shares_quality
+from penstock_training.call_shares import CallShares, measure_call_shares
 from penstock_training.decisions import EstimateArrays, RowDecisions, decide_rows
 from penstock_training.evaluation_report import (
     ArmResult,
@@ -25,17 +26,20 @@ from penstock_training.evaluation_report import (
     PolicyResult,
     SliceResult,
 )
-from penstock_training.intervals import GroupBootstrap, Interval, discordant_pairs, group_weights
+from penstock_training.intervals import GroupBootstrap, Interval, discordant_pairs
 from penstock_training.metrics import (
     average_improvement,
     brier_score,
     calibration_bins,
+    calibration_places,
     concave_hull,
     envelope_area,
     expected_calibration_error,
+    path_area,
     quality_neutral_cost,
     upper_envelope,
 )
+from penstock_training.noninferiority import NonInferiority, non_inferiority
 from penstock_training.outcomes import OutcomeMatrix
 
 FloatMatrix = NDArray[np.float64]
@@ -44,6 +48,7 @@ SLICE_MINIMUM: Final = 30  # smaller slices have intervals wider than ±0.18 and
 SLICES_SHOWN_SINGLY: Final = 8  # so few are listed one by one, however small
 _REST: Final = " smaller ones"
 _PRICE_ONLY_WEIGHTS: Final = (0.0, *(float(w) for w in np.geomspace(1e-2, 3e1, 22)), math.inf)
+BUDGET_SHARES: Final = (0.10, 0.25, 0.50)  # of the best arm's cost
 ORACLE_NOTE: Final = "reads the scores; inflated by luck, no router can reach it"
 
 
@@ -74,6 +79,16 @@ class Trial:
     def default(self) -> int:
         """Index of the default arm."""
         return self.estimates.arms.index(self.estimates.reference_arm)
+
+    def take(self, rows: NDArray[np.int64]) -> Trial:
+        """Take some prompts, in the given order."""
+        return replace(
+            self,
+            matrix=self.matrix.rows(rows),
+            estimates=self.estimates.take(rows, self.estimates.arms),
+            score=self.score[rows],
+            cost_usd=self.cost_usd[rows],
+        )
 
     def decide(self, tradeoff: Tradeoff, *, is_guarded: bool = True) -> RowDecisions:
         """Decide for every prompt; without guard, novel prompts are routed too."""
@@ -150,6 +165,7 @@ def measure_point(
         ]
 
     found = bootstrap.intervals(compare)
+    optimal_selection, oracle_gap = _measure_against_oracle(trial, decisions)
     return OperatingPointResult(
         name=tradeoff.name,
         cost_weight=tradeoff.cost_weight,
@@ -167,9 +183,44 @@ def measure_point(
         arm_shares={arm: float(share) for arm, share in zip(trial.estimates.arms, shares, strict=True)},
         reason_shares=decisions.reason_shares(),
         against_default=discordant_pairs(routed[:, 0], trial.score[:, trial.default]),
+        non_inferiority=_measure_no_loss(trial, decisions),
+        optimal_selection=optimal_selection,
+        oracle_gap=oracle_gap,
         by_category=_slices(trial, decisions, trial.matrix.categories),
+        by_task=_slices(trial, decisions, trial.matrix.tasks),
         by_source=_slices(trial, decisions, trial.matrix.sources),
     )
+
+
+def _measure_no_loss(trial: Trial, decisions: RowDecisions) -> NonInferiority:
+    return non_inferiority(
+        trial.columns(decisions.chosen)[:, 0],
+        trial.score[:, trial.default],
+        decisions.chosen != trial.default,
+        trial.matrix.groups,
+        resamples=trial.resamples,
+        seed=trial.seed,
+    )
+
+
+def _measure_against_oracle(trial: Trial, decisions: RowDecisions) -> tuple[Interval, Interval]:
+    """OptSel and Gap@O.
+
+    References
+    ----------
+    Optimal selection of RouterArena (arXiv 2510.00202), with "correct" read as "scored highest, above 0"; Gap@O of
+    LLMRouterBench (arXiv 2601.07206).
+    """
+    oracle = oracle_choices(trial.score, trial.cost_usd)
+    highest = trial.score.max(axis=1)
+    has_answer = highest > 0.0
+    routed = trial.columns(decisions.chosen)[:, 0]
+    columns = [has_answer & (decisions.chosen == oracle), has_answer, routed, highest]
+    bootstrap = trial.bootstrap(np.column_stack(columns).astype(np.float64))
+    found = bootstrap.intervals(
+        lambda v: [_ratio(float(v[0]), float(v[1])), _ratio(float(v[3] - v[2]), float(v[3]))],
+    )
+    return found[0], found[1]
 
 
 def _ratio(value: float, whole: float) -> float:
@@ -255,7 +306,7 @@ def _curve_numbers(router: ArmMeans, arms: ArmMeans, blind: ArmMeans, fixed: Arm
     """Compute the numbers of a `CurveSummary`; which arm is cheapest and best is fixed by the data as they are."""
     low, high = float(arms.cost_usd[fixed.cheapest]), float(arms.cost_usd[fixed.best])
     best_quality = float(arms.score[fixed.best])
-    area = hull_area = constants = price_only = math.nan
+    area = hull_area = constants = price_only = path = math.nan
     if low < high:
         # Below its cheapest point a router falls back on the cheapest arm, which it could always be set to.
         cost, quality = np.append(router.cost_usd, low), np.append(router.score, arms.score[fixed.cheapest])
@@ -263,10 +314,23 @@ def _curve_numbers(router: ArmMeans, arms: ArmMeans, blind: ArmMeans, fixed: Arm
         hull_area = average_improvement(cost, quality, low, high)
         constants = average_improvement(arms.cost_usd, arms.score, low, high)
         price_only = average_improvement(blind.cost_usd, blind.score, low, high)
+        path = path_area(cost, quality, low, high)
     envelope = upper_envelope(router.cost_usd, router.score)
     shares = (0.95, 0.99, 1.0)
     neutral = [quality_neutral_cost(envelope, best_quality, high, share) if high > 0 else math.nan for share in shares]
-    return [area, hull_area, hull_area - constants, hull_area - price_only, *neutral]
+    affordable = upper_envelope(
+        np.append(router.cost_usd, low), np.append(router.score, arms.score[fixed.cheapest])
+    ).step_at([share * high for share in BUDGET_SHARES])
+    return [
+        area,
+        hull_area,
+        hull_area - constants,
+        hull_area - price_only,
+        *neutral,
+        *affordable.tolist(),
+        path - constants,
+        path - price_only,
+    ]
 
 
 def measure_constants(
@@ -301,6 +365,13 @@ def measure_constants(
 def _arm_result(trial: Trial, arm: int, quality: Interval, cost_usd: Interval) -> ArmResult:
     predicted, observed = trial.estimates.quality[:, arm], trial.score[:, arm]
     actual_cost = float(trial.cost_usd[:, arm].mean())
+    place = calibration_places(predicted)
+    bins = int(place.max()) + 1
+    is_in = np.eye(bins)[place]
+    squared = (predicted - observed) ** 2
+    columns = np.column_stack([squared, is_in * (predicted - observed)[:, None]])
+    # Σ_b |mean of the bin's differences| weighted by its share is Σ_b |mean over all prompts of what lies in it|.
+    found = trial.bootstrap(columns).intervals(lambda means: [float(means[0]), float(np.abs(means[1:]).sum())])
     return ArmResult(
         arm=trial.estimates.arms[arm],
         quality=quality,
@@ -310,41 +381,18 @@ def _arm_result(trial: Trial, arm: int, quality: Interval, cost_usd: Interval) -
         brier=brier_score(predicted, observed),
         brier_constant=float(observed.var()),
         bins=calibration_bins(predicted, observed),
+        calibration_interval=found[1],
+        brier_interval=found[0],
     )
 
 
-def measure_gap_recovered(trial: Trial, means: ArmMeans) -> Interval:
-    """Measure APGR when prompts are ordered by the predicted gain of the best over the cheapest arm.
-
-    Notes
-    -----
-    Sending prompts to the best arm in falling order of gain g, with u the score difference of the two arms:
-    ``APGR = Σ_i u_i · (share of prompts after i, ties and itself by half) / Σ_i u_i``, the exact area under the share
-    of the gap recovered over the share of calls to the best arm; 0.5 for random mixing.
-
-    References
-    ----------
-    RouteLLM (arXiv 2406.18665, section 3), whose code samples a few thresholds.
-    """
+def measure_gap(trial: Trial, means: ArmMeans) -> CallShares:
+    """Measure APGR and CPT when prompts are ordered by the predicted gain of the best over the cheapest arm."""
     cheapest, best = means.cheapest, means.best
-    gain = trial.estimates.gain[:, best] - trial.estimates.gain[:, cheapest]
-    _, rank = np.unique(-gain, return_inverse=True)
-    order = np.argsort(rank, kind="stable")
-    starts = np.flatnonzero(np.diff(rank[order], prepend=-1))
-    difference = (trial.score[:, best] - trial.score[:, cheapest])[order]
-    _, group = np.unique(trial.matrix.groups, return_inverse=True)
-    group = group[order]
-
-    def recovered(weights: NDArray[np.float64]) -> float:
-        mass = np.add.reduceat(weights, starts)
-        won = np.add.reduceat(weights * difference, starts)
-        after = mass.sum() - np.cumsum(mass) + mass / 2.0
-        return float(won @ after / (won.sum() * mass.sum())) if won.sum() > 0 else math.nan
-
-    value = recovered(np.ones(difference.size))
-    count = int(group.max()) + 1
-    blocks = group_weights(count, trial.resamples, trial.seed)
-    drawn = np.array([recovered(row[group]) for block in blocks for row in block])
-    usable = drawn[np.isfinite(drawn)]
-    low, high = np.quantile(usable, (0.025, 0.975)) if usable.size else (math.nan, math.nan)
-    return Interval(value, float(low), float(high))
+    return measure_call_shares(
+        trial.estimates.gain[:, best] - trial.estimates.gain[:, cheapest],
+        trial.score[:, best] - trial.score[:, cheapest],
+        trial.matrix.groups,
+        resamples=trial.resamples,
+        seed=trial.seed,
+    )

@@ -9,8 +9,11 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from penstock_training.call_shares import CallShares
 from penstock_training.intervals import DiscordantPairs, Interval
+from penstock_training.latency import Latency
 from penstock_training.metrics import CalibrationBins
+from penstock_training.noninferiority import NonInferiority
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,9 @@ class ArmResult:
     calibration_error, brier, brier_constant : float
         ECE and Brier score of the predicted quality, and the Brier score of always predicting the arm's mean.
     bins : CalibrationBins
+    calibration_interval : Interval
+        ECE over the same bins in each bootstrap sample. Resampling adds noise to every bin, so the interval lies high.
+    brier_interval : Interval
     """
 
     arm: str
@@ -37,6 +43,8 @@ class ArmResult:
     brier: float
     brier_constant: float
     bins: CalibrationBins
+    calibration_interval: Interval
+    brier_interval: Interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +76,22 @@ class CurveSummary:
         Mean quality under the step envelope, and under the concave hull (AIQ), between the cheapest and the best arm's
         mean cost.
     area_over_constants : Interval
-        `hull_area` minus that of the constant hull; above 0 means that reading prompts helps at the average budget.
+        `hull_area` minus that of the constant hull, as in RouterBench. The hull of many noisy points lies above the
+        truth: without any knowledge it is above 0 by a few thousandths on some hundred prompts.
     area_over_price_only : Interval
         The same against `EvaluationReport.price_only_curve` mixed with the constants; above 0 means that the estimates
         know which arm suits a prompt, beyond what prices and lengths explain.
     cost_at_95, cost_at_99, cost_at_100 : Interval
         Cost relative to the best arm's at which 95, 99 and 100 % of its quality are reached (the last is QNC); infinite
         when never.
+    quality_at_10, quality_at_25, quality_at_50 : Interval
+        Mean quality of the best point that costs at most 10, 25 and 50 % of the best arm; NaN when even the cheapest
+        arm costs more.
+    path_over_constants : Interval
+        Mean quality along all points of the curve, none selected, minus that of the constant hull: above 0 means that
+        reading prompts helps at the average budget. Luck does not push it up (`path_area`), so claims rest on it.
+    path_over_price_only : Interval
+        The same, minus the hull of `EvaluationReport.price_only_curve` and the constants.
     """
 
     area: Interval
@@ -84,6 +101,11 @@ class CurveSummary:
     cost_at_95: Interval
     cost_at_99: Interval
     cost_at_100: Interval
+    quality_at_10: Interval
+    quality_at_25: Interval
+    quality_at_50: Interval
+    path_over_constants: Interval
+    path_over_price_only: Interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +159,14 @@ class OperatingPointResult:
     arm_shares, reason_shares : dict of str to float
     against_default : DiscordantPairs
         Prompts on which the router scored higher and lower than the default arm.
-    by_category, by_source : tuple of SliceResult
+    non_inferiority : NonInferiority
+        Whether the router is shown to be no worse than the default arm.
+    optimal_selection : Interval
+        OptSel: share of the prompts that some arm answers (score > 0) on which the router took the cheapest of the arms
+        that scored highest. Inflated by luck, as is the oracle.
+    oracle_gap : Interval
+        Gap@O: share of the oracle's quality that the router misses. No router can close it; see `oracle_choices`.
+    by_category, by_task, by_source : tuple of SliceResult
     """
 
     name: str
@@ -156,7 +185,11 @@ class OperatingPointResult:
     arm_shares: dict[str, float]
     reason_shares: dict[str, float]
     against_default: DiscordantPairs
+    non_inferiority: NonInferiority
+    optimal_selection: Interval
+    oracle_gap: Interval
     by_category: tuple[SliceResult, ...]
+    by_task: tuple[SliceResult, ...]
     by_source: tuple[SliceResult, ...]
 
     @property
@@ -195,12 +228,14 @@ class EvaluationReport:
     price_only_curve : tuple of CurvePoint
         The router's rule with each arm's mean quality in place of its estimates.
     summary, unguarded_summary, constants_summary : CurveSummary
-    gap_recovered : Interval
-        APGR of ordering prompts by predicted gain of the best over the cheapest arm; 0.5 is random.
+    call_shares : CallShares
+        APGR and CPT of ordering prompts by predicted gain of the best over the cheapest arm.
     verdicts : tuple of str
         What the intervals allow one to say, in sentences.
     resamples, seed : int
         Of the bootstrap.
+    latency : Latency or None
+        Time per estimate; None where no artifact was asked.
     """
 
     name: str
@@ -224,14 +259,25 @@ class EvaluationReport:
     summary: CurveSummary
     unguarded_summary: CurveSummary
     constants_summary: CurveSummary
-    gap_recovered: Interval
+    call_shares: CallShares
     verdicts: tuple[str, ...]
     resamples: int
     seed: int
+    latency: Latency | None = None
+
+    @property
+    def gap_recovered(self) -> Interval:
+        """APGR: share of the gap between cheapest and best arm recovered on average over call shares; 0.5 is random."""
+        return self.call_shares.gap_recovered
+
+    @property
+    def best_cost_usd(self) -> float:
+        """Mean cost per request of the best arm, USD."""
+        return next(arm.cost_usd.value for arm in self.arms if arm.arm == self.best_arm)
 
     def to_json(self) -> dict[str, Any]:
         """Convert to JSON types; infinite numbers become the text ``"inf"`` and NaN becomes null."""
-        converted: dict[str, Any] = _plain(asdict(self))
+        converted: dict[str, Any] = plain_json(asdict(self))
         return converted
 
     def point(self, name: str) -> OperatingPointResult:
@@ -248,12 +294,12 @@ class EvaluationReport:
         raise KeyError(name)
 
 
-def _plain(value: Any) -> Any:
-    """Replace tuples by lists and numbers that JSON lacks."""
+def plain_json(value: Any) -> Any:
+    """Replace tuples by lists, infinite numbers by the texts ``"inf"`` and ``"-inf"``, and NaN by None."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain_json(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
     return value

@@ -153,13 +153,22 @@ def render_plain(report: EvaluationReport) -> str:
         Lines of at most `WIDTH` characters unless names of arms are long; ends without a line feed.
     """
     blocks = [f"{_wrapped(_headline(report))}\nbrackets hold 95 % intervals"]
-    for section in report_sections(report):
-        rows = [section.header, *section.rows]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(section.header))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        blocks.append("\n".join([section.title, *(f"  {line}" for line in (*lines, *section.remarks))]))
+    blocks += [render_section(section) for section in report_sections(report)]
     blocks.append("\n".join(_wrapped(sentence) for sentence in _sentences(report)))
-    return "\n\n".join(blocks)
+    return printable("\n\n".join(blocks))
+
+
+def printable(text: str) -> str:
+    """Replace control characters, which names in other people's files may hold, by a visible mark; lines stay."""
+    return "".join(c if c.isprintable() or c in "\n\t\u00a0" else "\ufffd" for c in text)
+
+
+def render_section(section: Section) -> str:
+    """Lay one table out in aligned columns, title above and remarks below."""
+    rows = [section.header, *section.rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(section.header))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([section.title, *(f"  {line}" for line in (*lines, *section.remarks))])
 
 
 def _wrapped(sentence: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -178,6 +179,162 @@ def _sign_test(better: int, worse: int) -> float:
     largest = float(log_terms.max())
     tail = math.exp(largest) * float(np.exp(log_terms - largest).sum())
     return min(1.0, 2.0 * tail)
+
+
+def wilson_interval(successes: int, trials: int, level: float = 0.95) -> Interval:
+    """Interval of a share counted on few independent cases.
+
+    Parameters
+    ----------
+    successes, trials : int
+        ``0 <= successes <= trials``.
+    level : float, in (0, 1)
+
+    Returns
+    -------
+    Interval
+        Within [0, 1]; NaN without a trial.
+
+    Notes
+    -----
+    With p the share, n the trials and z the normal quantile:
+    ``(p + z²/2n ± z · sqrt(p(1 - p)/n + z²/4n²)) / (1 + z²/n)``. Unlike ``p ± 2 standard errors`` it has a width at
+    shares of 0 and 1.
+
+    References
+    ----------
+    Wilson, "Probable inference, the law of succession, and statistical inference" (JASA 22, 1927).
+    """
+    if trials == 0:
+        return Interval(math.nan, math.nan, math.nan)
+    z = NormalDist().inv_cdf(0.5 + level / 2.0)
+    share, scale = successes / trials, 1.0 + z * z / trials
+    middle = (share + z * z / (2 * trials)) / scale
+    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials)) / scale
+    low = 0.0 if successes == 0 else middle - half
+    high = 1.0 if successes == trials else middle + half
+    return Interval(share, low, high)
+
+
+def share_difference(first: Interval, second: Interval) -> Interval:
+    """Interval of the difference of two shares from `wilson_interval`, first minus second.
+
+    References
+    ----------
+    Newcombe, "Interval estimation for the difference between independent proportions" (Statistics in Medicine 17,
+    1998), method 10.
+    """
+    value = first.value - second.value
+    below = math.hypot(first.value - first.low, second.high - second.value)
+    above = math.hypot(first.high - first.value, second.value - second.low)
+    return Interval(value, value - below, value + above)
+
+
+def binomial_upper(successes: int, trials: int, level: float = 0.95) -> float:
+    """One-sided upper bound of a probability: the largest under which so few successes are not surprising.
+
+    Parameters
+    ----------
+    successes, trials : int
+        ``0 <= successes <= trials``, ``trials >= 1``.
+    level : float, in (0, 1)
+
+    Returns
+    -------
+    float
+        In (0, 1]. About ``3 / trials`` for no success ("rule of three").
+
+    Notes
+    -----
+    Solves ``P[Binomial(trials, p) <= successes] = 1 - level`` by bisection, O(successes) a step.
+
+    References
+    ----------
+    Clopper, Pearson, "The use of confidence or fiducial limits illustrated in the case of the binomial" (Biometrika
+    26, 1934).
+    """
+    if successes >= trials:
+        return 1.0
+    low, high = successes / trials, 1.0
+    for _ in range(60):  # halves the range each time: to the last bit
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if _binomial_tail(successes, trials, middle) > 1.0 - level else (low, middle)
+    return high
+
+
+def _binomial_tail(successes: int, trials: int, probability: float) -> float:
+    """P[Binomial(trials, probability) <= successes], in logarithms so that large numbers work."""
+    if probability >= 1.0:
+        return 0.0
+    terms = [
+        math.lgamma(trials + 1)
+        - math.lgamma(k + 1)
+        - math.lgamma(trials - k + 1)
+        + (k * math.log(probability) if k else 0.0)
+        + (trials - k) * math.log1p(-probability)
+        for k in range(successes + 1)
+    ]
+    largest = max(terms)
+    return math.exp(largest) * sum(math.exp(term - largest) for term in terms)
+
+
+def bootstrap_p_value(draws: FloatVector) -> float:
+    """Two-sided p-value of "the difference is 0" from bootstrap draws of the difference.
+
+    Parameters
+    ----------
+    draws : ndarray of float64, shape (b,)
+        NaN draws are left out.
+
+    Returns
+    -------
+    float
+        In (0, 1]; 1 without a draw.
+
+    Notes
+    -----
+    ``min(1, 2 · (1 + min(#{d <= 0}, #{d >= 0})) / (b + 1))``: the smallest level whose percentile interval excludes 0.
+    The 1 keeps it above 0, so with b draws no p-value is smaller than ``2 / (b + 1)``.
+
+    References
+    ----------
+    Davison, Hinkley, "Bootstrap Methods and their Application" (1997), section 4.4 and 5.4, inverting the interval.
+    """
+    usable = draws[~np.isnan(draws)]
+    tail = min(int((usable <= 0).sum()), int((usable >= 0).sum()))
+    return min(1.0, 2.0 * (1 + tail) / (usable.size + 1))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjust p-values of several comparisons so that claiming any of them wrongly stays at the level stated.
+
+    Parameters
+    ----------
+    p_values : sequence of float, length k
+
+    Returns
+    -------
+    list of float
+        In the same order, each at least its p-value, at most 1.
+
+    Notes
+    -----
+    Sorted upwards, the i-th (from 0) is multiplied by ``k - i``, then a running maximum is taken. O(k log k).
+
+    References
+    ----------
+    Holm, "A simple sequentially rejective multiple test procedure" (Scandinavian Journal of Statistics 6, 1979).
+
+    Examples
+    --------
+    >>> holm([0.01, 0.04, 0.02])
+    [0.03, 0.04, 0.04]
+    """
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
 
 
 def group_weights(groups: int, resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:

@@ -201,6 +201,40 @@ def average_improvement(cost: ArrayLike, quality: ArrayLike, low: float, high: f
     return float(np.trapezoid(curve.line_at(edges), edges) / inside)
 
 
+def path_area(cost: ArrayLike, quality: ArrayLike, low: float, high: float) -> float:
+    """Mean quality over a range of costs along the points as they are, none selected.
+
+    Parameters
+    ----------
+    cost, quality : array_like of float, shape (n,)
+        Operating points of one router, in any order.
+    low, high : float
+        Range of costs, ``low < high``.
+
+    Returns
+    -------
+    float
+        In [0, 1]; beyond the ends the nearest point's quality counts.
+
+    Raises
+    ------
+    ValueError
+        `low` is not below `high`, or the points are unusable.
+
+    Notes
+    -----
+    ``1 / (high - low) · ∫ line(c) dc`` through the points sorted by cost, equal costs averaged; exact. The envelope and
+    the hull take the best of many noisy points on the very prompts they are measured on, so a router that knows nothing
+    comes out above mixtures of fixed arms (by .007 on 600 prompts with three arms and 48 points). A line through all
+    points does not: it is linear in the scores, so noise cancels.
+    """
+    x, y = _points(cost, quality)
+    places, inverse = np.unique(x, return_inverse=True)
+    curve = Curve(places, np.bincount(inverse, y) / np.bincount(inverse))
+    edges, inside = _clipped(curve, low, high)
+    return float(np.trapezoid(np.interp(edges, curve.cost, curve.quality), edges) / inside)
+
+
 def cost_at_quality(curve: Curve, target: float) -> float:
     """Find the lowest cost at which a curve reaches a quality.
 
@@ -281,15 +315,21 @@ def calibration_bins(predicted: ArrayLike, observed: ArrayLike, bins: int = 10) 
     p, y = p[usable], y[usable]
     if not p.size:
         return CalibrationBins((), (), ())
-    _, value, ties = np.unique(p, return_inverse=True, return_counts=True)
-    middle = np.cumsum(ties) - ties / 2.0  # rank of the middle of each run of equal predictions
-    _, index = np.unique((middle * bins / p.size).astype(np.int64)[value], return_inverse=True)
+    index = calibration_places(p, bins)
     count = np.bincount(index)
     return CalibrationBins(
         tuple((np.bincount(index, p) / count).tolist()),
         tuple((np.bincount(index, y) / count).tolist()),
         tuple(int(n) for n in count),
     )
+
+
+def calibration_places(predicted: FloatVector, bins: int = 10) -> NDArray[np.int64]:
+    """Give each of n >= 1 finite predictions the number of its bin, as `calibration_bins` cuts them, (n,)."""
+    _, value, ties = np.unique(predicted, return_inverse=True, return_counts=True)
+    middle = np.cumsum(ties) - ties / 2.0  # rank of the middle of each run of equal predictions
+    _, index = np.unique((middle * bins / predicted.size).astype(np.int64)[value], return_inverse=True)
+    return np.asarray(index, dtype=np.int64)
 
 
 def expected_calibration_error(predicted: ArrayLike, observed: ArrayLike, bins: int = 10) -> float:

@@ -54,15 +54,15 @@ def draw_cost_quality(report: EvaluationReport, path: Path) -> None:
     blind = sorted((point.cost_usd / best_cost, point.quality.value) for point in report.price_only_curve)
     axes.plot(*zip(*blind, strict=True), color="#9a7b4f", linewidth=1.2, label="same rule, prices and lengths only")
     for arm in report.arms:
-        axes.plot(arm.cost_usd.value / best_cost, arm.quality.value, "o", color="black", markersize=4)
+        _draw_arm(axes, arm, best_cost)
     _label_arms(axes, report.arms, best_cost)
     for point in report.points:
         _draw_point(axes, point)
     visible = [arm.cost_usd.value / best_cost for arm in report.arms]
     visible += [p.cost_usd / best_cost for p in (*report.curve, *report.unguarded_curve)]
     _cost_axis(axes, min(visible), max(visible))
-    axes.set_xlabel("mean cost per request, relative to always using the best arm")
-    axes.set_ylabel("mean quality (score)")
+    axes.set_xlabel("mean cost per request, relative to always using the best arm (logarithmic)")
+    axes.set_ylabel("mean quality (score, 0 to 1; bars: 95 % intervals)")
     axes.set_title(f"Quality over cost, {report.name} (n = {report.prompts:,})", loc="left", fontsize=11)
     axes.legend(loc="lower right", fontsize=8.5, frameon=False)
     _save(figure, path)
@@ -85,12 +85,14 @@ def draw_calibration(report: EvaluationReport, path: Path) -> None:
         spread = 2.0 * np.sqrt(np.maximum(observed * (1 - observed), 1e-4) / np.asarray(arm.bins.count))
         axes.plot([0, 1], [0, 1], color=BASELINE_COLOUR, linewidth=1, linestyle="--")
         axes.errorbar(predicted, observed, yerr=spread, fmt="o", color=ROUTER_COLOUR, markersize=4, capsize=2)
-        axes.set_title(f"{arm.arm}\nECE {arm.calibration_error:.3f}", fontsize=10)
+        ece = arm.calibration_interval
+        axes.set_title(f"{arm.arm}\nECE {ece.value:.3f} [{ece.low:.3f}, {ece.high:.3f}]", fontsize=10)
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
-    panels[0].set_ylabel("observed mean score")
-    figure.supxlabel("predicted quality (bins of equal counts, bars: two standard errors)", fontsize=9.5)
+    panels[0].set_ylabel("observed mean score, 0 to 1")
+    label = f"predicted quality, 0 to 1 (bins of equal counts, n = {report.prompts:,}; bars: two standard errors)"
+    figure.supxlabel(label, fontsize=9.5)
     _save(figure, path)
 
 
@@ -154,8 +156,11 @@ def draw_left_out(reports: Mapping[str, EvaluationReport], path: Path) -> None:
             axes.axhspan(row - 0.5, row + 0.5, color="#f4f4f4", zorder=0)
     panels[0].set_yticks(range(len(names)), [f"{name}\n({report.prompts:,})" for name, report in reports.items()])
     panels[0].set_ylim(len(names) - 0.5, -0.5)
-    panels[0].set_title("quality above mixing fixed arms at equal cost", fontsize=10)
+    panels[0].set_title("quality (score) above mixing fixed arms at equal cost", fontsize=10)
     panels[1].set_title("cost relative to the best arm", fontsize=10)
+    figure.suptitle(
+        "Sets left out of fitting (number of prompts); bars: 95 % intervals", x=0.01, ha="left", fontsize=11
+    )
     panels[1].set_xlim(left=0)
     panels[1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
     handles, labels = panels[0].get_legend_handles_labels()
@@ -192,6 +197,19 @@ def _draw_curve(axes: Axes, curve: Sequence[CurvePoint], best_cost: float) -> No
     )
     values = [point.quality.value for point in ordered]
     axes.plot(cost, values, color=ROUTER_COLOUR, linewidth=2, label="router (band: 95 % interval)")
+
+
+def _draw_arm(axes: Axes, arm: ArmResult, best_cost: float) -> None:
+    below, above = arm.quality.value - arm.quality.low, arm.quality.high - arm.quality.value
+    axes.errorbar(
+        arm.cost_usd.value / best_cost,
+        arm.quality.value,
+        yerr=[[max(0.0, below)], [max(0.0, above)]],
+        fmt="o",
+        color="black",
+        markersize=4,
+        elinewidth=1,
+    )
 
 
 def _draw_point(axes: Axes, point: OperatingPointResult) -> None:

@@ -89,7 +89,7 @@ class TierTable:
     Attributes
     ----------
     matrix : OutcomeMatrix
-        One column per tier, in the order of `TIERS`; score and token counts are means over the tier's models, costs
+        One column per tier, in the order of the rules; score and token counts are means over the tier's models, costs
         are the tier's price reference times its mean token counts. NaN where a set has no model of the tier.
     models : tuple of GroupedModel
         All models, left-out ones included.
@@ -106,7 +106,9 @@ class TierTable:
         return tuple(sorted(f"{m.source}/{m.model}" for m in self.models if m.tier == tier))
 
 
-def group_into_tiers(matrix: OutcomeMatrix, rules: Sequence[TierRule] = TIER_RULES) -> TierTable:
+def group_into_tiers(
+    matrix: OutcomeMatrix, rules: Sequence[TierRule] = TIER_RULES, *, may_lack_tiers: bool = False
+) -> TierTable:
     """Group the models of each source into tiers and average their outcomes.
 
     Parameters
@@ -115,6 +117,8 @@ def group_into_tiers(matrix: OutcomeMatrix, rules: Sequence[TierRule] = TIER_RUL
         One column per model.
     rules : sequence of TierRule
         One per tier, from the cheapest to the dearest.
+    may_lack_tiers : bool
+        Whether a tier without any model is left out, as suits an evaluation, instead of being an error.
 
     Returns
     -------
@@ -123,12 +127,19 @@ def group_into_tiers(matrix: OutcomeMatrix, rules: Sequence[TierRule] = TIER_RUL
     Raises
     ------
     TrainingError
-        ``no_tier_models``: a tier has no model in any source.
+        ``no_tier_models``: a tier has no model in any source, or with `may_lack_tiers` all but one have none.
     """
     sources = np.asarray(matrix.sources, dtype=object)
     models: list[GroupedModel] = []
     for source in sorted(set(matrix.sources)):
         models += _grade_models(matrix, source, np.flatnonzero(sources == source), rules)
+    if may_lack_tiers:
+        found = {m.tier for m in models}
+        rules = [rule for rule in rules if rule.tier in found]
+        if len(rules) < 2:
+            raise TrainingError(
+                "fewer than two tiers have a model in these outcome sets: nothing to compare", code="no_tier_models"
+            )
     prices = {rule.tier: _tier_price(models, rule.tier) for rule in rules}
     shape = (len(matrix.prompts), len(rules))
     columns = {name: np.full(shape, np.nan, dtype=np.float32) for name in ("score", "input_tokens", "output_tokens")}

@@ -17,11 +17,12 @@ from penstock_training.baselines import ArmMeans, hull_quality
 from penstock_training.cli import main
 from penstock_training.decisions import EstimateArrays, decide_rows
 from penstock_training.errors import OutcomeError
-from penstock_training.evaluation import _verdicts, evaluate, evaluate_artifact
+from penstock_training.evaluation import COST_WEIGHTS, _verdicts, evaluate
 from penstock_training.evaluation_report import EvaluationReport
 from penstock_training.evaluation_text import count_text, render_plain
 from penstock_training.intervals import Interval
 from penstock_training.outcomes import load_outcomes
+from penstock_training.router_under_test import evaluate_artifact
 from support.outcome_samples import outcome_row, random_trial, write_json_lines
 
 POINTS = (Tradeoff("quality", 0.0, 1.0), Tradeoff("balanced", 0.2, 1.0), Tradeoff("cost", 1.0, 1.0))
@@ -180,7 +181,7 @@ def test_verdicts_claim_knowledge_only_where_prompts_are_ordered_and_many(
     ordering: Interval, over_prices: Interval, prompts: int, sentence: str | None
 ) -> None:
     """Estimates that do not order prompts better than chance are never said to know them."""
-    summary = replace(_report().unguarded_summary, area_over_price_only=over_prices)
+    summary = replace(_report().unguarded_summary, path_over_price_only=over_prices)
     found = [verdict for verdict in _verdicts((), summary, ordering, prompts) if "know more" in verdict]
     assert len(found) == (sentence is not None)
     assert sentence is None or sentence in found[0]
@@ -367,3 +368,36 @@ def test_estimate_arrays_of_a_report_are_not_changed() -> None:
     np.testing.assert_array_equal(before.gain, estimates.gain)
     np.testing.assert_array_equal(before.cost_usd, estimates.cost_usd)
     np.testing.assert_array_equal(score, matrix.score)
+
+
+def test_evaluate_budgets_and_oracle_measures_equal_a_direct_computation() -> None:
+    """Quality at a share of the best arm's cost, optimal choices and the gap to the oracle, each by hand."""
+    estimates, matrix = random_trial(0, 1200, skill=0.9)
+    report = _report()
+    score, cost = matrix.score.astype(np.float64), matrix.cost_usd.astype(np.float64)
+    rows = np.arange(1200)
+    affordable = [score[:, 0].mean()]
+    for weight in COST_WEIGHTS:
+        chosen = decide_rows(
+            estimates, Tradeoff("sweep", weight, 1.0), cost_scale_usd=COST_SCALE_USD, novelty_max=0.9
+        ).chosen
+        if cost[rows, chosen].mean() <= 0.5 * cost[:, 2].mean():
+            affordable.append(score[rows, chosen].mean())
+    assert report.summary.quality_at_50.value == pytest.approx(max(affordable))
+    chosen = decide_rows(estimates, POINTS[1], cost_scale_usd=COST_SCALE_USD, novelty_max=0.9).chosen
+    has_answer = score.max(axis=1) > 0
+    cheapest_right = np.argmax(score, axis=1)  # arms rise in price, and argmax takes the first
+    point = report.point("balanced")
+    assert point.optimal_selection.value == pytest.approx((chosen == cheapest_right)[has_answer].mean())
+    oracle = score.max(axis=1).mean()
+    assert point.oracle_gap.value == pytest.approx((oracle - score[rows, chosen].mean()) / oracle)
+    assert point.non_inferiority.difference == pytest.approx(score[rows, chosen].mean() - score[:, 2].mean())
+    assert point.non_inferiority.rerouted == int((chosen != 2).sum())
+
+
+def test_evaluate_calibration_interval_holds_the_error_it_belongs_to() -> None:
+    """The interval's value is the calibration error itself, and the Brier score's interval holds the score."""
+    for arm in _report().arms:
+        assert arm.calibration_interval.value == pytest.approx(arm.calibration_error)
+        assert arm.brier_interval.value == pytest.approx(arm.brier)
+        assert arm.brier_interval.low < arm.brier < arm.brier_interval.high

@@ -15,6 +15,7 @@ from penstock_training.metrics import (
     cost_at_quality,
     envelope_area,
     expected_calibration_error,
+    path_area,
     quality_neutral_cost,
     upper_envelope,
 )
@@ -123,3 +124,23 @@ def test_brier_score_is_the_mean_squared_error_of_known_pairs() -> None:
     """Unknown outcomes are left out."""
     assert brier_score([0.5, 1.0, 0.2], [1.0, 1.0, math.nan]) == pytest.approx(0.125)
     assert math.isnan(brier_score([0.5], [math.nan]))
+
+
+def test_path_area_follows_the_points_and_selects_none() -> None:
+    """From (0, .2) over a bad point (1, .1) to (2, .6): two trapezoids, where hull and envelope skip the bad point."""
+    cost, quality = [0.0, 2.0, 1.0], [0.2, 0.6, 0.1]
+    assert path_area(cost, quality, 0.0, 2.0) == pytest.approx((0.15 + 0.35) / 2)
+    assert path_area(cost, quality, 0.0, 4.0) == pytest.approx((0.15 + 0.35 + 2 * 0.6) / 4)  # the last point holds on
+    assert path_area([1.0, 1.0], [0.2, 0.4], 0.0, 2.0) == pytest.approx(0.3)  # equal costs are averaged
+    assert average_improvement(cost, quality, 0.0, 2.0) == pytest.approx(0.4)
+
+
+def test_path_area_of_pure_noise_is_unbiased_where_the_hull_is_not() -> None:
+    """Noise around a constant quality averages out along the path; the hull climbs onto its peaks."""
+    random = np.random.default_rng(0)
+    cost = np.linspace(0.0, 1.0, 40)
+    draws = [0.5 + 0.02 * random.standard_normal(40) for _ in range(400)]
+    path = np.mean([path_area(cost, quality, 0.0, 1.0) for quality in draws])
+    hull = np.mean([average_improvement(cost, quality, 0.0, 1.0) for quality in draws])
+    assert path == pytest.approx(0.5, abs=1e-3)  # six standard errors of 0.02 / sqrt(40 · 400)
+    assert hull > 0.52

@@ -62,6 +62,17 @@ def test_group_into_tiers_without_a_model_for_a_tier_says_which() -> None:
     assert caught.value.code == "no_tier_models"
 
 
+def test_group_into_tiers_that_may_be_lacking_are_left_out() -> None:
+    """For an evaluation a tier without a model is no obstacle, as long as two are left to compare."""
+    rules = (*RULES, TierRule("nobody", 9.0, 10.0, 0.0, 1.0))
+    table = group_into_tiers(_matrix(), rules, may_lack_tiers=True)
+    assert table.matrix.arms == ("low", "high")
+    assert np.array_equal(table.matrix.score, group_into_tiers(_matrix(), RULES).matrix.score)
+    with pytest.raises(TrainingError) as caught:
+        group_into_tiers(_matrix(), rules[1:], may_lack_tiers=True)
+    assert caught.value.code == "no_tier_models"
+
+
 def test_tier_rules_accuracy_bands_touch_without_overlap() -> None:
     """No accuracy belongs to two tiers."""
     bands = sorted((rule.gap_min, rule.gap_max) for rule in TIER_RULES)

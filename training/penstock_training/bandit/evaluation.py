@@ -34,9 +34,9 @@ from penstock_training.bandit.target import (
     spread_columns,
 )
 from penstock_training.errors import TrainingError
-from penstock_training.evaluation import estimate_with_artifact
 from penstock_training.outcomes import OutcomeMatrix, OutcomeTable
 from penstock_training.predict import artifact_prices, known_arm, open_router
+from penstock_training.router_under_test import ask_artifact
 from penstock_training.splits import grouped_split
 from penstock_training.vectors import encode_prompts
 
@@ -337,7 +337,8 @@ def evaluate_logged_artifact(
     except ValueError as error:
         raise TrainingError(str(error), code="bad_tradeoff") from error
     logged = held_out_rows(logged, table.matrix(), manifest)
-    estimates = estimate_with_artifact(artifact, encoder, logged.matrix(), known_arm(manifest, default_arm), progress)
+    asked, arm = logged.matrix(), known_arm(manifest, default_arm)
+    estimates = ask_artifact(artifact, encoder, asked.prompts, asked.prompt_tokens, arm, progress).estimates
     prices = artifact_prices(manifest).values()
     scale = max(artifact.cost_scale_usd(*price) for price in prices) or 1.0
     novelty_max = manifest.guard.novelty_max

@@ -20,9 +20,10 @@ from penstock_routers.encoder import PromptEncoder
 from penstock_routers.manifest import Manifest
 from penstock_training.decisions import EstimateArrays, decide_rows
 from penstock_training.errors import OutcomeError
-from penstock_training.evaluation import estimate_with_artifact
 from penstock_training.outcomes import OutcomeMatrix
 from penstock_training.predict import known_arm
+from penstock_training.progress import Progress
+from penstock_training.router_under_test import ask_artifact
 from penstock_training.splits import normalise_question
 
 FloatVector = NDArray[np.float64]
@@ -144,9 +145,7 @@ def pair_policies(
     judge = (running or candidate)[0]
     default = known_arm(judge.manifest, default_arm)
     found = [
-        (router[0], estimate_with_artifact(*router, matrix, known_arm(router[0].manifest, default), progress))
-        for router in (candidate, running)
-        if router is not None
+        (router[0], _ask(router, matrix, default, progress)) for router in (candidate, running) if router is not None
     ]
     observed = {arm for i, arm in enumerate(matrix.arms) if np.isfinite(matrix.score[:, i]).any()}
     wanted = dict.fromkeys(arm for _, estimates in found for arm in estimates.arms)
@@ -265,3 +264,9 @@ def _prices(manifest: Manifest) -> list[tuple[float, float]]:
         (arm.price_usd_per_million_input_tokens, arm.price_usd_per_million_output_tokens)
         for arm in manifest.arm_entries
     ]
+
+
+def _ask(router: Router, matrix: OutcomeMatrix, default_arm: str, progress: Progress) -> EstimateArrays:
+    artifact, encoder = router
+    arm = known_arm(artifact.manifest, default_arm)
+    return ask_artifact(artifact, encoder, matrix.prompts, matrix.prompt_tokens, arm, progress).estimates
