@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from penstock_training.errors import TrainingError
 from penstock_training.families.ensemble import EnsembleHead, Stacking, stack
 from penstock_training.families.head import FloatArray, Head, IndexArray, Settings, TrainingSet
-from penstock_training.families.registry import ENSEMBLE, RouterSpec, make_family
+from penstock_training.families.registry import ENSEMBLE, MEMBER_SETTINGS, RouterSpec, make_family
 from penstock_training.progress import Progress, silent
 from penstock_training.splits import grouped_split
 
@@ -113,7 +113,7 @@ def fit_head(
 def member_settings(spec: RouterSpec, member: str) -> dict[str, float]:
     """Hyper-parameters of one member of an ensemble."""
     own = {key.partition(".")[2]: value for key, value in spec.settings.items() if key.startswith(f"{member}.")}
-    return {**make_family(member).defaults, **own}
+    return {**make_family(member).defaults, **MEMBER_SETTINGS.get(member, {}), **own}
 
 
 def squared_error(found: FloatArray, training: TrainingSet) -> float:

@@ -54,11 +54,11 @@ class ClusterFamily:
 
     defaults: ClassVar[Settings] = {
         "clusters": 60.0,
-        "bandwidth": 0.1,
+        "bandwidth": 0.05,
         "form_weight": 0.02,
         "strength": 20.0,
         "is_learned": 0.0,
-        "map_penalty": 3.0,
+        "map_penalty": 30.0,
     }
 
     def fit(self, training: TrainingSet, settings: Settings, seed: int) -> ClusterHead:

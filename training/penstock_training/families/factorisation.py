@@ -75,7 +75,7 @@ class FactorFamily:
         Whether to fit the item-response model.
     """
 
-    defaults: ClassVar[Settings] = {"rank": 8.0, "penalty": 0.3, "form_weight": 0.03}
+    defaults: ClassVar[Settings] = {"rank": 4.0, "penalty": 3.0, "form_weight": 0.03}
 
     def __init__(self, *, is_item_response: bool) -> None:
         self._is_item_response = is_item_response

@@ -135,8 +135,8 @@ class KnnFamily:
 
     defaults: ClassVar[Settings] = {
         "prototypes": 500.0,
-        "bandwidth": 0.05,
-        "form_weight": 0.01,
+        "bandwidth": 0.1,
+        "form_weight": 0.03,
         "strength": 10.0,
         "support_points": 0.0,
         "neighbours": 100.0,

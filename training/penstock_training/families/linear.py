@@ -48,7 +48,7 @@ class LinearHead:
 class LinearFamily:
     """Fits a `LinearHead`."""
 
-    defaults: ClassVar[Settings] = {"form_weight": 0.03, "prior_weight": 1.0}
+    defaults: ClassVar[Settings] = {"form_weight": 0.1, "prior_weight": 1.0}
 
     def fit(self, training: TrainingSet, settings: Settings, seed: int) -> LinearHead:
         """Fit by `fit_low_rank`; see `penstock_training.families.head.Family`.

@@ -48,10 +48,10 @@ class NeuralFamily:
     """Fits a `NeuralHead`."""
 
     defaults: ClassVar[Settings] = {
-        "hidden": 64.0,
+        "hidden": 32.0,
         "starts": 3.0,
-        "penalty": 1.0,
-        "learning_rate": 0.001,
+        "penalty": 30.0,
+        "learning_rate": 0.002,
         "epochs": 40.0,
         "form_weight": 0.3,
     }
