@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock_training.families.head import FloatArray, GraphNames, Head, PromptInputs
 from penstock_training.graph import GraphBuilder
+
+_SHRINKAGE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,26 +97,24 @@ def stack(
 
     Notes
     -----
-    Non-negative least squares on the deviations from each arm's mean, then scaled to sum to 1. What matters for a
-    decision is the difference between arms, so each row enters twice: its mean over arms, and, weighted up by the
-    number of arms, the deviations from it. Weights below 0.05 are dropped: a member costs time on every request.
+    Non-negative least squares on the deviations from each arm's mean, drawn to equal weights, then scaled to sum to 1:
+    ``min |y − A w|² + s |w − 1/k|²`` with s = 0.1 of the mean square of a column. Members are so alike that plain least
+    squares picks among them by chance; drawn together, they were at or near the best on all of four outcome sets
+    (docs/routing.md). What matters for a decision is the difference between arms, so each row enters as its mean
+    over arms and the deviations from it. Weights below 0.05 are dropped: a member
+    costs time on every request.
 
     References
     ----------
     Breiman, "Stacked regressions" (Machine Learning 24, 1996): non-negative weights on out-of-fold predictions.
     """
-    from scipy.optimize import nnls
-
     usable = [i for i, found in enumerate(predictions) if np.isfinite(found).all()]
     dropped = {names[i]: "numbers that are not finite" for i in range(len(names)) if i not in usable}
     seen = observed.astype(np.float64)
     mean = (target * seen).sum(axis=0) / np.maximum(seen.sum(axis=0), 1.0)
     columns = np.stack([_contrasts(predictions[i] - mean, seen) for i in usable], axis=1)
     wanted = _contrasts(target - mean, seen)
-    raw, _ = nnls(columns, wanted)
-    if raw.sum() <= 0.0:
-        raw = np.ones(len(usable))
-    weights = raw / raw.sum()
+    weights = _shrunken_least_squares(columns, wanted)
     while (small := (weights > 0.0) & (weights < 0.05)).any():
         weights[np.flatnonzero(small)[weights[small].argmin()]] = 0.0
         weights /= weights.sum()
@@ -123,6 +124,18 @@ def stack(
     error["ensemble"] = _error(blend, target, seen)
     kept = {names[i]: float(weight) for i, weight in zip(usable, weights, strict=True) if weight > 0.0}
     return Stacking(kept, error, dropped)
+
+
+def _shrunken_least_squares(columns: FloatArray, wanted: FloatArray) -> FloatArray:
+    """Non-negative weights summing to 1, drawn to equal ones, (k,)."""
+    from scipy.optimize import nnls
+
+    size = columns.shape[1]
+    gram = columns.T @ columns
+    pull = _SHRINKAGE * float(np.trace(gram)) / size + 1e-12
+    root = np.linalg.cholesky(gram + pull * np.eye(size))
+    raw, _ = nnls(root.T, np.linalg.solve(root, columns.T @ wanted + pull / size))
+    return np.asarray(raw / raw.sum() if raw.sum() > 0.0 else np.full(size, 1.0 / size))
 
 
 def _contrasts(values: FloatArray, seen: FloatArray) -> FloatArray:

@@ -68,7 +68,7 @@ def kernel(landmarks: Prototypes, inputs: PromptInputs, bandwidth: float, form_w
 class KernelFamily:
     """Fits a `KernelHead`."""
 
-    defaults: ClassVar[Settings] = {"landmarks": 500.0, "bandwidth": 0.4, "form_weight": 0.03}
+    defaults: ClassVar[Settings] = {"landmarks": 1000.0, "bandwidth": 0.4, "form_weight": 0.03}
 
     def fit(self, training: TrainingSet, settings: Settings, seed: int) -> KernelHead:
         """Fit by `fit_low_rank` on Nyström features; see `penstock_training.families.head.Family`.

@@ -39,7 +39,7 @@ AUTO: Final = "auto"
 _ALIASES: Final = {"learned": "linear"}
 ROUTER_NAMES: Final = (*FAMILIES, ENSEMBLE, AUTO, *_ALIASES)
 # Members of an ensemble unless others are named: different enough in kind, and together under a millisecond a prompt.
-DEFAULT_MEMBERS: Final = ("linear", "kernel", "knn", "cluster")
+DEFAULT_MEMBERS: Final = ("linear", "kernel", "knn", "cluster", "factorisation")
 # Where a member serves an ensemble better with other settings than by itself.
 MEMBER_SETTINGS: Final[Mapping[str, Mapping[str, float]]] = {"cluster": {"is_learned": 1.0}}
 
