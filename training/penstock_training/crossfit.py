@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock_training.errors import TrainingError
-from penstock_training.families.ensemble import EnsembleHead, Stacking, stack
+from penstock_training.families.ensemble import CONSTANT, EnsembleHead, Stacking, stack
 from penstock_training.families.head import FloatArray, Head, IndexArray, Settings, TrainingSet
 from penstock_training.families.registry import ENSEMBLE, MEMBER_SETTINGS, RouterSpec, make_family
 from penstock_training.progress import Progress, silent
@@ -141,8 +141,10 @@ def _fit_ensemble(
     heads = []
     for step, name in enumerate(stacking.weights):
         progress("fitting members", len(spec.members) + step, len(spec.members) + len(stacking.weights))
-        heads.append(make_family(name).fit(training, settings[name], seed))
+        heads.append(make_family(name).fit(training, settings.get(name, {}), seed))
     progress("fitting members", 1, 1)
+    if CONSTANT in stacking.weights:
+        predictions[CONSTANT] = out_of_fold(CONSTANT, {}, training, groups, seed=seed)
     blend = sum(weight * predictions[name] for name, weight in stacking.weights.items())
     return HeadFit(
         EnsembleHead(tuple(stacking.weights), tuple(heads), tuple(stacking.weights.values())),
@@ -154,7 +156,7 @@ def _fit_ensemble(
 
 
 def _flat(settings: Mapping[str, Settings], stacking: Stacking) -> dict[str, float]:
-    flat = {f"{name}.{key}": value for name in stacking.weights for key, value in settings[name].items()}
+    flat = {f"{name}.{key}": value for name in stacking.weights for key, value in settings.get(name, {}).items()}
     return flat | {f"weight.{name}": weight for name, weight in stacking.weights.items()}
 
 

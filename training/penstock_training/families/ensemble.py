@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from penstock_training.families.head import FloatArray, GraphNames, Head, PromptInputs
 from penstock_training.graph import GraphBuilder
 
+CONSTANT: Final = "constant"
 _SHRINKAGE: Final = 0.1
+_WEIGHT_MIN: Final = 0.05  # a member costs time on every request
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class Stacking:
     Attributes
     ----------
     weights : dict of str to float
-        Of the members that stay, summing to 1.
+        Of the members that stay, and of ``constant`` where some is left over; summing to 1.
     error : dict of str to float
         Out-of-fold mean squared error of each member by itself, and of the ``ensemble``.
     dropped : dict of str to str
@@ -97,12 +99,14 @@ def stack(
 
     Notes
     -----
-    Non-negative least squares on the deviations from each arm's mean, drawn to equal weights, then scaled to sum to 1:
+    Non-negative least squares on the deviations from each arm's mean, drawn to equal weights and
+    scaled down to sum to 1 where they sum to more:
     ``min |y − A w|² + s |w − 1/k|²`` with s = 0.1 of the mean square of a column. Members are so alike that plain least
     squares picks among them by chance; drawn together, they were at or near the best on all of four outcome sets
     (docs/routing.md). What matters for a decision is the difference between arms, so each row enters as its mean
-    over arms and the deviations from it. Weights below 0.05 are dropped: a member
-    costs time on every request.
+    over arms and the deviations from it. Where members predict too boldly, their weights sum to less than 1 and the
+    rest goes to the arms' means (the ``constant`` member), which is what keeps a router of a few dozen prompts from
+    doing worse than none.
 
     References
     ----------
@@ -115,19 +119,22 @@ def stack(
     columns = np.stack([_contrasts(predictions[i] - mean, seen) for i in usable], axis=1)
     wanted = _contrasts(target - mean, seen)
     weights = _shrunken_least_squares(columns, wanted)
-    while (small := (weights > 0.0) & (weights < 0.05)).any():
-        weights[np.flatnonzero(small)[weights[small].argmin()]] = 0.0
-        weights /= weights.sum()
+    while (small := (weights > 0.0) & (weights < _WEIGHT_MIN)).any() and (weights > 0.0).sum() > 1:
+        lost = np.flatnonzero(small)[weights[small].argmin()]
+        rest = weights.sum() - weights[lost]
+        weights = np.where(np.arange(weights.size) == lost, 0.0, weights * weights.sum() / rest)
     dropped |= {names[i]: "no weight" for i, weight in zip(usable, weights, strict=True) if weight == 0.0}
     error = {names[i]: _error(predictions[i], target, seen) for i in usable}
-    blend = np.tensordot(weights, np.stack([predictions[i] for i in usable]), axes=1)
+    blend = mean + np.tensordot(weights, np.stack([predictions[i] - mean for i in usable]), axes=1)
     error["ensemble"] = _error(blend, target, seen)
     kept = {names[i]: float(weight) for i, weight in zip(usable, weights, strict=True) if weight > 0.0}
-    return Stacking(kept, error, dropped)
+    if (rest := 1.0 - sum(kept.values())) > _WEIGHT_MIN or not kept:
+        kept[CONSTANT] = rest
+    return Stacking({name: weight / sum(kept.values()) for name, weight in kept.items()}, error, dropped)
 
 
 def _shrunken_least_squares(columns: FloatArray, wanted: FloatArray) -> FloatArray:
-    """Non-negative weights summing to 1, drawn to equal ones, (k,)."""
+    """Non-negative weights summing to 1 at most, drawn to equal ones, (k,)."""
     from scipy.optimize import nnls
 
     size = columns.shape[1]
@@ -135,7 +142,7 @@ def _shrunken_least_squares(columns: FloatArray, wanted: FloatArray) -> FloatArr
     pull = _SHRINKAGE * float(np.trace(gram)) / size + 1e-12
     root = np.linalg.cholesky(gram + pull * np.eye(size))
     raw, _ = nnls(root.T, np.linalg.solve(root, columns.T @ wanted + pull / size))
-    return np.asarray(raw / raw.sum() if raw.sum() > 0.0 else np.full(size, 1.0 / size))
+    return np.asarray(raw / max(float(raw.sum()), 1.0))
 
 
 def _contrasts(values: FloatArray, seen: FloatArray) -> FloatArray:
