@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +70,16 @@ class Point:
     over_own_constants_error: float
     gap_recovered: float
     share: float
+
+
+def spread_arms(routing: RoutingSet, count: int) -> RoutingSet:
+    """Keep a few arms, nearest to equal steps of the logarithm of mean cost; no score is looked at."""
+    cost = np.log(np.nanmean(routing.matrix.cost_usd, axis=0))
+    steps = np.linspace(cost.min(), cost.max(), count)
+    kept = sorted({int(np.abs(cost - step).argmin()) for step in steps})
+    matrix = routing.matrix
+    columns = {name: getattr(matrix, name)[:, kept] for name in ("score", "input_tokens", "output_tokens", "cost_usd")}
+    return replace(routing, matrix=replace(matrix, arms=tuple(matrix.arms[arm] for arm in kept), **columns))
 
 
 def prior_directions(sets: Iterable[RoutingSet], held_out: RoutingSet) -> tuple[FloatArray, FormScaler]:
@@ -171,7 +181,7 @@ def curve_of(
         points.append(
             Point(
                 size, has_prior, len(table), mean[0], error[0], mean[1], error[1], mean[2], float(mean[0] / full[False])
-            )  # fmt: skip
+            )
         )
     return points
 
@@ -184,6 +194,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=default, help="folder with routing/ (default: PENSTOCK_DATA)")
     parser.add_argument("--sets", nargs="*", default=list(SETS), choices=SETS)
     parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--arms", type=int, help="keep this many arms, spread over the range of costs (ablation)")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--quick", action="store_true", help="one small set, two sizes: proves that the bench works")
     parser.add_argument("--json", action="store_true")
@@ -192,6 +203,8 @@ def main() -> None:
         sys.exit(f"no outcome sets in {given.data}/routing: set PENSTOCK_DATA (docs/data.md says where they come from)")
     sizes = SIZES
     loaded = [load_set(given.data, name) for name in (SETS[:2] if given.quick else SETS)]
+    if given.arms:
+        loaded = [spread_arms(routing, given.arms) for routing in loaded]
     if given.quick:
         given.sets, given.draws, given.processes, sizes = [SETS[0]], 1, 1, (100, 200)
     found = {}
