@@ -25,7 +25,7 @@ def complete(
     Parameters
     ----------
     score : ndarray, shape (n, m), in [0, 1]
-        NaN where missing; every arm needs one outcome at least.
+        NaN where missing. An arm without outcomes is filled with the mean of all others.
     design : ndarray of float64, shape (n, k)
         What is known of the prompts (`PromptInputs.design`).
     weight : ndarray, shape (n, m), optional
@@ -71,8 +71,11 @@ def _ridge_per_arm(
     for name in np.unique(names):
         arms = np.flatnonzero(names == name)
         rows = observed[:, arms[0]]
+        if not rows.any():
+            predicted[:, arms] = filled.sum() / max(int(observed.sum()), 1)
+            continue
         mass = np.ones(int(rows.sum())) if weight is None else weight[rows, arms[0]].astype(np.float64)
-        mass = mass / mass.mean()
+        mass = mass / mass.mean() if mass.any() else np.ones_like(mass)
         x, y = design[rows], filled[np.ix_(rows, arms)]
         center, mean = np.average(x, axis=0, weights=mass), np.average(y, axis=0, weights=mass)
         centered = x - center
