@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock_training.errors import TrainingError
 from penstock_training.families.head import FloatArray, GraphNames, Head, PromptInputs
 from penstock_training.graph import GraphBuilder
 
@@ -92,11 +93,16 @@ def stack(
     -------
     Stacking
 
+    Raises
+    ------
+    TrainingError
+        ``no_member``: no member's numbers are finite.
+
     Notes
     -----
     Non-negative least squares on the deviations from each arm's mean, then scaled to sum to 1. What matters for a
-    decision is the difference between arms, so each row enters twice: its mean over arms, and, weighted up by the
-    number of arms, the deviations from it. Weights below 0.05 are dropped: a member costs time on every request.
+    decision is the difference between arms, so each row enters twice: the deviations from its mean over arms, and that
+    mean, once and not once per arm. Weights below 0.05 are dropped: a member costs time on every request.
 
     References
     ----------
@@ -106,6 +112,8 @@ def stack(
 
     usable = [i for i, found in enumerate(predictions) if np.isfinite(found).all()]
     dropped = {names[i]: "numbers that are not finite" for i in range(len(names)) if i not in usable}
+    if not usable:
+        raise TrainingError("no member of the ensemble gives finite numbers", code="no_member")
     seen = observed.astype(np.float64)
     mean = (target * seen).sum(axis=0) / np.maximum(seen.sum(axis=0), 1.0)
     columns = np.stack([_contrasts(predictions[i] - mean, seen) for i in usable], axis=1)
