@@ -14,7 +14,7 @@ from penstock_routers.errors import ArtifactError
 from penstock_routers.manifest import decode_manifest
 from penstock_routers.token_counts import message_tokens
 from penstock_training.errors import TrainingError
-from penstock_training.fit import Corpus, choose_anchor, cost_scale_usd, fit_router, single_threaded, split_prompts
+from penstock_training.fit import Corpus, cost_scale_usd, fit_router, single_threaded, split_prompts
 from penstock_training.own_router import arm_prices, dearest_arm
 from penstock_training.pack import GOLDEN_ROWS, check_folder, write_artifact
 from penstock_training.splits import grouped_split
@@ -139,15 +139,6 @@ def test_split_prompts_parts_are_disjoint_and_complete() -> None:
     assert sum(len(part) for part in found) == len(set().union(*found))
 
 
-def test_choose_anchor_is_the_reference_unless_it_is_sparse() -> None:
-    """The reference arm is estimated directly when it was scored about as often as any other."""
-    score = np.ones((100, 3), dtype=np.float32)
-    assert choose_anchor(score, 2) == 2
-    score[:50, 2] = np.nan
-    score[:5, 1] = np.nan
-    assert choose_anchor(score, 2) == 0
-
-
 def test_matrix_prompt_tokens_fall_back_on_the_gateways_estimate() -> None:
     """A prompt whose tokens nobody counted has as many as the gateway would take it for."""
     corpus = made_up_corpus(10)
@@ -227,4 +218,4 @@ def test_make_manifest_states_split_arms_and_reference_request() -> None:
     )
     assert [entry.tier for entry in manifest.arm_entries] == [None, None, "frontier"]
     assert manifest.training.digest == corpus.matrix.digest
-    assert manifest.calibration.rows == fitted.split["calibration"].size
+    assert manifest.calibration.rows == fitted.split["train"].size
