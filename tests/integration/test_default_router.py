@@ -13,8 +13,8 @@ from penstock_routers.bundled import DEFAULT_ENCODER, bundled_folder
 from penstock_routers.encoder import PromptEncoder
 from penstock_routers.features import prompt_features
 from penstock_training.default_router import CHECK_SET, FITTED_SETS, fit_default
-from penstock_training.fit import FitOptions
 from penstock_training.families.registry import router_spec
+from penstock_training.fit import FitOptions
 
 MAX_BYTES = 2 << 20
 

@@ -76,16 +76,12 @@ def test_family_on_shuffled_logs_of_one_arm_a_prompt_never_beats_the_constant(na
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("prompts", [5, 20])
-def test_family_on_too_few_prompts_gives_finite_numbers_or_says_so(name: str, prompts: int) -> None:
+def test_family_on_too_few_prompts_gives_finite_numbers(name: str, prompts: int) -> None:
     """A handful of prompts is no reason to crash."""
     sample = generated(40, seed=1)
     settings = {**make_family(name).defaults, **_spec(name).settings}
-    try:
-        head = make_family(name).fit(sample.training(prompts), settings, 0)
-    except TrainingError as error:
-        assert error.code == "too_few_prompts"
-    else:
-        assert np.isfinite(head.predict(sample.inputs)).all()
+    head = make_family(name).fit(sample.training(prompts), settings, 0)
+    assert np.isfinite(head.predict(sample.inputs)).all()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
