@@ -113,19 +113,22 @@ def test_fit_calibration_arm_with_one_outcome_keeps_about_its_raw_numbers() -> N
 
 
 def test_fit_calibration_equal_raw_numbers_get_their_mean_outcome() -> None:
-    """The order of the rows says nothing: a head with two values gets two levels, even with outcomes sorted."""
-    raw = np.repeat([0.3, 0.7], 3000)[:, None]
-    score = np.concatenate([np.sort(np.arange(3000) % 10 < 5), np.sort(np.arange(3000) % 10 < 9)])[:, None]
-    found = fit_calibration(raw, score.astype(np.float64), np.arange(6000))
-    assert found.apply(np.array([[0.3], [0.7]])).ravel() == pytest.approx([0.5, 0.9], abs=0.01)
+    """The order of the rows says nothing: a head with three values gets three levels, even with outcomes sorted."""
+    raw = np.repeat([0.2, 0.5, 0.8], 3000)[:, None]
+    tenths = np.arange(3000) % 10
+    score = np.concatenate([np.sort(tenths < good) for good in (1, 8, 9)])[:, None].astype(np.float64)
+    found = fit_calibration(raw, score, np.tile(np.arange(3000), 3))
+    assert found.method == "isotonic"
+    assert found.apply(np.array([[0.2], [0.5], [0.8]])).ravel() == pytest.approx([0.1, 0.8, 0.9], abs=0.02)
 
 
 def test_fit_calibration_raw_numbers_wrong_by_all_they_can_be_still_converges() -> None:
     """Where 99 % was promised and nothing held, Newton's steps do not run away and back."""
-    raw, score = np.full((900, 1), 0.99), np.zeros((900, 1))
-    found = fit_calibration(raw, score, np.arange(900)).apply(raw)
-    assert np.isfinite(found).all()
-    assert found.max() < 0.1  # the prior's 50 prompts leave a few percent
+    raw, score = np.full((50_000, 1), 0.99), np.zeros((50_000, 1))
+    found = fit_calibration(raw, score, np.zeros(50_000, dtype=np.int64))  # one question: no halves to compare on
+    assert found.method == "temperature"
+    # Where gradient and prior balance: 50,000 σ(b) = −12.5 b, so b is about −6.4 and σ(b) 0.0016.
+    np.testing.assert_allclose(found.values, 0.0016, atol=0.0003)
 
 
 def test_fit_calibration_depends_on_no_order_of_the_rows() -> None:
