@@ -13,8 +13,8 @@ from penstock_routers.bundled import DEFAULT_ENCODER, bundled_folder
 from penstock_routers.encoder import PromptEncoder
 from penstock_routers.features import prompt_features
 from penstock_training.default_router import CHECK_SET, FITTED_SETS, fit_default
+from penstock_training.families.registry import router_spec
 from penstock_training.fit import FitOptions
-from penstock_training.knn import MIN_MEMBERS
 
 MAX_BYTES = 2 << 20
 
@@ -36,7 +36,6 @@ def test_default_router_is_small_and_fits_the_bundled_encoder(artifact: RouterAr
     folder = bundled_folder("default-router")
     assert sum((folder / name).stat().st_size for name in ("manifest.json", "router.onnx")) <= MAX_BYTES
     assert artifact.manifest.arms == ("small", "medium", "large", "frontier")
-    assert artifact.manifest.hyperparameters["prototypes"] * MIN_MEMBERS <= artifact.manifest.split.prompts["train"]
 
 
 def test_default_router_is_fitted_on_licensed_sets_only(artifact: RouterArtifact) -> None:
@@ -82,7 +81,9 @@ def test_default_router_any_text_gives_finite_estimates(
 @pytest.mark.timeout(600)
 def test_default_router_fitted_twice_has_one_id(penstock_data: Path, tmp_path: Path) -> None:
     """Two runs of the training on one machine give one id, and the files are equal."""
-    options = FitOptions(resamples=100, prototypes=(250,), feature_weights=(0.02,), bandwidths=(0.05,))
+    options = FitOptions(
+        router=router_spec("ensemble", {"kernel.landmarks": 100.0, "knn.prototypes": 100.0}), resamples=100
+    )
     folders = [tmp_path / name for name in ("first", "second")]
     for folder in folders:
         fit_default(penstock_data, folder, options=options, progress=lambda *_: None)

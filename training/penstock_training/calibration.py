@@ -22,8 +22,9 @@ KNOTS: Final = 41
 # for thousands.
 PRIOR_ROWS: Final = 50.0
 SLOPE_BOUNDS: Final = (0.0, 3.0)
-_NEWTON_STEPS: Final = 25
-_MIN_ISOTONIC: Final = 1000  # prompts below which a free curve is noise
+_NEWTON_STEPS: Final = 50
+_NEWTON_REACH: Final = 1.0  # largest change of a coefficient in a step; longer ones may never come back
+_MIN_ISOTONIC: Final = 1000  # outcomes of an arm below which a free curve is noise
 _MIN_BLOCK: Final = 50.0  # prompts behind every point of an isotonic curve
 
 
@@ -96,7 +97,8 @@ def fit_calibration(raw: FloatArray, score: NDArray[np.floating], groups: NDArra
     ``temperature``: slope and intercept on the logit by maximum likelihood (Platt 1999; fractional scores count as
     fractions), drawn to 1 and 0 by `PRIOR_ROWS` prompts. ``isotonic``: pool adjacent violators, then linear between the
     centres of blocks of at least 50 prompts, so that the order of prompts inside a block is kept. The method with the
-    smaller Brier score on the other half of the groups is taken for all arms; isotonic only from 1,000 prompts up.
+    smaller Brier score on the other half of the groups is taken for all arms with at least 1,000 outcomes;
+    ``temperature`` for the others.
 
     References
     ----------
@@ -104,31 +106,35 @@ def fit_calibration(raw: FloatArray, score: NDArray[np.floating], groups: NDArra
     Flournoy (Statistics in Biopharmaceutical Research 9, 2017).
     """
     method: Method = "temperature"
-    if raw.shape[0] >= _MIN_ISOTONIC and _brier(raw, score, groups, "isotonic") < _brier(
+    answered = np.isfinite(score).sum(axis=0)
+    if answered.max(initial=0) >= _MIN_ISOTONIC and _brier(raw, score, groups, "isotonic") < _brier(
         raw, score, groups, "temperature"
     ):
         method = "isotonic"
-    return Calibration(method, _fit_values(raw, score, method), raw.shape[0])
+    return Calibration(method, _fit_values(raw, score, method, answered >= _MIN_ISOTONIC), raw.shape[0])
 
 
 def _brier(raw: FloatArray, score: NDArray[np.floating], groups: NDArray[np.int64], method: Method) -> float:
     """Mean squared error when each half of the groups is calibrated on the other."""
-    half = groups % 2 == 0
+    half, many = groups % 2 == 0, np.isfinite(score).sum(axis=0) >= _MIN_ISOTONIC
     errors = []
     for fitted, tested in ((half, ~half), (~half, half)):
         if fitted.any() and tested.any():
-            found = Calibration(method, _fit_values(raw[fitted], score[fitted], method), 0).apply(raw[tested])
+            found = Calibration(method, _fit_values(raw[fitted], score[fitted], method, many), 0).apply(raw[tested])
             errors.append(float(np.nansum(np.square(found - score[tested]))))
     return sum(errors)
 
 
-def _fit_values(raw: FloatArray, score: NDArray[np.floating], method: Method) -> FloatArray:
-    fit = _temperature if method == "temperature" else _isotonic
+def _fit_values(
+    raw: FloatArray, score: NDArray[np.floating], method: Method, has_many: NDArray[np.bool_]
+) -> FloatArray:
+    """Calibrated quality at the knots, per arm; `has_many` says which arms may have a free curve."""
     knots = np.linspace(0.0, 1.0, KNOTS)
     values = []
     for arm in range(raw.shape[1]):
         seen = np.isfinite(score[:, arm])
         x, y = np.clip(raw[seen, arm], 0.0, 1.0), score[seen, arm].astype(np.float64)
+        fit = _isotonic if method == "isotonic" and has_many[arm] else _temperature
         values.append(fit(x, y, knots) if x.size else knots)
     return np.stack(values)
 
@@ -136,11 +142,11 @@ def _fit_values(raw: FloatArray, score: NDArray[np.floating], method: Method) ->
 def _isotonic(raw: FloatArray, score: FloatArray, knots: FloatArray) -> FloatArray:
     from sklearn.isotonic import isotonic_regression
 
-    order = np.argsort(raw, kind="stable")
-    x, fitted = raw[order], isotonic_regression(score[order])
+    x, place, counts = np.unique(raw, return_inverse=True, return_counts=True)  # equal raw numbers get one level
+    fitted = isotonic_regression(np.bincount(place, weights=score) / counts, sample_weight=counts.astype(np.float64))
     edges = np.flatnonzero(np.diff(fitted, prepend=-np.inf))
-    sizes = np.diff(np.append(edges, x.size))
-    centers = np.add.reduceat(x, edges) / sizes
+    sizes = np.add.reduceat(counts, edges)
+    centers = np.add.reduceat(x * counts, edges) / sizes
     levels = fitted[edges]
     points: list[tuple[float, float, float]] = []
     for block in zip(centers.tolist(), levels.tolist(), sizes.astype(float).tolist(), strict=True):
@@ -189,7 +195,7 @@ def _newton(design: FloatArray, offset: FloatArray, score: FloatArray, prior_mea
         gradient = design.T @ (score - mean) - precision @ (beta - prior)
         hessian = (design * (mean * (1.0 - mean))[:, None]).T @ design + precision
         step = np.linalg.solve(hessian, gradient)
-        beta += step
+        beta += step * min(1.0, _NEWTON_REACH / max(float(np.abs(step).max()), 1e-12))
         if float(np.abs(step).max()) < 1e-12:
             break
     return beta

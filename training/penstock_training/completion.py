@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
+_TURNS: Final = 50
+_SETTLED: Final = 1e-4
 _RIDGE: Final = 10.0  # in prompts; the filled value is a rough one by design
 
 
@@ -25,7 +27,7 @@ def complete(
     Parameters
     ----------
     score : ndarray, shape (n, m), in [0, 1]
-        NaN where missing; every arm needs one outcome at least.
+        NaN where missing. An arm without outcomes is filled with the mean of all others.
     design : ndarray of float64, shape (n, k)
         What is known of the prompts (`PromptInputs.design`).
     weight : ndarray, shape (n, m), optional
@@ -42,7 +44,8 @@ def complete(
     ``fill = clip(x·β_a + α_a + u_i, 0, 1)``: a ridge regression per arm on the prompts it answered, plus a row effect
     u_i (this prompt was harder than it looks) shrunk as in a random-effects model,
     ``u_i = σ_u² Σ_a e_ia / (σ_e² + k_i σ_u²)`` over the k_i observed residuals e of the row, with σ_u² the mean product
-    of two residuals of one row. So an arm that was asked hard prompts only is not taken for a bad one. Prompts logged
+    of two residuals of one row. α_a is fitted
+    beside them, in turn, so an arm that was asked hard prompts only is not taken for a bad one. Prompts logged
     with one arm each have no pair and u = 0. O(n k² + k³) per distinct set of answered prompts.
 
     References
@@ -55,8 +58,7 @@ def complete(
     if observed.all():
         return filled, observed
     predicted = _ridge_per_arm(filled, observed, design, weight)
-    residual = np.where(observed, filled - predicted, 0.0)
-    predicted += _row_effects(residual, observed)[:, None]
+    predicted += _both_effects(np.where(observed, filled - predicted, 0.0), observed, weight)
     return np.where(observed, filled, np.clip(predicted, 0.0, 1.0)), observed
 
 
@@ -71,8 +73,11 @@ def _ridge_per_arm(
     for name in np.unique(names):
         arms = np.flatnonzero(names == name)
         rows = observed[:, arms[0]]
+        if not rows.any():
+            predicted[:, arms] = filled.sum() / max(int(observed.sum()), 1)
+            continue
         mass = np.ones(int(rows.sum())) if weight is None else weight[rows, arms[0]].astype(np.float64)
-        mass = mass / mass.mean()
+        mass = mass / mass.mean() if mass.any() else np.ones_like(mass)
         x, y = design[rows], filled[np.ix_(rows, arms)]
         center, mean = np.average(x, axis=0, weights=mass), np.average(y, axis=0, weights=mass)
         centered = x - center
@@ -80,6 +85,20 @@ def _ridge_per_arm(
         beta = np.linalg.solve(gram, (centered * mass[:, None]).T @ (y - mean))
         predicted[:, arms] = (design - center) @ beta + mean
     return predicted
+
+
+def _both_effects(residual: FloatArray, observed: NDArray[np.bool_], weight: NDArray[np.floating] | None) -> FloatArray:
+    """Row effects and corrections of the arms' levels, fitted to residuals in turn until they agree, summed (n, m)."""
+    mass = observed if weight is None else weight * observed
+    total = np.maximum(mass.sum(axis=0), 1e-12)
+    level, rows = np.zeros(residual.shape[1]), np.zeros(residual.shape[0])
+    for _ in range(_TURNS):
+        rows = _row_effects(np.where(observed, residual - level, 0.0), observed)
+        found = (mass * (residual - rows[:, None])).sum(axis=0) / total
+        moved, level = float(np.abs(found - level).max()), found
+        if moved < _SETTLED:
+            break
+    return np.asarray(rows[:, None] + level)
 
 
 def _row_effects(residual: FloatArray, observed: NDArray[np.bool_]) -> FloatArray:

@@ -62,7 +62,7 @@ def out_of_fold(
     Raises
     ------
     TrainingError
-        What the family raises on too few prompts.
+        ``too_few_prompts``: all prompts ask one question; or what the family raises.
     """
     family = make_family(name)
     found = np.full(training.target.shape, np.nan)
@@ -71,6 +71,8 @@ def out_of_fold(
         if held_out.size == 0:
             continue
         rest = np.setdiff1d(everything, held_out, assume_unique=True)
+        if rest.size == 0:
+            raise TrainingError("all prompts ask the same question, so none can be held out", code="too_few_prompts")
         head = family.fit(training.rows(rest), settings, seed)
         found[held_out] = head.predict(training.inputs.rows(held_out))
     return found
@@ -97,7 +99,8 @@ def fit_head(
     Raises
     ------
     TrainingError
-        ``no_member``: every member of an ensemble failed; or what the family raises.
+        ``no_member``: every member of an ensemble failed, or gave numbers that are not finite; or what the family
+        raises.
     """
     if spec.family == ENSEMBLE:
         return _fit_ensemble(training, groups, spec, seed, progress)

@@ -22,8 +22,7 @@ from penstock_training.bandit.weights import sample_weights
 from penstock_training.calibration import fit_calibration
 from penstock_training.categories import CATEGORIES, standard_categories
 from penstock_training.category_head import fit_categories
-from penstock_training.completion import complete
-from penstock_training.crossfit import HeadFit, fit_head, observed_residuals
+from penstock_training.crossfit import FOLDS, HeadFit, fit_head, fold_rows, observed_residuals
 from penstock_training.decisions import EstimateArrays
 from penstock_training.errors import TrainingError
 from penstock_training.estimator import RouterEstimator
@@ -49,8 +48,7 @@ MIN_COMPLETE_PROMPTS: Final = 20  # scored on every arm, in validation and in te
 MIN_LOGGED_PROMPTS: Final = 50  # per arm, in logs that show one arm a prompt
 SMALL_TABLE: Final = 2000
 FRAME_PROTOTYPES: Final = 256  # for novelty and evidence, where the family has no prototypes of its own
-_RESIDUAL_CLUSTERS: Final = 100
-_COMPLETION_FORM_WEIGHT: Final = 0.03
+_CELL_PROMPTS: Final = 20  # per cluster in which residuals are compared; fewer show more error, and more noise
 _LARGE_FRACTIONS: Final = {"train": 0.75, "validation": 0.10, "test": 0.15}
 _SMALL_FRACTIONS: Final = {"train": 0.65, "validation": 0.20, "test": 0.15}
 
@@ -282,20 +280,22 @@ def fit_estimator(
     frame = _make_frame(train, scaler, training, fitted, options)
     residual = observed_residuals(quality, train.matrix.score, training.observed)
     factor = frame.observe(training.inputs).variance_factor
-    clusters = training.prototypes(_RESIDUAL_CLUSTERS).members
-    uncertainty = fit_uncertainty(residual, training.observed, factor, clusters)
+    # Two prompts are compared only where one head predicted both, so cells are parts of a cluster in one fold.
+    cells = training.prototypes(residual.shape[0] // _CELL_PROMPTS).members * FOLDS
+    for fold, rows in enumerate(fold_rows(train.matrix.groups, options.seed)):
+        cells[rows] += fold
+    uncertainty = fit_uncertainty(residual, training.observed, factor, cells)
     return RouterEstimator(frame, fitted.head, calibration, uncertainty), fitted, quality
 
 
 def make_training_set(train: Corpus, scaler: FormScaler, options: FitOptions) -> TrainingSet:
-    """Fill missing cells and bring prompts and prior into the form that families take."""
+    """Fill in missing cells and bring prompts and prior into the form that families take."""
     inputs = PromptInputs(train.vectors.astype(np.float64), scaler.apply(train.features))
     weight = None if train.matrix.propensity is None else sample_weights(train.matrix)
-    target, observed = complete(train.matrix.score, inputs.design(_COMPLETION_FORM_WEIGHT), weight)
     size = inputs.vectors.shape[1] + inputs.forms.shape[1]
     directions = np.zeros((size, 0)) if options.prior is None else options.prior.directions_for(scaler)
     places = Places(inputs.vectors, inputs.forms, options.seed, np.arange(len(train.matrix.prompts)))
-    return TrainingSet(inputs, target, observed, places, directions)
+    return TrainingSet.make(inputs, train.matrix.score, weight, places, directions)
 
 
 def _make_frame(

@@ -43,17 +43,24 @@ class GraphBuilder:
         value : array_like
         dtype : numpy type
         name : str, optional
-            For constants that are looked up in the file later; they are never merged.
+            For constants that are looked up in the file later; only one may have it.
 
         Returns
         -------
         str
             Name of the tensor.
+
+        Raises
+        ------
+        ValueError
+            Another constant has the name.
         """
         from onnx import numpy_helper
 
         array = np.ascontiguousarray(np.asarray(value, dtype=dtype))
-        key = name or ("constant", str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).hexdigest())
+        key = ("constant", name, str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).hexdigest())
+        if name is not None and key not in self._known and any(tensor.name == name for tensor in self._constants):
+            raise ValueError(f"two different constants are called {name!r}")
         if key not in self._known:
             self._known[key] = (name or f"c{len(self._constants)}",)
             self._constants.append(numpy_helper.from_array(array, self._known[key][0]))

@@ -9,6 +9,7 @@ Notation: prototype p has a unit centroid c_p and a mean form z_p; the similarit
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,7 +21,7 @@ from penstock_training.graph import GraphBuilder
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
 
-MIN_MEMBERS: Final = 5  # prompts behind every published centroid, so that none can be traced to one prompt
+MIN_MEMBERS: Final = 5  # different prompts behind every published centroid, so that none can be traced to one prompt
 FORM_CLIP: Final = 3.0  # standard deviations
 FORM_MEAN: Final = "form_mean"  # names inside a graph, where a later fit looks for its prior
 FORM_FACTOR: Final = "form_factor"
@@ -143,7 +144,7 @@ def make_prototypes(vectors: FloatArray, forms: FloatArray, *, count: int, seed:
     forms : ndarray, shape (n, f)
         Standardised.
     count : int
-        Clusters asked for; fewer come back when some would have less than `MIN_MEMBERS` prompts.
+        Clusters asked for; fewer come back when some would have less than `MIN_MEMBERS` different prompts.
     seed : int
 
     Returns
@@ -155,11 +156,13 @@ def make_prototypes(vectors: FloatArray, forms: FloatArray, *, count: int, seed:
     One thread (the caller sets the limit) and a fixed seed make it repeatable. O(n · p · d) per iteration.
     """
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
 
     unit = np.ascontiguousarray(vectors, dtype=np.float32)
-    model = KMeans(count, init="random", n_init=1, max_iter=_KMEANS_STEPS, random_state=seed, algorithm="lloyd").fit(
-        unit
-    )
+    model = KMeans(count, init="random", n_init=1, max_iter=_KMEANS_STEPS, random_state=seed, algorithm="lloyd")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct prompts than clusters: they are merged
+        model.fit(unit)
     members = _merge_small(unit, model.labels_.astype(np.int64), model.cluster_centers_)
     sizes = np.bincount(members).astype(np.float64)
     sums: FloatArray = np.stack([np.bincount(members, weights=column) for column in unit.T], axis=1).astype(np.float64)
@@ -169,8 +172,12 @@ def make_prototypes(vectors: FloatArray, forms: FloatArray, *, count: int, seed:
 
 
 def _merge_small(vectors: NDArray[np.float32], labels: IndexArray, centers: NDArray[np.float32]) -> IndexArray:
-    """Move the members of clusters below `MIN_MEMBERS` to the nearest larger cluster; number from 0 without gaps."""
-    counts = np.bincount(labels, minlength=centers.shape[0])
+    """Move the members of clusters below `MIN_MEMBERS` to the nearest larger cluster; number from 0 without gaps.
+
+    A prompt that occurs many times counts once: its cluster's centroid would be its vector.
+    """
+    _, different = np.unique(vectors, axis=0, return_index=True)
+    counts = np.bincount(labels[different], minlength=centers.shape[0])
     large = np.flatnonzero(counts >= MIN_MEMBERS)
     if large.size == 0:
         return np.zeros_like(labels)

@@ -13,6 +13,7 @@ import numpy as np
 
 from penstock_routers.artifact import RouterArtifact
 from penstock_routers.manifest import GRAPH_FILE
+from penstock_training.categories import CATEGORIES
 from penstock_training.category_head import CATEGORY_BIAS, CATEGORY_WEIGHT, CategoryHead
 from penstock_training.families.head import FloatArray
 from penstock_training.families.linear import LINEAR_WEIGHT
@@ -50,7 +51,8 @@ class Prior:
         Returns
         -------
         Prior or None
-            None when the artifact was made by an earlier release, whose graph does not name its parts.
+            None when the artifact was made by a release whose graph does not name its parts, or that knew other
+            categories.
 
         Raises
         ------
@@ -68,7 +70,8 @@ class Prior:
             for tensor in model.graph.initializer
             if tensor.name in wanted
         }
-        if not {FORM_MEAN, FORM_FACTOR, CATEGORY_WEIGHT, CATEGORY_BIAS} <= set(found):
+        is_named = {FORM_MEAN, FORM_FACTOR, CATEGORY_WEIGHT, CATEGORY_BIAS} <= set(found)
+        if not is_named or artifact.manifest.categories != CATEGORIES:
             return None
         return cls(
             artifact.id,

@@ -19,6 +19,7 @@ from penstock_routers.artifact import MAX_ARTIFACT_BYTES, RouterArtifact, interp
 from penstock_routers.errors import ArtifactError
 from penstock_routers.features import FEATURE_NAMES
 from penstock_routers.manifest import FrontierPoint, Manifest, artifact_id, encode_manifest
+from penstock_training.families.linear import LINEAR_WEIGHT
 from support.small_router import ARMS, DIMENSION, ENCODER, fitted_small_router, small_manifest, write_small_router
 
 
@@ -162,8 +163,8 @@ def test_load_graph_with_other_numbers_fails_its_golden_batch(tmp_path: Path) ->
     """A graph that computes something else than where it was made is refused, even when all hashes are right."""
 
     def shift(model: onnx.ModelProto) -> None:
-        tensor = next(t for t in model.graph.initializer if t.name == "gain_intercept")
-        tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + 0.01, tensor.name))
+        tensor = next(t for t in model.graph.initializer if t.name == LINEAR_WEIGHT)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + 0.5, tensor.name))
 
     _write(tmp_path, small_manifest(), _edited(shift))
     assert _refused(tmp_path) == "artifact_golden_mismatch"

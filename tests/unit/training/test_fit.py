@@ -14,10 +14,11 @@ from penstock_routers.errors import ArtifactError
 from penstock_routers.manifest import decode_manifest
 from penstock_routers.token_counts import message_tokens
 from penstock_training.errors import TrainingError
-from penstock_training.fit import Corpus, choose_anchor, cost_scale_usd, fit_router, single_threaded, split_prompts
+from penstock_training.fit import Corpus, cost_scale_usd, fit_estimator, fit_router, single_threaded, split_prompts
 from penstock_training.own_router import arm_prices, dearest_arm
 from penstock_training.pack import GOLDEN_ROWS, check_folder, write_artifact
 from penstock_training.splits import grouped_split
+from support.generated_training import generated
 from support.small_router import (
     ARMS,
     OPTIONS,
@@ -75,6 +76,33 @@ def test_fit_router_any_number_of_threads_gives_the_same_graph() -> None:
         with threadpool_limits(threads), single_threaded():
             graphs.append(_fit(corpus))
     assert graphs[0] == graphs[1]
+
+
+def test_fit_router_thirty_arms_on_the_fewest_prompts_gives_a_sound_router() -> None:
+    """160 prompts, 30 arms, one that never fails and one that always does: a graph that agrees, and honest numbers."""
+    sample = generated(160, arms=30, seed=1)
+    score = sample.score.copy()
+    score[:, 3], score[:, 4] = 1.0, 0.0
+    corpus = replace(sample, score=score).corpus()
+    fitted = fit_router(corpus, reference_arm="arm29", options=OPTIONS, progress=lambda *_: None)
+    assert fitted.parity.passes
+    found = fitted.estimator.predict(corpus.vectors, corpus.features, 29)
+    assert all(np.isfinite(getattr(found, name)).all() for name in ("quality", "quality_se", "gain", "gain_se"))
+    assert found.quality[:, 3].min() > 0.9
+    assert found.quality[:, 4].max() < 0.1
+
+
+def test_fit_router_arm_with_one_outcome_is_estimated_and_known_to_be_unsure() -> None:
+    """An arm added yesterday is no reason to refuse, and its estimate is the least certain of all."""
+    sample = generated(600, seed=2)
+    score = sample.score.copy()
+    score[1:, 0] = np.nan
+    estimator, _, _ = fit_estimator(replace(sample, score=score).corpus(), OPTIONS, lambda *_: None)
+    found = estimator.predict(sample.vectors, sample.features, 2)
+    assert np.isfinite(found.quality).all()
+    assert np.ptp(found.quality[:, 0]) < 1.0
+    factor = estimator.frame.observe(sample.inputs).variance_factor
+    assert (factor[:, 0] > factor[:, 1]).all()
 
 
 def test_fit_router_unknown_reference_arm_is_refused() -> None:
@@ -137,15 +165,6 @@ def test_split_prompts_parts_are_disjoint_and_complete() -> None:
     assert sorted(together.tolist()) == list(range(groups.size))
     found = [set(groups[rows]) for rows in split.values()]
     assert sum(len(part) for part in found) == len(set().union(*found))
-
-
-def test_choose_anchor_is_the_reference_unless_it_is_sparse() -> None:
-    """The reference arm is estimated directly when it was scored about as often as any other."""
-    score = np.ones((100, 3), dtype=np.float32)
-    assert choose_anchor(score, 2) == 2
-    score[:50, 2] = np.nan
-    score[:5, 1] = np.nan
-    assert choose_anchor(score, 2) == 0
 
 
 def test_matrix_prompt_tokens_fall_back_on_the_gateways_estimate() -> None:
@@ -227,4 +246,4 @@ def test_make_manifest_states_split_arms_and_reference_request() -> None:
     )
     assert [entry.tier for entry in manifest.arm_entries] == [None, None, "frontier"]
     assert manifest.training.digest == corpus.matrix.digest
-    assert manifest.calibration.rows == fitted.split["calibration"].size
+    assert manifest.calibration.rows == fitted.split["train"].size

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock_training.errors import TrainingError
 from penstock_training.families.head import FloatArray, GraphNames, Head, PromptInputs
 from penstock_training.graph import GraphBuilder
 
@@ -97,6 +98,11 @@ def stack(
     -------
     Stacking
 
+    Raises
+    ------
+    TrainingError
+        ``no_member``: no member's numbers are finite.
+
     Notes
     -----
     Non-negative least squares on the deviations from each arm's mean, drawn to equal weights and
@@ -114,6 +120,8 @@ def stack(
     """
     usable = [i for i, found in enumerate(predictions) if np.isfinite(found).all()]
     dropped = {names[i]: "numbers that are not finite" for i in range(len(names)) if i not in usable}
+    if not usable:
+        raise TrainingError("no member of the ensemble gives finite numbers", code="no_member")
     seen = observed.astype(np.float64)
     mean = (target * seen).sum(axis=0) / np.maximum(seen.sum(axis=0), 1.0)
     columns = np.stack([_contrasts(predictions[i] - mean, seen) for i in usable], axis=1)

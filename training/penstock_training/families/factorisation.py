@@ -29,7 +29,7 @@ class FactorHead:
     abilities : ndarray of float64, shape (m, r)
         P: what an arm can do.
     level : ndarray of float64, shape (m,)
-        c; zero for the item-response model.
+        c: what an arm can do whatever is asked.
     difficulty : ndarray of float64, shape (d + f + 1,)
         b; zero for the factorisation.
     is_positive : bool

@@ -7,18 +7,21 @@ Owns the types that families and the rest of the trainer exchange. Must not fit 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock_training.completion import complete
 from penstock_training.graph import GraphBuilder
 from penstock_training.places import Places, Prototypes
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int64]
 Settings = Mapping[str, float]
+
+_COMPLETION_FORM_WEIGHT: Final = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +50,17 @@ class PromptInputs:
 
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
-    """What a family is fitted on: n prompts, m arms.
+    """What a family is fitted on: n prompts, m arms; made by `TrainingSet.make`.
 
     Attributes
     ----------
     inputs : PromptInputs
+    score : ndarray of float64, shape (n, m), in [0, 1]
+        Outcomes, NaN where missing.
+    weight : ndarray of float64, shape (n, m), or None
+        Inverse propensities of the outcomes, mean 1 per arm; None for equal weights.
     target : ndarray of float64, shape (n, m), in [0, 1]
-        Scores, with missing cells filled in (`penstock_training.completion.complete`).
+        Scores, with missing cells filled in from these n prompts (`penstock_training.completion.complete`).
     observed : ndarray of bool, shape (n, m)
         Which of them were really observed.
     places : Places
@@ -64,20 +71,41 @@ class TrainingSet:
     """
 
     inputs: PromptInputs
+    score: FloatArray
+    weight: FloatArray | None
     target: FloatArray
     observed: NDArray[np.bool_]
     places: Places
     directions: FloatArray
+    _targets: dict[bytes, FloatArray] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def make(
+        cls,
+        inputs: PromptInputs,
+        score: NDArray[np.floating],
+        weight: FloatArray | None,
+        places: Places,
+        directions: FloatArray,
+    ) -> TrainingSet:
+        """Fill in the missing cells."""
+        outcomes = score.astype(np.float64)
+        target, observed = complete(outcomes, inputs.design(_COMPLETION_FORM_WEIGHT), weight)
+        return cls(inputs, outcomes, weight, target, observed, places, directions)
 
     def rows(self, index: IndexArray) -> TrainingSet:
-        """Take some prompts; clusterings stay those of all prompts."""
-        return TrainingSet(
-            self.inputs.rows(index),
-            self.target[index],
-            self.observed[index],
-            self.places.rows(index),
-            self.directions,
-        )
+        """Take some prompts; clusterings stay those of all prompts.
+
+        Missing cells are filled in anew, from the prompts taken alone: filled from all of them, they would tell a head
+        the outcomes of the prompts that it is tested on.
+        """
+        inputs, score = self.inputs.rows(index), self.score[index]
+        weight = None if self.weight is None else self.weight[index]
+        key = index.tobytes()
+        if key not in self._targets:
+            self._targets[key], _ = complete(score, inputs.design(_COMPLETION_FORM_WEIGHT), weight)
+        places = self.places.rows(index)
+        return TrainingSet(inputs, score, weight, self._targets[key], self.observed[index], places, self.directions)
 
     def prototypes(self, count: int) -> Prototypes:
         """About `count` prototypes with the members among these rows."""

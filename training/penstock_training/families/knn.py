@@ -17,7 +17,6 @@ from penstock_training.graph import GraphBuilder
 from penstock_training.places import Prototypes, sums_per_prototype
 
 _BLOCK: Final = 1024  # prompts compared with all support points at once
-_TIES: Final = 32  # support points beyond the k nearest among which equal ones are looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +122,15 @@ class SupportHead:
 
 
 def _nearest(cosine: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Positions of the largest entries of each row; of equal ones (a prompt asked twice) the first, as in ONNX."""
-    wide = min(count + _TIES, cosine.shape[1])
-    around = np.sort(np.argpartition(-cosine, wide - 1, axis=1)[:, :wide], axis=1)
-    order = np.argsort(-np.take_along_axis(cosine, around, axis=1), axis=1, kind="stable")[:, :count]
-    return np.take_along_axis(around, order, axis=1)
+    """Positions of the `count` largest entries of each row, in their own order; of equal ones the first, as in ONNX.
+
+    Equal ones are common: a prompt asked twice, and every support point for a zero vector.
+    """
+    least = np.partition(cosine, cosine.shape[1] - count, axis=1)[:, [cosine.shape[1] - count]]
+    above, equal = cosine > least, cosine == least
+    wanted = count - above.sum(axis=1, keepdims=True)
+    chosen = above | (equal & (equal.cumsum(axis=1, dtype=np.int32) <= wanted))
+    return np.nonzero(chosen)[1].reshape(cosine.shape[0], count)
 
 
 class KnnFamily:

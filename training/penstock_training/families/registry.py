@@ -6,6 +6,7 @@ Owns the list and the meaning of ``--router NAME``. Read `FAMILIES`.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -42,6 +43,17 @@ ROUTER_NAMES: Final = (*FAMILIES, ENSEMBLE, AUTO, *_ALIASES)
 DEFAULT_MEMBERS: Final = ("linear", "kernel", "knn", "cluster", "factorisation")
 # Where a member serves an ensemble better with other settings than by itself.
 MEMBER_SETTINGS: Final[Mapping[str, Mapping[str, float]]] = {"cluster": {"is_learned": 1.0}}
+# Divided by, or a count that may not be none.
+_POSITIVE: Final = (
+    "bandwidth",
+    "strength",
+    "hidden",
+    "learning_rate",
+    "neighbours",
+    "iterations",
+    "dimensions",
+    "epochs",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +113,8 @@ def router_spec(name: str, settings: Mapping[str, float] | None = None) -> Route
     Raises
     ------
     TrainingError
-        ``unknown_router``; ``unknown_setting``: the family has no such hyper-parameter.
+        ``unknown_router``; ``unknown_setting``: the family has no such hyper-parameter; ``bad_setting``: its number is
+        negative or not finite, or 0 where it may not be.
     """
     base, _, head = name.partition(":")
     family = known_family(head if base == "learned" and head else _ALIASES.get(name, name))
@@ -114,4 +127,9 @@ def router_spec(name: str, settings: Mapping[str, float] | None = None) -> Route
         raise TrainingError(
             f"{family} has no setting {', '.join(unknown)}; it has {', '.join(known) or 'none'}", code="unknown_setting"
         )
+    for key, value in given.items():
+        setting = key.rpartition(".")[2]
+        if not (math.isfinite(value) and value >= 0.0) or (setting in _POSITIVE and value == 0.0):
+            least = "above 0" if setting in _POSITIVE else "0 or more"
+            raise TrainingError(f"{key} must be a number, {least}; not {value:g}", code="bad_setting")
     return RouterSpec(family, given)

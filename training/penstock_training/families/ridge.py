@@ -26,7 +26,7 @@ class LowRankFit:
     ----------
     weight : ndarray of float64, shape (k, m)
     bias : ndarray of float64, shape (m,)
-    explained : ndarray of float64, shape (r,)
+    explained : ndarray of float64, shape (min(n, m),)
         Share of each component's variance explained out of sample (leave-one-out), largest component first; 0 where
         nothing could be explained.
     """
@@ -64,7 +64,7 @@ def fit_low_rank(design: FloatArray, target: FloatArray) -> LowRankFit:
     in canonical coordinates; ours are principal components of the responses and the shrinkage is ridge, chosen by the
     leave-one-out formula of Allen (Technometrics 16, 1974).
     """
-    n, m = target.shape
+    n = target.shape[0]
     mean, center = target.mean(axis=0), design.mean(axis=0)
     centered = design - center
     _, _, rotation = np.linalg.svd(target - mean, full_matrices=False)
@@ -85,6 +85,7 @@ def fit_low_rank(design: FloatArray, target: FloatArray) -> LowRankFit:
         better = error < best
         best = np.where(better, error, best)
         coefficients[:, better] = (basis @ (inverse[:, None] * products))[:, better]
-    weight = coefficients @ rotation
-    explained = 1.0 - best / np.maximum(without, 1e-12)
-    return LowRankFit(weight, mean - center @ weight, explained[: min(n, m)])
+    is_flat = without <= 1e-12 * max(float(without.max(initial=0.0)), 1e-12)  # arms that never differ, or never vary
+    weight = (coefficients * ~is_flat) @ rotation
+    explained = np.where(is_flat, 0.0, 1.0 - best / np.where(is_flat, 1.0, without))
+    return LowRankFit(weight, mean - center @ weight, explained)
