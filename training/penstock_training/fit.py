@@ -211,7 +211,7 @@ def fit_router(corpus: Corpus, *, reference_arm: str, options: FitOptions, progr
     on ``validation``; ``test`` is only measured.
     """
     split = split_prompts(corpus.matrix.groups, options.seed)
-    _check_corpus(corpus, split, reference_arm)
+    check_corpus(corpus, split, reference_arm)
     train = corpus.rows(split["train"])
     estimator, fitted, quality = fit_estimator(train, options, progress)
     progress("export and parity", 0, 1)
@@ -347,8 +347,14 @@ def split_prompts(groups: IndexArray, seed: int) -> dict[str, IndexArray]:
     return grouped_split(groups, fractions=split_fractions(groups.size), seed=seed)
 
 
-def _check_corpus(corpus: Corpus, split: Mapping[str, IndexArray], reference_arm: str) -> None:
-    """Refuse what nothing can be learned from, before anything is computed."""
+def check_corpus(corpus: Corpus, split: Mapping[str, IndexArray], reference_arm: str) -> None:
+    """Refuse what nothing can be learned from, before anything is computed.
+
+    Raises
+    ------
+    TrainingError
+        ``unknown_arm``, ``free_reference_arm``, ``constant_scores``, ``too_few_prompts``.
+    """
     matrix = corpus.matrix
     if reference_arm not in matrix.arms:
         raise TrainingError(
