@@ -6,6 +6,7 @@ outcome files or write artifacts (`penstock_training.pack` does) and must not kn
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -49,6 +50,9 @@ MIN_COMPLETE_PROMPTS: Final = 20  # scored on every arm, in validation and in te
 MIN_LOGGED_PROMPTS: Final = 50  # per arm, in logs that show one arm a prompt
 SMALL_TABLE: Final = 2000
 FRAME_PROTOTYPES: Final = 256  # for novelty and evidence, where the family has no prototypes of its own
+# Each brings a thread pool of its own. A limit reaches only pools that are loaded already; scipy's, loaded inside it,
+# made L-BFGS 20 times slower on a busy machine of two cores.
+_THREADED: Final = ("scipy.linalg", "scipy.optimize", "sklearn.cluster")
 _RESIDUAL_CLUSTERS: Final = 100
 _COMPLETION_FORM_WEIGHT: Final = 0.03
 _LARGE_FRACTIONS: Final = {"train": 0.75, "validation": 0.10, "test": 0.15}
@@ -178,6 +182,8 @@ def single_threaded() -> Iterator[None]:
     """Keep linear algebra on one thread, so that the order of additions, and an artifact's id, do not change."""
     from threadpoolctl import threadpool_limits
 
+    for name in _THREADED:
+        importlib.import_module(name)
     with threadpool_limits(1):
         yield
 
