@@ -81,7 +81,8 @@ def main() -> None:
             _print_row(rows[-1], say)
     if not options.quick:
         late = [r["family"] for r in rows if r["cpu_seconds"] > r["line_seconds"] or r["peak_mb"] > MEMORY_MB]
-        say(f"\nwithin {MEMORY_MB:,.0f} MB and their line in CPU seconds: {'all' if not late else 'not ' + ', '.join(late)}")
+        verdict = "all" if not late else "all but " + ", ".join(late)
+        say(f"\nwithin {MEMORY_MB:,.0f} MB and their line in CPU seconds: {verdict}")
     if options.json:
         print(json.dumps({"machine": machine, "source": source, "outcomes": outcomes, "families": rows}, indent=1))
 
@@ -148,9 +149,7 @@ def _fit(name: str, path: Path) -> dict[str, Any]:
     options = FitOptions(router=router_spec(family, settings))
     with single_threaded():
         wall, cpu = time.perf_counter(), time.process_time()
-        fitted = fit_router(
-            corpus, reference_arm=dearest_arm(corpus.prices), options=options, progress=lambda *_: None
-        )
+        fitted = fit_router(corpus, reference_arm=dearest_arm(corpus.prices), options=options, progress=lambda *_: None)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024.0**2 if sys.platform == "darwin" else 1024.0)
     return {

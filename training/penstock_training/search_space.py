@@ -108,6 +108,7 @@ KINDS: Final = (
             "form_weight": _FORM,
             "strength": Span(3.0, 100.0),
         },
+        fixed={"is_learned": 0.0},
     ),
     Kind(
         "cluster (learned map)",

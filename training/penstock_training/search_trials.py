@@ -177,10 +177,10 @@ class TrialLoop:
         Notes
         -----
         The constant router comes first and is always finished. Then every kind's low-cost start and defaults, cheap
-        ones first. After that each candidate goes to the kind with the smallest estimated cost for improvement (ECI): what
-        its last improvement cost, or what catching up with the best would cost at its speed so far, whichever is more.
-        Costs are nominal (`Kind.cost`), so the order does not depend on the machine; the clock only ends the search and
-        skips candidates that would not fit into what is left of it.
+        ones first. After that each candidate goes to the kind with the smallest estimated cost for improvement (ECI):
+        what its last improvement cost, or what catching up with the best would cost at its speed so far, whichever is
+        more. Costs are nominal (`Kind.cost`), so the order does not depend on the machine; the clock only ends the
+        search and skips candidates that would not fit into what is left of it.
 
         References
         ----------
@@ -259,22 +259,26 @@ class TrialLoop:
         except _OutOfTime:
             self.ending, state.is_over = "budget", True
             return
+        except np.linalg.LinAlgError:  # these settings cannot be fitted; others of the kind may
+            self._give_up(state, settings, 1.0)
+            return
         seconds = (self._clock() - started) / folds
         state.rates.append(seconds * len(self._folds) / kind.cost(settings))
-        self._since_best += 1
         if folds < len(self._folds):
-            self.stopped_early += 1
-            state.record(settings, self._penalty(state), folds / len(self._folds))
+            self._give_up(state, settings, folds / len(self._folds))
             return
+        self._since_best += 1
         found = self._judge.measure(raw, is_constant=kind.label == CONSTANT)
         state.record(settings, found.gain)
         spec = RouterSpec(kind.family, {name: value for name, value in settings.items() if name in _told(kind)})
         self._keep(Finished(Candidate(kind.label, spec, found, seconds), raw, head), found)
 
-    def _penalty(self, state: _KindState) -> float:
-        """What a candidate stopped early counts as: surely below everything its kind has shown."""
+    def _give_up(self, state: _KindState, settings: dict[str, float], share: float) -> None:
+        """Count a candidate as stopped early, and as worse than everything that its kind has shown."""
+        self._since_best += 1
+        self.stopped_early += 1
         worst = min([-loss for _, loss in state.tried], default=state.baseline)
-        return min(worst, state.baseline) - 1.0
+        state.record(settings, min(worst, state.baseline) - 1.0, share)
 
     def _keep(self, finished: Finished, found: Measurement) -> None:
         label = finished.candidate.label
