@@ -250,7 +250,7 @@ class TrialLoop:
 
     def _try(self, state: _KindState, settings: dict[str, float], *, must_finish: bool = False) -> None:
         kind, started = state.kind, self._clock()
-        self._report(kind.label)
+        self._report()
         try:
             raw, head, folds = self._predict(kind, settings, must_finish)
         except TrainingError:  # this family cannot be fitted on so little
@@ -304,21 +304,20 @@ class TrialLoop:
             rest = np.setdiff1d(everything, held_out, assume_unique=True)
             head = family.fit(training.rows(rest), settings, self._seed)
             raw[held_out] = head.predict(training.inputs.rows(held_out))
-            self._report(kind.label)
+            self._report()
             if done == 0 and self._best is not None and self._judge.is_hopeless(raw, self._best.raw, held_out):
                 return raw, head, 1
         if head is None or not np.isfinite(raw).all():
             raise TrainingError(f"{kind.label} gave numbers that are not finite", code="not_finite")
         return raw, head, len(self._folds)
 
-    def _report(self, label: str) -> None:
+    def _report(self) -> None:
         left = max(self._options.budget_seconds - self.seconds, 0.0)
         best = ""
         if self._best is not None:
             found = self._best.candidate
-            best = f", best {found.label} {found.measurement.value:.4f}"
-        tried = len(self.measured) + self.stopped_early
-        text = f"search: {shown_seconds(left)} left, {tried} tried{best}; now {label}"
+            best = f"best {found.spec.family} {found.measurement.value:.4f}, "
+        text = f"search: {best}{shown_seconds(left)} left"
         budget = max(round(self._options.budget_seconds), 1)
         self._progress(text, min(round(self.seconds), budget), budget)
 

@@ -194,14 +194,14 @@ def test_trial_loop_long_candidates_are_skipped_when_they_would_not_fit() -> Non
 @needs_flaml
 def test_trial_loop_interrupted_goes_on_with_the_best_so_far() -> None:
     """Ctrl-C ends the search, not the command."""
-    calls = []
+    calls, judge = [], _FakeJudge()
 
     def interrupt(stage: str, done: int, total: int) -> None:
         calls.append(stage)
-        if "3 tried" in stage:
+        if judge.measured == 3:
             raise KeyboardInterrupt
 
-    loop = _loop(_FakeJudge(), QUICK, on_progress=interrupt)
+    loop = _loop(judge, QUICK, on_progress=interrupt)
     assert loop.ending == "interrupted"
     assert len(loop.measured) == 3
     assert "best" in calls[-1]
