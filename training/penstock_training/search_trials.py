@@ -7,9 +7,13 @@ gets. Must not choose a router. Read `TrialLoop.run`.
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from types import FrameType
 from typing import Final
 
 import numpy as np
@@ -156,6 +160,7 @@ class TrialLoop:
         self._best: Finished | None = None
         self._best_gain, self._since_best = -math.inf, 0
         self._started = clock()
+        self._is_interrupted = False
         self.measured: list[Candidate] = []
         self.best_of: dict[str, Finished] = {}
         self.stopped_early = 0
@@ -194,10 +199,28 @@ class TrialLoop:
             _KindState(kind, kind.openings(), baseline) for kind in self._options.kinds if kind.label != CONSTANT
         ]
         try:
-            self._open()
-            self._improve()
+            with self._interruptible():
+                self._open()
+                self._improve()
         except KeyboardInterrupt:
             self.ending = "interrupted"
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """Remember an interruption that a library keeps to itself, as scikit-learn does while it trains a network."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def remember(number: int, frame: FrameType | None) -> None:
+            self._is_interrupted = True
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGINT, remember)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def _open(self) -> None:
         openings = [
@@ -304,6 +327,8 @@ class TrialLoop:
             rest = np.setdiff1d(everything, held_out, assume_unique=True)
             head = family.fit(training.rows(rest), settings, self._seed)
             raw[held_out] = head.predict(training.inputs.rows(held_out))
+            if self._is_interrupted:
+                raise KeyboardInterrupt
             self._report()
             if done == 0 and self._best is not None and self._judge.is_hopeless(raw, self._best.raw, held_out):
                 return raw, head, 1

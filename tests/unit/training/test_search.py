@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,8 @@ from click.testing import CliRunner
 from penstock_training import frugal
 from penstock_training.cli import main
 from penstock_training.errors import TrainingError
-from penstock_training.families.head import FloatArray, IndexArray
+from penstock_training.families.head import FloatArray, IndexArray, Settings, TrainingSet
+from penstock_training.families.linear import LinearFamily, LinearHead
 from penstock_training.families.registry import ENSEMBLE, FAMILIES, RouterSpec, make_family
 from penstock_training.fit import FitOptions, fit_router, make_training_set
 from penstock_training.frugal import FrugalSearch
@@ -206,6 +209,25 @@ def test_trial_loop_interrupted_goes_on_with_the_best_so_far() -> None:
     assert len(loop.measured) == 3
     assert "best" in calls[-1]
     assert "left" in calls[-1]
+
+
+def test_trial_loop_interruption_that_a_library_swallows_still_ends_the_search(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Libraries catch Ctrl-C while they train and return half-trained models; the search ends all the same."""
+    fit = LinearFamily.fit
+
+    def swallow(self: LinearFamily, training: TrainingSet, settings: Settings, seed: int) -> LinearHead:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        return fit(self, training, settings, seed)
+
+    monkeypatch.setattr(LinearFamily, "fit", swallow)
+    before = signal.getsignal(signal.SIGINT)
+    loop = _loop(_FakeJudge(), replace(QUICK, kinds=tuple(k for k in QUICK_KINDS if k.label in (CONSTANT, "linear"))))
+    assert loop.ending == "interrupted"
+    assert list(loop.best_of) == [CONSTANT]
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_trial_loop_family_that_cannot_be_fitted_is_left_out() -> None:
