@@ -21,13 +21,7 @@ from penstock_training.families.head import FloatArray, IndexArray, PromptInputs
 from penstock_training.fit import MIN_COMPLETE_PROMPTS, Corpus, cost_scale_usd, mean_output_tokens
 from penstock_training.frame import fit_lengths
 from penstock_training.intervals import GroupBootstrap
-from penstock_training.metrics import (
-    average_improvement,
-    concave_hull,
-    cost_at_quality,
-    envelope_area,
-    upper_envelope,
-)
+from penstock_training.metrics import Curve, average_improvement, concave_hull, upper_envelope
 from penstock_training.operating_points import COST_WEIGHTS
 
 METRICS: Final[Mapping[str, str]] = {
@@ -103,14 +97,15 @@ class RoutingJudge:
     validation prompts. Costs that count are those that occurred. Logs that show one arm a prompt are completed by
     doubly robust pseudo-outcomes around each arm's mean, the same for all candidates.
 
-    The router called constant is judged at its best: any random mixture of fixed arms, so the concave hull of their
-    points and of its own. Whatever looks better than that must know which arm suits the prompt. O(n m + r n) for r
-    resamples.
+    Neighbouring points of a curve may be mixed at random, for every router alike: steps would be held against routers
+    of few arms. The one called constant is judged at its best, any mixture of fixed arms, so by the concave hull of
+    their points and of its own. Whatever looks better than that must know which arm suits the prompt. O(n m + r n) for
+    r resamples.
 
     References
     ----------
-    Area and QNC of UniRoute (arXiv 2502.08773, section 6), AIQ and the mixture ("zero router") of RouterBench (arXiv
-    2403.12031, section 3); as defined in `penstock_training.metrics`.
+    Area and QNC of UniRoute (arXiv 2502.08773, section 6), with lines in place of steps; AIQ and the mixture ("zero
+    router") of RouterBench (arXiv 2403.12031, section 3), as in `penstock_training.metrics`.
     """
 
     def __init__(
@@ -224,13 +219,14 @@ class RoutingJudge:
         low, high = float(arm_cost[self._cheapest]), float(arm_cost[self._best])
         if self._metric in _SHARES:
             target = _SHARES[self._metric] * float(arm_quality[self._best])
-            return min(_cost_of(cost, quality, target, is_constant) / max(high, 1e-300), 1.0)
+            curve = concave_hull(cost, quality) if is_constant else upper_envelope(cost, quality)
+            return min(_cost_of(curve, target) / max(high, 1e-300), 1.0)
         high = high if high > low else float(arm_cost.max())
         if not low < high:  # all arms cost the same: only quality is left to compare
             return float(quality.max())
         if is_constant or self._metric == "aiq":
             return average_improvement(cost, quality, low, high)
-        return envelope_area(upper_envelope(cost, quality), low, high)
+        return _area(upper_envelope(cost, quality), low, high)
 
 
 def known_metric(name: str) -> str:
@@ -246,11 +242,15 @@ def known_metric(name: str) -> str:
     return name
 
 
-def _cost_of(cost: FloatArray, quality: FloatArray, target: float, may_mix: bool) -> float:
-    """Lowest mean cost at which points, or their mixtures, reach a quality; ``inf`` when never."""
-    if not may_mix:
-        return cost_at_quality(upper_envelope(cost, quality), target)
-    hull = concave_hull(cost, quality)
-    if target > hull.quality[-1]:
+def _area(curve: Curve, low: float, high: float) -> float:
+    """Mean quality over a range of costs, neighbouring points mixed; the curve begins at `low` or below."""
+    inner = curve.cost[(curve.cost > low) & (curve.cost < high)]
+    edges = np.concatenate([[low], inner, [high]])
+    return float(np.trapezoid(curve.line_at(edges), edges) / (high - low))
+
+
+def _cost_of(curve: Curve, target: float) -> float:
+    """Lowest mean cost at which neighbouring points, mixed, reach a quality; ``inf`` when never."""
+    if target > curve.quality[-1]:
         return math.inf
-    return float(np.interp(target, hull.quality, hull.cost))
+    return float(np.interp(target, curve.quality, curve.cost))

@@ -267,6 +267,17 @@ def test_routing_judge_noise_is_not_better_than_a_mixture_of_arms() -> None:
     assert dice.gain < constant.gain + 2.0 * (dice.draws - constant.draws).std()
 
 
+def test_routing_judge_predictions_of_the_means_are_worth_what_constant_is() -> None:
+    """A router that learned nothing is not held to be worse for offering a few fixed arms only."""
+    corpus = made_up_corpus(1500, missing=0.0)
+    inputs = make_training_set(corpus, FormScaler.fit(corpus.features), FitOptions()).inputs
+    judge = RoutingJudge(corpus, inputs, reference_arm="dear", metric="area", resamples=50, seed=0)
+    mean = np.tile(corpus.matrix.score.mean(axis=0).astype(np.float64), (1500, 1))
+    constant, nothing = judge.measure(mean, is_constant=True), judge.measure(mean)
+    assert nothing.value == pytest.approx(constant.value, abs=constant.standard_error)
+    assert nothing.value <= constant.value + 1e-12
+
+
 def test_routing_judge_far_worse_first_fold_is_hopeless_and_an_equal_one_is_not() -> None:
     """Three standard errors of the paired difference decide, on the first fold alone."""
     corpus = made_up_corpus(1500, missing=0.0)
@@ -359,13 +370,13 @@ def test_leaderboard_is_in_order_with_differences_to_the_first_line() -> None:
 @needs_flaml
 def test_search_router_on_topics_beats_constant_and_can_be_fitted() -> None:
     """Where topics decide, the choice surely beats fixed arms, and `fit_router` takes it as it is."""
-    result = _search(prompts=2500)
+    result = _search(prompts=900)
     chosen = next(entry for entry in result.leaderboard if entry.is_chosen)
     assert chosen.beats_constant
     assert result.spec.family != "constant"
     assert chosen.candidate.head_microseconds is not None
     assert {entry.candidate.label for entry in result.leaderboard} >= {CONSTANT, "cluster", "linear", "kernel"}
-    corpus = made_up_corpus(2500, missing=0.0)
+    corpus = made_up_corpus(900, missing=0.0)
     options = replace(OPTIONS, router=result.spec)
     fitted = fit_router(corpus, reference_arm="dear", options=options, progress=_silent)
     assert fitted.spec == result.spec
