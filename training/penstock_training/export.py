@@ -6,6 +6,7 @@ domains only. Read `build_graph`.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from penstock_routers.manifest import INPUT_NAMES, OUTPUT_NAMES, TensorSpec
 from penstock_routers.onnx_session import create_session
 from penstock_training.errors import TrainingError
 from penstock_training.estimator import ArmEstimates, RouterEstimator
-from penstock_training.families.head import GraphNames
+from penstock_training.families.head import GraphNames, Head, PromptInputs
 from penstock_training.graph import GraphBuilder
 from penstock_training.uncertainty import Uncertainty
 
@@ -27,6 +28,7 @@ PARITY_SHARE: Final = 0.999
 # A row counts as a tie when the estimator itself jumps under a change of its inputs that float32 cannot hold.
 _NUDGE: Final = 1e-6
 _NUDGES: Final = 32
+_TIMED_RUNS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,37 @@ def run_graph(
     }
     found = dict(zip(session.output_names, session.run(feeds), strict=True))
     return ArmEstimates(**{name: found[name] for name in OUTPUT_NAMES})
+
+
+def time_head(head: Head, inputs: PromptInputs) -> float:
+    """Measure how long a head takes for one prompt, when serving.
+
+    Parameters
+    ----------
+    head : Head
+    inputs : PromptInputs
+        At least one prompt; the first is used.
+
+    Returns
+    -------
+    float
+        Microseconds, the median of `_TIMED_RUNS` runs on one thread; without the frame that all routers share.
+    """
+    b = GraphBuilder()
+    names = GraphNames("prompt_vector", "form")
+    b.output("quality", head.add_nodes(b, names))
+    one = inputs.rows(np.zeros(1, dtype=np.int64))
+    values = {names.vector: one.vectors.astype(np.float32), names.form: one.forms.astype(np.float32)}
+    specs = [TensorSpec(name, "float32", ("n", value.shape[1])) for name, value in values.items()]
+    arms = head.predict(one).shape[1]
+    graph = b.model("penstock_head", specs, [TensorSpec("quality", "float32", ("n", arms))])
+    session = create_session(graph, device="cpu", threads=1, allow_contrib_operators=False)
+    seconds = []
+    for _ in range(_TIMED_RUNS):
+        started = time.perf_counter()
+        session.run(values)
+        seconds.append(time.perf_counter() - started)
+    return float(np.median(seconds)) * 1e6
 
 
 def check_parity(

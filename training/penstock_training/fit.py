@@ -6,6 +6,7 @@ outcome files or write artifacts (`penstock_training.pack` does) and must not kn
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -49,6 +50,9 @@ MIN_LOGGED_PROMPTS: Final = 50  # per arm, in logs that show one arm a prompt
 SMALL_TABLE: Final = 2000
 FRAME_PROTOTYPES: Final = 256  # for novelty and evidence, where the family has no prototypes of its own
 _CELL_PROMPTS: Final = 20  # per cluster in which residuals are compared; fewer show more error, and more noise
+# Each brings a thread pool of its own. A limit reaches only pools that are loaded already; scipy's, loaded inside it,
+# made L-BFGS 20 times slower on a busy machine of two cores.
+_THREADED: Final = ("scipy.linalg", "scipy.optimize", "sklearn.cluster")
 _LARGE_FRACTIONS: Final = {"train": 0.75, "validation": 0.10, "test": 0.15}
 _SMALL_FRACTIONS: Final = {"train": 0.65, "validation": 0.20, "test": 0.15}
 
@@ -176,6 +180,8 @@ def single_threaded() -> Iterator[None]:
     """Keep linear algebra on one thread, so that the order of additions, and an artifact's id, do not change."""
     from threadpoolctl import threadpool_limits
 
+    for name in _THREADED:
+        importlib.import_module(name)
     with threadpool_limits(1):
         yield
 
@@ -209,7 +215,7 @@ def fit_router(corpus: Corpus, *, reference_arm: str, options: FitOptions, progr
     on ``validation``; ``test`` is only measured.
     """
     split = split_prompts(corpus.matrix.groups, options.seed)
-    _check_corpus(corpus, split, reference_arm)
+    check_corpus(corpus, split, reference_arm)
     train = corpus.rows(split["train"])
     estimator, fitted, quality = fit_estimator(train, options, progress)
     progress("export and parity", 0, 1)
@@ -347,8 +353,14 @@ def split_prompts(groups: IndexArray, seed: int) -> dict[str, IndexArray]:
     return grouped_split(groups, fractions=split_fractions(groups.size), seed=seed)
 
 
-def _check_corpus(corpus: Corpus, split: Mapping[str, IndexArray], reference_arm: str) -> None:
-    """Refuse what nothing can be learned from, before anything is computed."""
+def check_corpus(corpus: Corpus, split: Mapping[str, IndexArray], reference_arm: str) -> None:
+    """Refuse what nothing can be learned from, before anything is computed.
+
+    Raises
+    ------
+    TrainingError
+        ``unknown_arm``, ``free_reference_arm``, ``constant_scores``, ``too_few_prompts``.
+    """
     matrix = corpus.matrix
     if reference_arm not in matrix.arms:
         raise TrainingError(

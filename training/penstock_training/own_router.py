@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +33,9 @@ from penstock_training.fit import (
 from penstock_training.outcomes import OutcomeMatrix
 from penstock_training.pack import Provenance, make_manifest, write_artifact
 from penstock_training.progress import Progress, silent
+from penstock_training.search import choose_router
+from penstock_training.search_result import SearchResult
+from penstock_training.search_trials import SearchOptions
 from penstock_training.splits import leave_source_out, source_overlaps
 from penstock_training.tiers import recover_price
 from penstock_training.vectors import encode_prompts, encoder_reference
@@ -58,6 +62,8 @@ def fit_outcomes(
     prices: Mapping[str, tuple[float, float]],
     options: FitOptions,
     progress: Progress,
+    search: SearchOptions | None = None,
+    on_found: Callable[[SearchResult], None] | None = None,
 ) -> RouterArtifact:
     """Fit, evaluate and write an artifact.
 
@@ -74,6 +80,11 @@ def fit_outcomes(
         USD per million input and output tokens, in place of those that the outcomes' costs imply.
     options : FitOptions
     progress : callable
+    search : SearchOptions, optional
+        Choose family and settings by a search instead of taking those of `options`. Fits without a source take what
+        was chosen with all of them.
+    on_found : callable, optional
+        Called with what the search found, before anything is fitted on it.
 
     Returns
     -------
@@ -83,7 +94,7 @@ def fit_outcomes(
     Raises
     ------
     TrainingError
-        ``too_few_arms``, ``no_prices``, what fitting raises, or what `write_artifact` raises.
+        ``too_few_arms``, ``no_prices``, what searching and fitting raise, or what `write_artifact` raises.
     """
     if len(matrix.arms) < 2:
         raise TrainingError("the outcomes name one arm only; there is nothing to choose", code="too_few_arms")
@@ -93,12 +104,18 @@ def fit_outcomes(
     # Every answer counts as free-form, since nothing tells them apart.
     is_free_form = np.ones(len(matrix.prompts), dtype=bool)
     corpus = Corpus(matrix, vectors, feature_matrix(matrix.prompts), is_free_form, priced)
+    notes: tuple[str, ...] = ()
     with single_threaded():
+        if search is not None:
+            found = choose_router(corpus, reference, options, search, progress)
+            options, notes = replace(options, router=found.spec), (found.note,)
+            if on_found is not None:
+                on_found(found)
         fitted = fit_router(corpus, reference_arm=reference, options=options, progress=progress)
         held_out = evaluate_on(fitted, corpus.rows(fitted.split["test"]), "held-out prompts", options)
         left_out = _leave_sources_out(corpus, reference, options, progress)
         sources = _sources(matrix)
-        provenance = Provenance(encoder_reference(encoder), matrix.digest, sources, (), {}, {}, options.seed)
+        provenance = Provenance(encoder_reference(encoder), matrix.digest, sources, notes, {}, {}, options.seed)
         manifest = make_manifest(fitted, corpus, provenance, held_out=held_out, left_out=left_out)
         card = _card(out.resolve().name, manifest, corpus, held_out, left_out)
         return write_artifact(out, manifest, fitted.graph, card)

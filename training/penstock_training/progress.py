@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int], None]
-"""Called with a stage's name, steps done and steps in total."""
+"""Called with a stage's name, steps done and steps in total; what follows a colon in the name may change."""
 
 
 def silent(stage: str, done: int, total: int) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from penstock_routers.policy import (
     Candidate,
@@ -99,7 +100,7 @@ def test_decide_with_limits_cheaper_chosen_arm_stays_chosen(
         return
     chosen = choose(kept, tradeoff, min_quality, is_novel).arm
     cheaper = [
-        replace(o, candidate=replace(o.candidate, cost_usd=o.candidate.cost_usd * factor))
+        replace(o, candidate=structs.replace(o.candidate, cost_usd=o.candidate.cost_usd * factor))
         if o.candidate.arm == chosen
         else o
         for o in drawn
@@ -175,7 +176,7 @@ def test_decide_switching_cost_keeps_a_conversation_where_it_is_warm() -> None:
     for cost_weight, expected in ((1.0, "warm"), (math.inf, "other")):
         tradeoff = Tradeoff("t", cost_weight, 1.0)
         assert decide([warm, other], default_arm="warm", tradeoff=tradeoff, cost_scale_usd=0.01).arm == expected
-    free = replace(other, switch_cost_usd=0.0)
+    free = structs.replace(other, switch_cost_usd=0.0)
     assert (
         decide([warm, free], default_arm="warm", tradeoff=Tradeoff("t", 1.0, 1.0), cost_scale_usd=0.01).arm == "other"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from penstock_routers.manifest import Manifest
     from penstock_training.fit import FitOptions
     from penstock_training.prior import Prior
+    from penstock_training.search_result import SearchResult
+    from penstock_training.search_trials import SearchOptions
 
 
 @click.command()
@@ -58,7 +61,22 @@ if TYPE_CHECKING:
     "--router",
     default="ensemble",
     show_default=True,
-    help="knn, cluster, linear, kernel, mlp, boosting, factorisation, irt, constant, ensemble; learned:HEAD.",
+    help="knn, cluster, linear, kernel, mlp, boosting, factorisation, irt, constant, ensemble; learned:HEAD; "
+    "auto searches all of them.",
+)
+@click.option(
+    "--budget", default="10m", show_default=True, help="With --router auto: how long to search, like 90s, 1h."
+)
+@click.option(
+    "--metric",
+    default="area",
+    show_default=True,
+    help="With --router auto: what to search by: area, aiq, cost95, cost99, brier.",
+)
+@click.option(
+    "--leaderboard",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --router auto: JSON file to write the leaderboard to.",
 )
 @click.option(
     "--set", "settings", multiple=True, metavar="NAME=NUMBER", help="A hyper-parameter of the router; may be repeated."
@@ -77,6 +95,9 @@ def fit(
     reference_arm: str | None,
     prices: Path | None,
     router: str,
+    budget: str,
+    metric: str,
+    leaderboard: Path | None,
     settings: tuple[str, ...],
     prior: Path | None,
     no_prior: bool,
@@ -96,6 +117,9 @@ def fit(
         raise click.UsageError("give either --prior or --no-prior")
     if outcomes and out is None:
         raise click.UsageError("--outcomes needs --out FOLDER")
+    if router == "auto" and (is_default or settings):
+        raise click.UsageError("--router auto goes with --outcomes, and chooses the settings itself")
+    found: list[SearchResult] = []
     with errors_shown(as_json), progress_bars(as_json) as progress:
         need_packages("sklearn", "onnx", "pyarrow", "matplotlib")
         if is_default:
@@ -103,13 +127,19 @@ def fit(
             manifest = _fit_default(data, target, _options(router, settings, seed), progress)
         else:
             target = out or Path()
-            options = _options(router, settings, seed)
+            search = _search_options(budget, metric, leaderboard) if router == "auto" else None
+            options = _options(router if search is None else "ensemble", settings, seed)
             start = None if no_prior else (prior or bundled_folder(DEFAULT_ENCODER).parent / DEFAULT_ARTIFACT)
-            wanted = _Wanted(outcomes, target, encoder, reference_arm, prices, start, prior is not None, on_bad_rows)
+            wanted = _Wanted(outcomes, target, encoder, reference_arm, prices, start, prior is not None, on_bad_rows,
+                             search, found.append)  # fmt: skip
             manifest = _fit_own(wanted, options, progress)
+    if leaderboard is not None and found:
+        leaderboard.write_text(json.dumps(found[0].to_json(), indent=1) + "\n", encoding="utf-8")
     if as_json:
-        click.echo(json.dumps(_summary(manifest), indent=1))
+        searched = {"search": found[0].to_json()} if found else {}
+        click.echo(json.dumps(_summary(manifest) | searched, indent=1))
     else:
+        _print_search(found)
         _print_manifest(manifest, target)
 
 
@@ -125,6 +155,28 @@ class _Wanted:
     prior: Path | None
     must_have_prior: bool
     on_bad_rows: BadRows
+    search: SearchOptions | None
+    on_found: Callable[[SearchResult], None]
+
+
+def _search_options(budget: str, metric: str, leaderboard: Path | None) -> SearchOptions:
+    """Check what the search is asked for, before anything is read."""
+    from penstock_training.frugal import need_search_library
+    from penstock_training.search import parse_budget
+    from penstock_training.search_metric import known_metric
+    from penstock_training.search_trials import SearchOptions
+
+    need_search_library()
+    if leaderboard is not None and not leaderboard.parent.is_dir():
+        raise TrainingError(f"there is no folder {str(leaderboard.parent)!r}", code="folder_missing")
+    return SearchOptions(metric=known_metric(metric), budget_seconds=parse_budget(budget))
+
+
+def _print_search(found: list[SearchResult]) -> None:
+    from penstock_training.search_result import describe
+
+    for result in found:
+        click.echo(describe(result) + "\n")
 
 
 def _options(router: str, settings: tuple[str, ...], seed: int) -> FitOptions:
@@ -168,6 +220,8 @@ def _fit_own(wanted: _Wanted, options: FitOptions, progress: Progress) -> Manife
         prices=given,
         options=replace(options, prior=prior),
         progress=progress,
+        search=wanted.search,
+        on_found=wanted.on_found,
     ).manifest
 
 
