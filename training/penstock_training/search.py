@@ -180,7 +180,8 @@ def _ensembles(
             members[family] = finished
     if len(members) < 2:
         return []
-    weights = _stacking(tuple(members), members, training, np.arange(groups.size)).weights
+    stacking = _stacking(tuple(members), members, training, np.arange(groups.size))
+    weights = {name: weight for name, weight in stacking.weights.items() if name != CONSTANT}
     sets = [tuple(sorted(weights))]
     if len(weights) > _SMALL_ENSEMBLE:
         heaviest = sorted(weights, key=lambda name: (-weights[name], name))[:_SMALL_ENSEMBLE]
@@ -204,7 +205,8 @@ def _ensemble(
         if held_out.size:
             rest = np.setdiff1d(everything, held_out, assume_unique=True)
             weights = _stacking(names, members, training, rest).weights
-            blend[held_out] = sum(weight * members[name].raw[held_out] for name, weight in weights.items())
+            level = weights.pop(CONSTANT, 0.0) * training.target[rest].mean(axis=0)
+            blend[held_out] = level + sum(weight * members[name].raw[held_out] for name, weight in weights.items())
     used = [members[name].candidate for name in names]
     settings = {f"{c.spec.family}.{key}": value for c in used for key, value in c.spec.settings.items()}
     return Candidate(

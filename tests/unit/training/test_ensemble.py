@@ -90,7 +90,8 @@ def test_stack_useless_and_broken_members_are_dropped_with_a_reason() -> None:
         [_members(random, truth, (0.1,)), random.random((1, 2000, 3)), np.full((1, 2000, 3), np.nan)]
     )
     found = stack(("good", "noise", "broken"), members, truth, np.ones(truth.shape, bool))
-    assert list(found.weights) == ["good"]
+    assert "noise" not in found.weights
+    assert found.weights["good"] > 0.85
     assert found.weights["good"] == pytest.approx(1.0)
     assert found.dropped == {"noise": "no weight", "broken": "numbers that are not finite"}
 
