@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from penstock_routers.bundled import DEFAULT_ENCODER, bundled_folder
 from penstock_routers.encoder import PromptEncoder
 from penstock_training.calibration import fit_calibration
-from penstock_training.completion import complete
 from penstock_training.crossfit import member_settings, out_of_fold
 from penstock_training.families.ensemble import stack
 from penstock_training.families.head import PromptInputs, TrainingSet
@@ -110,11 +109,10 @@ def training_set(
     """Bring training rows into the form that families take."""
     scaler = FormScaler.fit(routing.features[rows])
     inputs = PromptInputs(routing.vectors[rows].astype(np.float64), scaler.apply(routing.features[rows]))
-    target, observed = complete(routing.matrix.score[rows], inputs.design(0.03))
     size = inputs.vectors.shape[1] + inputs.forms.shape[1]
     given = np.zeros((size, 0)) if directions is None else directions
     places = Places(inputs.vectors, inputs.forms, seed, np.arange(rows.size))
-    return TrainingSet(inputs, target, observed, places, given), scaler
+    return TrainingSet.make(inputs, routing.matrix.score[rows], None, places, given), scaler
 
 
 def fit_all(routing: RoutingSet, seed: int, families: Iterable[str] = tuple(FAMILIES)) -> Part:
