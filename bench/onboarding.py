@@ -1,12 +1,12 @@
 """What a new arm is worth after 50 scored prompts: ``penstock-train onboard`` on real outcome sets.
 
-In each of three sets with many arms, every frontier arm (on the upper envelope of mean cost and mean score) is hidden in
+In each of three sets with many arms, every frontier arm (on the upper envelope of mean cost and score) is hidden in
 turn. A router is fitted on the training part (70 % by question group) without it, the arm is onboarded from 50 training
 prompts drawn at random, and the cost-quality curve on the test part is compared with that of a router fitted with the
 arm and one that never heard of it. Gap = area with the arm fitted - area without; recovered = area onboarded - area
-without. Area: mean quality under the upper envelope over one range of costs for all three, from the cheapest to the best
-arm of the full set, λ swept, no guard. Arms with a gap below .005 are left out. Intervals: bootstrap over test question
-groups and draws, sets and arms fixed. Needs scikit-learn, pyarrow and the outcome sets.
+without. Area: mean quality under the upper envelope over one range of costs for all three, from the cheapest to the
+best arm of the full set, λ swept, no guard. Arms with a gap below .005 are left out. Intervals: bootstrap over test
+question groups and draws, sets and arms fixed. Needs scikit-learn, pyarrow and the outcome sets.
 
 Usage::
 
@@ -60,7 +60,7 @@ PACKAGES = ("numpy", "scikit-learn", "tokenizers")
 SETS = ("mmlu_pro", "zeroeval_core", "routerbench_3tasks")
 MIN_GAP = 0.005
 TEST_SHARE = 0.3
-RESAMPLES = 500
+RESAMPLES = 200
 GUARD_Z = 1.0
 CLUSTERS, STRENGTH = 20, 5.0
 POOL = 2000  # training prompts that collect's order chooses from
@@ -93,29 +93,24 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Resamples:
-    """How curves of one set become areas: a range of costs, weights (n, r) of test prompts, a draw per resample (r,)."""
+    """How curves of a set become areas: a range of costs, and weights (n, r) of test prompts."""
 
     span: tuple[float, float]
     weights: FloatArray
-    draws: IndexArray
 
-    def areas(self, points: FloatArray, draw: int | None = None) -> FloatArray:
-        """Area of a curve as it is, then per resample, (1 + r,); NaN in resamples of other draws."""
-        found = np.full(1 + self.draws.size, np.nan)
-        found[0] = envelope_area(upper_envelope(*points.mean(axis=2)), *self.span)
-        at = np.arange(self.draws.size) if draw is None else np.flatnonzero(self.draws == draw)
-        means = points @ self.weights[:, at] / self.weights[:, at].sum(axis=0)
-        found[at + 1] = [envelope_area(upper_envelope(*means[:, :, k]), *self.span) for k in range(at.size)]
-        return found
+    def areas(self, points: FloatArray) -> FloatArray:
+        """Area of a curve as it is, then per resample, (1 + r,)."""
+        means = points @ self.weights / self.weights.sum(axis=0)
+        means = np.concatenate([points.mean(axis=2, keepdims=True), means], axis=2)
+        return np.array([envelope_area(upper_envelope(*means[:, :, k]), *self.span) for k in range(means.shape[2])])
 
     @classmethod
-    def draw(cls, span: tuple[float, float], groups: IndexArray, draws: int) -> Resamples:
-        """Question groups and draws, each with replacement; the same draws for every set."""
+    def draw(cls, span: tuple[float, float], groups: IndexArray) -> Resamples:
+        """Question groups with replacement."""
         _, place = np.unique(groups, return_inverse=True)
         size, random = int(place.max()) + 1, np.random.default_rng(1)
         counts = [np.bincount(random.integers(0, size, size), minlength=size) for _ in range(RESAMPLES)]
-        weights = np.stack(counts, axis=1)[place].astype(np.float64)
-        return cls(span, weights, np.random.default_rng(0).integers(0, draws, RESAMPLES))
+        return cls(span, np.stack(counts, axis=1)[place].astype(np.float64))
 
 
 Method = Callable[[Sampled], FloatArray]
@@ -177,7 +172,7 @@ def _measure(
     score, cost = test.matrix.score.mean(axis=0), test.matrix.cost_usd.mean(axis=0, dtype=np.float64)
     span = (float(cost.min()), float(cost[score.argmax()]))
     frontier = [arm for arm in range(len(score)) if cost[arm] in upper_envelope(cost, score).cost]
-    resamples = Resamples.draw(span, test.matrix.groups, options.draws)
+    resamples = Resamples.draw(span, test.matrix.groups)
     full = _fit(train, options.family)
     clusters = KMeans(CLUSTERS, n_init=2, random_state=0).fit(train.vectors)
     found = []
@@ -209,7 +204,7 @@ def _columns(corpus: Corpus, kept: IndexArray) -> Corpus:
 def _compare(
     hidden: Hidden, with_it: ArmEstimates, clusters: KMeans, resamples: Resamples, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Gap of one hidden arm and what every method recovers, each (1 + r,); without guard and with it."""
+    """Gap of one hidden arm, (1 + r,), and what every method recovers, (draws, 1 + r); without guard and with it."""
     every = np.arange(len(hidden.test.matrix.arms))
     pools = {kind: _Pool(hidden, z) for kind, z in {"": 0.0, ", guard": GUARD_Z}.items()}
     base = {kind: resamples.areas(pool.points(None, None)) for kind, pool in pools.items()}
@@ -228,14 +223,14 @@ def _compare(
             ratio = _length_ratio(sampled)
             for name, method in methods.items():
                 points = pools[""].points(method(sampled), ratio)
-                areas.setdefault(name, []).append(resamples.areas(points, draw) - base[""])
+                areas.setdefault(name, []).append(resamples.areas(points) - base[""])
             if order == "random":
                 column = replace(fit_column(sampled.scored), length_ratio=ratio)
                 points = pools[", guard"].guarded_points(column)
-                areas.setdefault(f"{SHIPPED}, guard", []).append(resamples.areas(points, draw) - base[", guard"])
+                areas.setdefault(f"{SHIPPED}, guard", []).append(resamples.areas(points) - base[", guard"])
                 mean, error = column.mean_quality(hidden.on_test.quality)
                 errors.append((mean - float(hidden.test.matrix.score[:, hidden.place].mean())) / error)
-    recovered = {name: np.nanmean(np.stack(values), axis=0) for name, values in areas.items()}
+    recovered = {name: np.stack(values) for name, values in areas.items()}
     return {"gap": gap, "recovered": recovered, "errors": errors}
 
 
@@ -356,24 +351,22 @@ def _summarise(found: list[dict[str, Any]], say: Callable[[str], None]) -> dict[
     if not used:
         say("no arm is worth .005")
         return {"methods": {}, "arms": [], "coverage": None}
-    gaps = {kind: np.stack([entry["gap"][kind] for entry in used], axis=1) for kind in used[0]["gap"]}
-    recovered = {name: np.stack([e["recovered"][name] for e in used], axis=1) for name in used[0]["recovered"]}
+    gaps = {kind: np.stack([entry["gap"][kind] for entry in used]) for kind in used[0]["gap"]}
+    recovered = {name: np.stack([e["recovered"][name] for e in used]) for name in used[0]["recovered"]}
     methods = {name: _share(values, gaps[_kind(name)]) for name, values in recovered.items()}
     say(f"\nsummed gap of {len(used)} arms {gaps[''][0].sum():.4f}; recovered share, 95 % interval")
-    for name, (value, low, high) in methods.items():
-        say(f"  {name:28} {value:5.2f}  [{low:5.2f}, {high:5.2f}]")
+    for name, (value, low, high, spread) in methods.items():
+        say(f"  {name:28} {value:5.2f}  [{low:5.2f}, {high:5.2f}]  {spread:.2f}")
     say(f"\n{'set':20} {'hidden arm':34} {'gap':>6}  recovered share, 95 % interval")
     arms = []
     for place, entry in enumerate(used):
-        share = _share(recovered[SHIPPED][:, [place]], gaps[""][:, [place]])
-        gap = float(gaps[""][0, place])
+        share = _share(recovered[SHIPPED][[place]], gaps[""][[place]])
+        gap = float(gaps[""][place, 0])
         say(f"{entry['set']:20} {entry['arm']:34} {gap:6.4f}  {share[0]:5.2f}  [{share[1]:5.2f}, {share[2]:5.2f}]")
         arms.append({"set": entry["set"], "arm": entry["arm"], "gap": gap, "recovered_share": share})
     errors = np.abs(np.concatenate([entry["errors"] for entry in used]))
     coverage = float((errors < 1.96).mean())
-    say(
-        f"\nstated 95 % interval of the mean quality holds the test mean in {100 * coverage:.0f} % of {errors.size} draws"
-    )
+    say(f"\nthe stated 95 % interval holds the test mean in {100 * coverage:.0f} % of {errors.size} draws")
     return {"methods": methods, "arms": arms, "coverage": coverage}
 
 
@@ -381,10 +374,19 @@ def _kind(method: str) -> str:
     return ", guard" if method.endswith(", guard") else ""
 
 
-def _share(recovered: FloatArray, gap: FloatArray) -> tuple[float, float, float]:
-    ratio = recovered.sum(axis=1) / gap.sum(axis=1)
+def _share(recovered: FloatArray, gap: FloatArray) -> tuple[float, float, float, float]:
+    """Recovered share of the summed gap with its interval, and the standard deviation over single draws.
+
+    `recovered` is (arms, draws, 1 + r) and `gap` (arms, 1 + r); a resample draws prompts and, per arm, draws anew.
+    """
+    arms, draws, size = recovered.shape
+    picked = np.random.default_rng(2).integers(0, draws, (arms, draws, size))
+    picked[:, :, 0] = np.arange(draws)[None, :]
+    means = np.take_along_axis(recovered, picked, axis=1).mean(axis=1)
+    ratio = means.sum(axis=0) / gap.sum(axis=0)
     low, high = np.quantile(ratio[1:], [0.025, 0.975])
-    return float(ratio[0]), float(low), float(high)
+    single = recovered[:, :, 0].sum(axis=0) / gap[:, 0].sum()
+    return float(ratio[0]), float(low), float(high), float(single.std())
 
 
 def _shipped(sampled: Sampled) -> FloatArray:

@@ -57,6 +57,11 @@ class ScoredPrompts:
         """Prompts that at least one known arm was scored on."""
         return int(np.isfinite(self.known_score).any(axis=1).sum())
 
+    @property
+    def mean_surprise(self) -> float:
+        """Mean over prompts of the known arms' mean residual; 0 without any."""
+        return float(_surprises(self.residual)[:, 0].sum()) / max(self.paired, 1)
+
 
 @dataclass(frozen=True, slots=True)
 class OnboardedColumn:
@@ -157,9 +162,15 @@ class OnboardedColumn:
         )
 
     def mean_quality(self, known: FloatArray) -> tuple[float, float]:
-        """Mean quality of the new arm over prompts with known qualities (n, m), and its standard error."""
+        """Mean quality of the new arm over prompts with known qualities (n, m), and its standard error.
+
+        Notes
+        -----
+        Only the coefficients' covariance counts: the remainder differs from prompt to prompt, and its mean is part of
+        the fitted level.
+        """
         reach = known.mean(axis=0) @ self.spread + self.spread_bias
-        return float(self.quality(known).mean()), float(np.sqrt(reach @ reach + self.remainder))
+        return float(self.quality(known).mean()), float(np.sqrt(reach @ reach))
 
     def prompts_to_halve(self) -> int:
         """Further scored prompts, like the ones at hand, that would halve the standard error of the affine function.

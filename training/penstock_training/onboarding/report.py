@@ -25,6 +25,7 @@ FloatArray = NDArray[np.float64]
 
 _Z95: Final = 1.959964
 _MANY_NOVEL: Final = 0.5
+_MUCH_SURPRISE: Final = 0.1
 _FAR_APART: Final = 0.1  # standard deviation of what the known arms do not explain of each other
 
 
@@ -156,6 +157,11 @@ def make_remarks(
         )
     if not evidence.scored.paired:
         found.append("no known arm was scored on these prompts; such scores make the fit surer")
+    elif abs(surprise := evidence.scored.mean_surprise) > _MUCH_SURPRISE:
+        found.append(
+            f"known arms scored {abs(surprise):.2f} {'better' if surprise > 0 else 'worse'} on these prompts than the "
+            "artifact expects; the new arm is put on the artifact's scale"
+        )
     novel = float((evidence.estimates.novelty > manifest.guard.novelty_max).mean())
     if novel > _MANY_NOVEL:
         found.append(f"{100 * novel:.0f} % of the prompts are unlike what the artifact was fitted on")

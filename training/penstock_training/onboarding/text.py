@@ -12,20 +12,16 @@ from penstock_training.onboarding.report import OnboardingReport
 
 
 def describe(report: OnboardingReport) -> list[str]:
-    """Word a report, one line each.
+    """Word a report for a terminal, one line each, the remarks last."""
+    return [f"{name + ':':<17}{value}" for name, value in _rows(report).items()] + [
+        f"note: {remark}" for remark in report.remarks
+    ]
 
-    Parameters
-    ----------
-    report : OnboardingReport
 
-    Returns
-    -------
-    list of str
-        ``name: value`` lines, then the remarks as sentences.
-    """
+def _rows(report: OnboardingReport) -> dict[str, str]:
     half = 100 * (report.quality_high - report.quality_low) / 2
     chosen = ", ".join(f"{name} {100 * share:.0f} %" for name, share in report.chosen.items())
-    rows = {
+    return {
         "new arm": f"{report.arm} (most like {report.nearest_arm})",
         "scored prompts": f"{report.prompts}, of which {report.paired} with scores of known arms",
         "mean score": f"{report.mean_score:.3f} as observed",
@@ -38,12 +34,10 @@ def describe(report: OnboardingReport) -> list[str]:
         f"prompts, surely worse on {100 * report.surely_worse:.0f} %",
         "would be chosen": f"for these prompts at {chosen}",
     }
-    return [f"{name + ':':<17}{value}" for name, value in rows.items()] + [f"note: {one}" for one in report.remarks]
 
 
 def write_onboarding_card(folder: Path, report: OnboardingReport) -> None:
     """Write ``CARD.md`` beside the manifest, all at once."""
-    lines = describe(report)
     manifest = report.manifest
     text = [
         f"# {report.arm} added to an artifact",
@@ -51,8 +45,9 @@ def write_onboarding_card(folder: Path, report: OnboardingReport) -> None:
         f"Artifact `{manifest.id}`, grown from `{manifest.parent}` without training outcomes. What the parent's card "
         "says of the other arms still holds; operating points and frontier were measured without the new arm.",
         "",
-        *(f"- {line}" for line in lines),
+        *(f"- {name}: {value}" for name, value in _rows(report).items()),
         "",
+        *(f"{remark[0].upper()}{remark[1:]}.\n" for remark in report.remarks),
     ]
     staged = folder / f".{CARD_FILE}.new"
     staged.write_text("\n".join(text), encoding="utf-8")
