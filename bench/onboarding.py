@@ -354,7 +354,7 @@ def _summarise(found: list[dict[str, Any]], say: Callable[[str], None]) -> dict[
     gaps = {kind: np.stack([entry["gap"][kind] for entry in used]) for kind in used[0]["gap"]}
     recovered = {name: np.stack([e["recovered"][name] for e in used]) for name in used[0]["recovered"]}
     methods = {name: _share(values, gaps[_kind(name)]) for name, values in recovered.items()}
-    say(f"\nsummed gap of {len(used)} arms {gaps[''][0].sum():.4f}; recovered share, 95 % interval")
+    say(f"\nsummed gap of {len(used)} arms {gaps[''][:, 0].sum():.4f}; recovered share, 95 % interval, sd of one draw")
     for name, (value, low, high, spread) in methods.items():
         say(f"  {name:28} {value:5.2f}  [{low:5.2f}, {high:5.2f}]  {spread:.2f}")
     say(f"\n{'set':20} {'hidden arm':34} {'gap':>6}  recovered share, 95 % interval")

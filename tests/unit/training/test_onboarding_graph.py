@@ -85,6 +85,17 @@ def test_second_arm_can_be_appended_to_an_extended_graph() -> None:
         np.testing.assert_array_equal(getattr(twice, name)[:, : NEW + 1], getattr(first, name), err_msg=name)
 
 
+def test_append_arm_keeps_the_constants_that_later_fits_look_up() -> None:
+    """An onboarded artifact can still be a prior: named tensors of the parent's graph are all there, unchanged."""
+    from onnx import load_model_from_string
+
+    before, after = (
+        {tensor.name: tensor.SerializeToString() for tensor in load_model_from_string(graph).graph.initializer}
+        for graph in (fitted_small_router()[1].graph, _extended())
+    )
+    assert before.items() <= after.items()
+
+
 def test_useless_arm_is_never_estimated_above_a_known_one() -> None:
     """Forty wrong answers put the arm below every known arm on nearly every prompt."""
     graph = fitted_small_router()[1].graph

@@ -26,6 +26,8 @@ PAIRED_MEAN: Final = 0.9  # of the known arms' mean surprise on a prompt that a 
 _NOISE_ROWS: Final = 5.0  # prompts' worth of belief in the noise of a yes-or-no score
 _MIN_NOISE: Final = 1e-3
 _NOISE_STEPS: Final = 3
+_MOST_TIMES: Final = 1e4
+_BISECTIONS: Final = 30
 _LENGTH_ROWS: Final = 5.0  # answers' worth of belief that the arm writes as much as the known ones
 
 
@@ -173,25 +175,25 @@ class OnboardedColumn:
         return float(self.quality(known).mean()), float(np.sqrt(reach @ reach))
 
     def prompts_to_halve(self) -> int:
-        """Further scored prompts, like the ones at hand, that would halve the standard error of the affine function.
+        """Further scored prompts, like the ones at hand, that would halve the standard error of the mean quality.
 
         Notes
         -----
         The posterior covariance with t times as many prompts is ``(P₀ + t · XᵀX / s²)⁻¹``; t is found by bisection.
         """
-        prompts, size = self.basis.shape
-        target = 0.25 * self._mean_variance(1.0, size)
+        target = 0.25 * self._mean_variance(1.0)
         low, high = 1.0, 2.0
-        while self._mean_variance(high, size) > target and high < 1e4:
+        while self._mean_variance(high) > target and high < _MOST_TIMES:
             low, high = high, 2.0 * high
-        for _ in range(30):
+        for _ in range(_BISECTIONS):
             middle = 0.5 * (low + high)
-            low, high = (middle, high) if self._mean_variance(middle, size) > target else (low, middle)
-        return int(np.ceil((high - 1.0) * prompts))
+            low, high = (middle, high) if self._mean_variance(middle) > target else (low, middle)
+        return int(np.ceil((high - 1.0) * self.basis.shape[0]))
 
-    def _mean_variance(self, times: float, size: int) -> float:
-        covariance = np.linalg.inv(self.prior_precision + times * self.precision)[:size, :size]
-        return float(np.einsum("nk,kl,nl->n", self.basis, covariance, self.basis).mean())
+    def _mean_variance(self, times: float) -> float:
+        center = self.basis.mean(axis=0)
+        covariance = np.linalg.inv(self.prior_precision + times * self.precision)[: center.size, : center.size]
+        return float(center @ covariance @ center)
 
 
 def fit_column(scored: ScoredPrompts) -> OnboardedColumn:
