@@ -84,6 +84,16 @@ def test_onboard_takes_known_arms_scores_and_prices_from_costs(tmp_path: Path) -
     assert any("better on these prompts" in remark for remark in printed["remarks"])
 
 
+def test_onboard_leaves_out_answers_of_a_fallback(tmp_path: Path) -> None:
+    """Logged rows where another arm was drawn say when that arm failed, and are no sample of the new one."""
+    logged = _rows(24, propensity=0.1)
+    for row in logged[:6]:
+        row["intended_arm"] = "small"
+    result = _onboard(tmp_path, logged, *PRICES, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.output)["prompts"] == 18
+
+
 def test_onboard_dearest_arm_keeps_what_cost_weights_mean(tmp_path: Path) -> None:
     """A new arm that is dearer than all others raises the unit of cost, so λ rises with it."""
     result = _onboard(tmp_path, _rows(), "--price-input", "34.3", "--price-output", "103", "--json")

@@ -17,7 +17,7 @@ from penstock_training.estimator import ArmEstimates
 
 FloatArray = NDArray[np.float64]
 
-# Prior variances, chosen over the sets of docs/onboarding.md, where the alternatives and their figures are.
+# Prior variances; docs/onboarding.md says on what they were chosen and how little they matter.
 LEVEL_VARIANCE: Final = 0.1  # mean qualities of arms in one pool spread by 0.1 to 0.2; little is lost by believing less
 SLOPE_VARIANCE: Final = 0.05
 CONTRAST_VARIANCE: Final = 3.0  # 1 makes the arm a draw from the known arms; hidden arms lie further out than that
@@ -85,7 +85,7 @@ class OnboardedColumn:
     noise : float
         Variance of one score around the fit, paired evidence used.
     precision : ndarray of float64, shape (k', k')
-        Posterior precision of all coefficients, without the prior, per ``noise``; `prompts_to_halve` extends it.
+        What the scored prompts say of all coefficients, surprises included: ``XᵀX`` over ``noise``.
     prior_precision : ndarray of float64, shape (k', k')
     basis : ndarray of float64, shape (n, k)
         The scored prompts in the coefficients' coordinates.
