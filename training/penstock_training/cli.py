@@ -19,6 +19,7 @@ from penstock_training.commands.export_encoder import export_encoder
 from penstock_training.commands.fit import fit
 from penstock_training.commands.import_outcomes import import_outcomes
 from penstock_training.commands.judge_report import judge_report
+from penstock_training.commands.onboard import onboard
 from penstock_training.commands.predict import predict
 from penstock_training.commands.publish import keygen, publish
 
@@ -33,6 +34,7 @@ COMMANDS: Final[tuple[click.Command, ...]] = (
     import_outcomes,
     judge_report,
     keygen,
+    onboard,
     predict,
     publish,
 )
