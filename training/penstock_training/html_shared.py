@@ -36,7 +36,8 @@ def shared_chapter(run: EvaluationRun) -> Markup:
         parts.append(f"<h3>Learning curve: {escape(name)}</h3><p>{escape(curve.sentence)}</p>")
         parts.append(figure(draw_learning(curve), caption))
     found = "".join(part for part in parts if part)
-    return Markup(f'<h2 id="all">Against each other and against simple tables</h2>{found}' if found else "")
+    title = "Against each other and against simple tables" if run.routers else "What was measured"
+    return Markup(f'<h2 id="all">{title}</h2>{found}' if found else "")
 
 
 def _pairs(run: EvaluationRun) -> str:
