@@ -46,6 +46,7 @@ _ADVICE: Final[Mapping[str, str]] = {
     "duplicate_cells": "keep one row per source, query and arm; skipping keeps the first",
     "score_out_of_range": "scale scores to 0 to 1",
     "unknown_arms": "rename the arms as in the artifact, evaluate with --tiers, or fit a router on these arms",
+    "too_few_arms": "ask another arm the same prompts (penstock-train collect)",
     "one_arm_log": "ask several arms the same prompts (penstock-train collect), or use a log with propensities",
     "leaking_groups": "take these questions out of one of the two sets; a score on them proves nothing",
     "constant_scores": "there is nothing to learn where every score is the same; check how answers are scored",
@@ -194,8 +195,8 @@ def check_outcomes(
         *_value_findings(matrix),
         *_arm_findings(matrix, known_arms),
         *_log_findings(matrix, has_propensity),
-        *_score_findings(matrix),
         *_size_findings(matrix, minimum_questions or {}, least_arms=1 if has_propensity else 2),
+        *_score_findings(matrix),
         *_leak_findings(matrix, against),
         *_language_findings(languages, encoder_languages),
         *_encoder_findings(encoder_ids),
@@ -265,17 +266,22 @@ def _value_findings(matrix: OutcomeMatrix) -> list[Finding]:
 
 
 def _arm_findings(matrix: OutcomeMatrix, known_arms: Sequence[str] | None) -> list[Finding]:
+    found = []
+    if len(matrix.arms) < 2:
+        message = "the outcomes name one arm only: there is nothing to choose"
+        found.append(_finding("too_few_arms", "refused", len(matrix.arms), message, f"arm {matrix.arms[0]}"))
     if known_arms is None or not (unknown := [arm for arm in matrix.arms if arm not in known_arms]):
-        return []
+        return found
     is_none_known = len(unknown) == len(matrix.arms)
     return [
+        *found,
         _finding(
             "unknown_arms",
             "refused" if is_none_known else "warned",
             len(unknown),
             f"unknown arms: {len(unknown)} of {len(matrix.arms)}; known: {', '.join(known_arms)}",
             f"arm {unknown[0]}",
-        )
+        ),
     ]
 
 

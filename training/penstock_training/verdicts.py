@@ -63,14 +63,15 @@ def router_verdicts(run: EvaluationRun, section: RouterSection) -> list[Verdict]
 
 def run_verdicts(run: EvaluationRun) -> list[Verdict]:
     """Answer the questions about all artifacts and ways of fitting: which is better, does it pay, is it sound."""
-    found = [_fitting(name, result.report) for name, result in run.cross_validation.items()]
-    for name, result in list(run.cross_validation.items())[:1]:
-        found += [_point(result.report, point) for point in result.report.points]
-        found += [_knob(result.report), _prices(result.report), *_simple_tables(run, name)]
+    found = []
     routers = {section.name for section in run.routers}
     for d in run.comparison.differences if run.comparison else ():
         if d.measure == AREA and d.first in routers and d.second in routers:
             found.append(_pair(d))
+    found += [_fitting(name, result.report) for name, result in run.cross_validation.items()]
+    for name, result in list(run.cross_validation.items())[:1]:
+        found += [_point(result.report, point) for point in result.report.points]
+        found += [_knob(result.report), _prices(result.report), *_simple_tables(run, name)]
     if run.control is not None:
         tone: Tone = "good" if run.control.is_passed else "bad"
         found.append(Verdict(tone, "Is the measurement itself sound?", run.control.sentence))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -71,23 +71,25 @@ def load_checked(files: tuple[Path, ...], on_bad_rows: BadRows, family: str) -> 
         minimum_questions={family: MINIMUM_QUESTIONS[family]},
     )
     report.raise_if_refused()
-    show_warnings(report)
+    show_warnings(report, report.codes("warned"))
     return matrix
 
 
 def check_measured(matrix: OutcomeMatrix, trained_on: OutcomeMatrix | None) -> None:
-    """Warn of what flatters or blurs a measurement on outcomes; refuse those that share questions with a fit."""
+    """Warn of prompts in languages that no encoder knows; refuse outcomes that share questions with a fit."""
     from penstock_training.data_checks import check_outcomes
 
     report = check_outcomes(matrix, against=trained_on, has_propensity=matrix.propensity is not None)
     if "leaking_groups" in report.codes():
         report.raise_if_refused()
-    show_warnings(report)
+    show_warnings(report, ("several_languages",))
 
 
-def show_warnings(report: DataReport) -> None:
-    """Show on standard error what was found in outcomes."""
+def show_warnings(report: DataReport, codes: Sequence[str]) -> None:
+    """Show on standard error what was found in outcomes, as far as it matters."""
     for finding in report.findings:
+        if finding.code not in codes:
+            continue
         click.echo(f"warning {finding.code}: {finding.message}, such as {finding.example}", err=True)
         click.echo(f"  {finding.advice}", err=True)
 
