@@ -209,9 +209,11 @@ def test_learning_loop_from_collected_outcomes_to_an_artifact_fitted_from_logs(
                 list(users.map(lambda prompt: _use(port, prompt), traffic))
             imported = _train("import", "events", "events", "--out", "log.jsonl")
             assert imported["rows"] >= 0.9 * TRAFFIC
+            assert not _train("check-outcomes", "log.jsonl")["is_refused"]
             logged = _train("evaluate-logged", "first-router", "--logged", "log.jsonl", "--tradeoff", "balanced")
-            assert logged
+            assert logged["rows"] == imported["rows"]
             second = _train("fit", "--outcomes", "log.jsonl", "--captured", "--out", "second-router")
+            assert _train("artifact", "show", "second-router")["is_from_captured_prompts"]
             asked = _prompt_file(tmp_path / "held-out-prompts.jsonl", held_out, user_pattern)
             _train(*collect, "--prompts", asked, "--order", "random", "--out", "holdout.jsonl")
             published = _train("publish", "second-router", "--registry", "registry", "--holdout", "holdout.jsonl",
@@ -222,7 +224,7 @@ def test_learning_loop_from_collected_outcomes_to_an_artifact_fitted_from_logs(
             answer, _ = _call(port, "/v1/chat/completions",
                               {"model": "auto", "messages": [{"role": "user", "content": held_out[0]}]})  # fmt: skip
             _, decision = _call(port, f"/v1/decisions/{answer.headers['x-penstock-decision-id']}")
-            assert second["id"] in json.dumps(decision)
+            assert decision["artifact"] == second["id"]
 
 
 def _artifact_in_force(port: str) -> str | None:
@@ -230,5 +232,5 @@ def _artifact_in_force(port: str) -> str | None:
         _, found = _call(port, "/readyz")
     except ConnectionError:
         return None
-    artifact = found.get("artifact")
-    return artifact.get("id") if isinstance(artifact, dict) else artifact
+    artifact: str | None = found["artifact"]
+    return artifact

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from penstock_training.cli import main
+from penstock_training.commands.shell import load_checked
 from penstock_training.cross_validation import CrossValidationOptions, FitFold, IndexArray
 from penstock_training.decisions import EstimateArrays
 from penstock_training.errors import TrainingError
@@ -127,6 +128,33 @@ def test_cross_validate_command_writes_text_page_and_json(tmp_path: Path) -> Non
     assert set(found["cross_validation"]) == {"cluster, 2 folds"}
     assert found["control"]["is_passed"] in (True, False)
     assert found["skipped"] == {}
+
+
+def test_load_checked_shows_warnings_and_refuses_what_a_fit_must_not_go_on_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A doubtful arm is a warning on standard error with its code; too few questions stop the fit."""
+    rows = [outcome_row(f"question {i}?", arm, score=i % 2 if arm == "a" else 1, propensity=...)
+            for i in range(150) for arm in ("a", "b")]  # fmt: skip
+    path = write_json_lines(tmp_path / "own.jsonl", rows)
+    assert len(load_checked((path,), "refuse", "linear").prompts) == 150
+    shown = capsys.readouterr().err
+    assert "warning constant_scores: arms with one score on every prompt: 1 of 2" in shown
+    write_json_lines(path, rows[:100])
+    with pytest.raises(TrainingError) as caught:
+        load_checked((path,), "refuse", "linear")
+    assert caught.value.code == "too_few_prompts"
+
+
+def test_evaluate_command_given_its_training_outcomes_refuses_shared_questions(tmp_path: Path) -> None:
+    """An artifact that has seen the questions looks good on them, in whatever dress they come again."""
+    fitted = write_json_lines(tmp_path / "fitted.jsonl", [outcome_row("Question: Why is the sea salty?", "a")])
+    asked = write_json_lines(tmp_path / "asked.jsonl", [outcome_row("why is the sea salty?", "a")])
+    done = CliRunner().invoke(
+        main, ["evaluate", "default-router", "--outcomes", str(asked), "--trained-on", str(fitted)]
+    )
+    assert done.exit_code == 1
+    assert done.stderr.splitlines()[0].endswith("[leaking_groups]")
 
 
 @pytest.mark.parametrize(
