@@ -18,7 +18,7 @@ from penstock_training.evaluation_run import EvaluationRun
 from penstock_training.evaluation_text import count_text
 from penstock_training.html_parts import Markup, escape, interval_cell, table, verdict_list
 from penstock_training.html_sections import anchor, router_chapter
-from penstock_training.html_shared import shared_chapter
+from penstock_training.html_shared import SHARED_TITLES, shared_chapter
 from penstock_training.verdicts import run_verdicts
 
 STYLE_FILE: Final = "report.css"
@@ -68,11 +68,11 @@ def render_page(run: EvaluationRun) -> str:
         A whole HTML document. The same run gives the same text.
     """
     style = files("penstock_training").joinpath(STYLE_FILE).read_text(encoding="utf-8")
-    names = ", ".join(section.name for section in run.routers) or ", ".join(run.cross_validation)
+    names = ", ".join(section.name for section in run.routers) or next(iter(run.cross_validation))
     title = escape(f"Router evaluation: {names}" if run.routers else f"Cross-validation: {names}")
     links = "".join(f'<a href="#{anchor(run, s)}">{escape(s.name)}</a>' for s in run.routers)
     shared = shared_chapter(run)
-    links += '<a href="#all">Comparisons</a>' if shared else ""
+    links += f'<a href="#all">{SHARED_TITLES[bool(run.routers)]}</a>' if shared else ""
     links += '<a href="#method">How the numbers were made</a>'
     chapters = "".join(router_chapter(run, section) for section in run.routers)
     return (

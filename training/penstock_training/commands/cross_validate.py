@@ -131,7 +131,10 @@ def _run(
     start = bundled_folder(DEFAULT_ENCODER).parent / DEFAULT_ARTIFACT if has_prior else None
     prior = load_prior(start, encoder.encoder_id, must_have=False)
     if has_prior and prior is None:
-        click.echo("the bundled router is no prior for this encoder; fitting starts from nothing", err=True)
+        click.echo(
+            "the bundled router cannot be the prior (an earlier release, or another encoder): starting from nothing",
+            err=True,
+        )
     options = replace(options, fit=replace(options.fit, prior=prior))
     corpus = own_corpus(matrix, encoder=encoder, prices=given, progress=progress)
     reference = reference_arm or dearest_arm(corpus.prices)
