@@ -13,6 +13,7 @@ import click
 from penstock_training.commands.artifact import artifact
 from penstock_training.commands.check_outcomes import check_outcomes
 from penstock_training.commands.collect import collect
+from penstock_training.commands.cross_validate import cross_validate
 from penstock_training.commands.evaluate import evaluate
 from penstock_training.commands.evaluate_logged import evaluate_logged
 from penstock_training.commands.export_encoder import export_encoder
@@ -27,6 +28,7 @@ COMMANDS: Final[tuple[click.Command, ...]] = (
     artifact,
     check_outcomes,
     collect,
+    cross_validate,
     evaluate,
     evaluate_logged,
     export_encoder,

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 
+from penstock_routers.manifest import RouterFamily
 from penstock_training.errors import TrainingError
 from penstock_training.languages import UNKNOWN, language_of
 from penstock_training.outcome_checks import BadRow, LoadReport
@@ -20,8 +21,9 @@ from penstock_training.splits import question_groups
 
 Severity = Literal["refused", "warned"]
 
-# 20 prompts scored on every arm are needed in validation and in test, and the smaller of them gets 15 % (fit.py).
-MINIMUM_QUESTIONS: Final[Mapping[str, int]] = {"knn": 150}
+# 20 prompts scored on every arm are needed in validation and in test, and the smaller of them gets 15 % (fit.py): the
+# families themselves can be fitted on 50 (a test does), so no family needs more than that.
+MINIMUM_QUESTIONS: Final[Mapping[str, int]] = dict.fromkeys(get_args(RouterFamily), 134)
 """Per router family, how many different questions a fit needs, with scores on two arms unless rows carry
 propensities."""
 
@@ -44,10 +46,11 @@ _ADVICE: Final[Mapping[str, str]] = {
     "duplicate_cells": "keep one row per source, query and arm; skipping keeps the first",
     "score_out_of_range": "scale scores to 0 to 1",
     "unknown_arms": "rename the arms as in the artifact, evaluate with --tiers, or fit a router on these arms",
+    "too_few_arms": "ask another arm the same prompts (penstock-train collect)",
     "one_arm_log": "ask several arms the same prompts (penstock-train collect), or use a log with propensities",
     "leaking_groups": "take these questions out of one of the two sets; a score on them proves nothing",
-    "constant_labels": "there is nothing to learn where every score is the same; check how answers are scored",
-    "too_few_rows": "collect more outcomes, or use a family that needs fewer",
+    "constant_scores": "there is nothing to learn where every score is the same; check how answers are scored",
+    "too_few_prompts": "collect more outcomes, or use a family that needs fewer",
     "several_languages": "the bundled encoders know English; use an encoder of these languages, or expect abstentions",
     "encoder_mismatch": "use the encoder that the artifact names, or fit again with this one",
 }
@@ -192,8 +195,8 @@ def check_outcomes(
         *_value_findings(matrix),
         *_arm_findings(matrix, known_arms),
         *_log_findings(matrix, has_propensity),
-        *_label_findings(matrix),
         *_size_findings(matrix, minimum_questions or {}, least_arms=1 if has_propensity else 2),
+        *_score_findings(matrix),
         *_leak_findings(matrix, against),
         *_language_findings(languages, encoder_languages),
         *_encoder_findings(encoder_ids),
@@ -208,6 +211,12 @@ def check_outcomes(
         languages={str(names[i]): float(counts[i]) / len(languages) for i in order},
         findings=tuple(sorted(findings, key=lambda finding: finding.severity != "refused")),
     )
+
+
+def are_scores_equal(matrix: OutcomeMatrix) -> bool:
+    """Tell whether all scores that there are, at least one, have one value: nothing can be learned then."""
+    observed = matrix.score[np.isfinite(matrix.score)]
+    return bool(observed.size) and bool(observed.min() == observed.max())
 
 
 def _finding(code: str, severity: Severity, count: int, message: str, example: str) -> Finding:
@@ -257,17 +266,22 @@ def _value_findings(matrix: OutcomeMatrix) -> list[Finding]:
 
 
 def _arm_findings(matrix: OutcomeMatrix, known_arms: Sequence[str] | None) -> list[Finding]:
+    found = []
+    if len(matrix.arms) < 2:
+        message = "the outcomes name one arm only: there is nothing to choose"
+        found.append(_finding("too_few_arms", "refused", len(matrix.arms), message, f"arm {matrix.arms[0]}"))
     if known_arms is None or not (unknown := [arm for arm in matrix.arms if arm not in known_arms]):
-        return []
+        return found
     is_none_known = len(unknown) == len(matrix.arms)
     return [
+        *found,
         _finding(
             "unknown_arms",
             "refused" if is_none_known else "warned",
             len(unknown),
             f"unknown arms: {len(unknown)} of {len(matrix.arms)}; known: {', '.join(known_arms)}",
             f"arm {unknown[0]}",
-        )
+        ),
     ]
 
 
@@ -286,13 +300,13 @@ def _log_findings(matrix: OutcomeMatrix, has_propensity: bool) -> list[Finding]:
     return [_finding("one_arm_log", severity, single, message, example)]
 
 
-def _label_findings(matrix: OutcomeMatrix) -> list[Finding]:
+def _score_findings(matrix: OutcomeMatrix) -> list[Finding]:
     observed = matrix.score[np.isfinite(matrix.score)]
     if not observed.size:
         return []
-    if observed.min() == observed.max():
+    if are_scores_equal(matrix):
         message = f"all {observed.size:,} scores are {observed[0]:g}"
-        return [_finding("constant_labels", "refused", int(observed.size), message, f"arm {matrix.arms[0]}")]
+        return [_finding("constant_scores", "refused", int(observed.size), message, f"arm {matrix.arms[0]}")]
     constant = []
     for column, arm in enumerate(matrix.arms):
         own = matrix.score[np.isfinite(matrix.score[:, column]), column]
@@ -301,7 +315,7 @@ def _label_findings(matrix: OutcomeMatrix) -> list[Finding]:
     if not constant:
         return []
     message = f"arms with one score on every prompt: {len(constant)} of {len(matrix.arms)}"
-    return [_finding("constant_labels", "warned", len(constant), message, constant[0])]
+    return [_finding("constant_scores", "warned", len(constant), message, constant[0])]
 
 
 def _size_findings(matrix: OutcomeMatrix, minimum_questions: Mapping[str, int], *, least_arms: int) -> list[Finding]:
@@ -314,7 +328,7 @@ def _size_findings(matrix: OutcomeMatrix, minimum_questions: Mapping[str, int], 
     condition = "a score" if least_arms == 1 else "scores on two arms or more"
     message = f"questions with {condition}: {useful:,}, too few for {', '.join(short)}"
     severity: Severity = "refused" if is_none_left else "warned"
-    return [_finding("too_few_rows", severity, useful, message, f"{family} needs {least:,}")]
+    return [_finding("too_few_prompts", severity, useful, message, f"{family} needs {least:,}")]
 
 
 def _leak_findings(matrix: OutcomeMatrix, against: OutcomeMatrix | None) -> list[Finding]:

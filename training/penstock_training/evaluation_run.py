@@ -102,6 +102,12 @@ class BaselineSection:
     summary: CurveSummary
     points: tuple[OperatingPointResult, ...]
 
+    @classmethod
+    def of(cls, baseline: PromptBaseline) -> BaselineSection:
+        """Take what is reported of a measured table."""
+        report = baseline.result.report
+        return cls(baseline.name, baseline.note, baseline.labels, report.summary, report.points)
+
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRun:
@@ -112,6 +118,7 @@ class EvaluationRun:
     files : tuple of str
         Names of the outcome files.
     routers : tuple of RouterSection
+        Empty when a way of fitting was measured, and no artifact.
     baselines : tuple of BaselineSection
         Tables over a label, fitted on the other folds of these prompts; empty with few prompts.
     comparison : RouterComparison or None
@@ -199,7 +206,7 @@ def run_evaluation(
     return EvaluationRun(
         files=tuple(files),
         routers=tuple(sections),
-        baselines=tuple(_baseline_section(baseline) for baseline in baselines),
+        baselines=tuple(BaselineSection.of(baseline) for baseline, _ in baselines),
         comparison=_compare(routers, answers, matrix, baselines, options),
         options=options,
     )
@@ -326,12 +333,6 @@ def _baselines(
     )
     found = measure_prompt_baselines(table, routers[0].default_arm, setting, progress=progress)
     return tuple((baseline, rows[baseline.result.rows]) for baseline in found)
-
-
-def _baseline_section(measured: tuple[PromptBaseline, NDArray[np.int64]]) -> BaselineSection:
-    baseline = measured[0]
-    report = baseline.result.report
-    return BaselineSection(baseline.name, baseline.note, baseline.labels, report.summary, report.points)
 
 
 def _compare(

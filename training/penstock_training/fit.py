@@ -24,6 +24,7 @@ from penstock_training.calibration import fit_calibration
 from penstock_training.categories import CATEGORIES, standard_categories
 from penstock_training.category_head import fit_categories
 from penstock_training.crossfit import FOLDS, HeadFit, fit_head, fold_rows, observed_residuals
+from penstock_training.data_checks import are_scores_equal
 from penstock_training.decisions import EstimateArrays
 from penstock_training.errors import TrainingError
 from penstock_training.estimator import RouterEstimator
@@ -373,9 +374,8 @@ def check_corpus(corpus: Corpus, split: Mapping[str, IndexArray], reference_arm:
             code="free_reference_arm",
         )
     _check_counts(matrix, split)
-    observed = matrix.score[np.isfinite(matrix.score)]
-    if observed.min() == observed.max():
-        raise TrainingError(f"every score is {observed[0]:g}: there is nothing to learn", code="constant_scores")
+    if are_scores_equal(matrix):
+        raise TrainingError("all scores are equal: there is nothing to learn", code="constant_scores")
 
 
 def _check_counts(matrix: OutcomeMatrix, split: Mapping[str, IndexArray]) -> None:

@@ -13,16 +13,20 @@ from pathlib import Path
 from typing import Final
 
 from penstock_training.errors import TrainingError
+from penstock_training.evaluation_report import EvaluationReport
 from penstock_training.evaluation_run import EvaluationRun
 from penstock_training.evaluation_text import count_text
 from penstock_training.html_parts import Markup, escape, interval_cell, table, verdict_list
 from penstock_training.html_sections import anchor, router_chapter
-from penstock_training.html_shared import shared_chapter
+from penstock_training.html_shared import SHARED_TITLES, shared_chapter
 from penstock_training.verdicts import run_verdicts
 
 STYLE_FILE: Final = "report.css"
 # No script, no address but inline styles: even a text that escaped escaping could fetch and run nothing.
 POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+_SETTINGS_OF_ARTIFACTS: Final = "Settings come from the artifact and never saw these prompts."
+_SETTINGS_OF_FOLDS: Final = "Settings were chosen inside the other folds and never saw the prompts of their own."
 
 _GLOSSARY: Final = (
     ("quality", "Mean score of the answers, 0 to 1, as the outcome files have it."),
@@ -64,11 +68,11 @@ def render_page(run: EvaluationRun) -> str:
         A whole HTML document. The same run gives the same text.
     """
     style = files("penstock_training").joinpath(STYLE_FILE).read_text(encoding="utf-8")
-    names = ", ".join(section.name for section in run.routers)
-    title = escape(f"Router evaluation: {names}")
+    names = ", ".join(section.name for section in run.routers) or next(iter(run.cross_validation))
+    title = escape(f"Router evaluation: {names}" if run.routers else f"Cross-validation: {names}")
     links = "".join(f'<a href="#{anchor(run, s)}">{escape(s.name)}</a>' for s in run.routers)
     shared = shared_chapter(run)
-    links += '<a href="#all">Comparisons</a>' if shared else ""
+    links += f'<a href="#all">{SHARED_TITLES[bool(run.routers)]}</a>' if shared else ""
     links += '<a href="#method">How the numbers were made</a>'
     chapters = "".join(router_chapter(run, section) for section in run.routers)
     return (
@@ -77,7 +81,7 @@ def render_page(run: EvaluationRun) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>\n{style}</style></head>\n<body><header><h1>{title}</h1>"
         f'<p class="soft">{escape(_subtitle(run))}</p><nav>{links}</nav></header>\n<main>{_summary(run)}'
-        f"{chapters}{shared}{_method(run)}</main>\n<footer><p>Made by penstock-train evaluate. Nothing on this page "
+        f"{chapters}{shared}{_method(run)}</main>\n<footer><p>Made by penstock-train. Nothing on this page "
         "is fetched from anywhere.</p></footer></body></html>\n"
     )
 
@@ -112,8 +116,13 @@ def write_page(run: EvaluationRun, path: Path) -> None:
         raise TrainingError(message, code="page_not_writable") from error
 
 
+def _first_report(run: EvaluationRun) -> EvaluationReport:
+    """Of the first artifact, or of the first way of fitting where no artifact was measured."""
+    return run.routers[0].report if run.routers else next(iter(run.cross_validation.values())).report
+
+
 def _subtitle(run: EvaluationRun) -> str:
-    report = run.routers[0].report
+    report = _first_report(run)
     source = f" of {', '.join(run.files)}" if run.files else ""
     return f"{count_text(report.prompts, 'prompt')}{source} ({report.name}); {report.resamples:,} bootstrap samples."
 
@@ -145,12 +154,12 @@ def _summary(run: EvaluationRun) -> Markup:
 
 
 def _method(run: EvaluationRun) -> Markup:
-    report = run.routers[0].report
+    report = _first_report(run)
     words = "".join(f"<dt>{escape(name)}</dt><dd>{escape(meaning)}</dd>" for name, meaning in _GLOSSARY)
     text = (
         f"Every policy is scored on the same prompts. Intervals are 95 % percentile intervals of {report.resamples:,} "
         f"paired bootstrap samples (seed {report.seed}) over groups of prompts that ask the same question. Best and "
-        "cheapest arm and the hull are chosen on these very prompts, which favours them over the router. Settings "
-        "come from the artifact and never saw these prompts."
+        "cheapest arm and the hull are chosen on these very prompts, which favours them over the router. "
+        f"{_SETTINGS_OF_ARTIFACTS if run.routers else _SETTINGS_OF_FOLDS}"
     )
     return Markup(f'<h2 id="method">How the numbers were made</h2><p>{escape(text)}</p><dl>{words}</dl>')

@@ -6,11 +6,16 @@ Owns what is shown there, in which order and under which caption. Must not compu
 
 from __future__ import annotations
 
+from typing import Final
+
 from penstock_training.comparison import AREA
 from penstock_training.evaluation_run import EvaluationRun
 from penstock_training.evaluation_text import count_text
 from penstock_training.html_parts import Cell, Markup, escape, figure, interval_cell, table
 from penstock_training.svg_charts import draw_learning
+
+# With artifacts, and without.
+SHARED_TITLES: Final = {True: "Against each other and against simple tables", False: "What was measured"}
 
 
 def shared_chapter(run: EvaluationRun) -> Markup:
@@ -36,7 +41,8 @@ def shared_chapter(run: EvaluationRun) -> Markup:
         parts.append(f"<h3>Learning curve: {escape(name)}</h3><p>{escape(curve.sentence)}</p>")
         parts.append(figure(draw_learning(curve), caption))
     found = "".join(part for part in parts if part)
-    return Markup(f'<h2 id="all">Against each other and against simple tables</h2>{found}' if found else "")
+    title = SHARED_TITLES[bool(run.routers)]
+    return Markup(f'<h2 id="all">{title}</h2>{found}' if found else "")
 
 
 def _pairs(run: EvaluationRun) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from penstock_routers.artifact import RouterArtifact
 from penstock_routers.encoder import PromptEncoder
 from penstock_routers.manifest import Manifest, SourceEntry
+from penstock_routers.prompt_content import CAPTURED_LICENCE
 from penstock_routers.token_counts import ASSUMED_OUTPUT_TOKENS
 from penstock_training.card import CardArm, CardReport, CardSource
 from penstock_training.default_router import evaluate_on
@@ -33,6 +34,7 @@ from penstock_training.fit import (
 from penstock_training.outcomes import OutcomeMatrix
 from penstock_training.pack import Provenance, make_manifest, write_artifact
 from penstock_training.progress import Progress, silent
+from penstock_training.prompt_vectors import check_prompt_content
 from penstock_training.search import choose_router
 from penstock_training.search_result import SearchResult
 from penstock_training.search_trials import SearchOptions
@@ -62,6 +64,8 @@ def fit_outcomes(
     prices: Mapping[str, tuple[float, float]],
     options: FitOptions,
     progress: Progress,
+    is_captured: bool = False,
+    may_hold_prompt_vectors: bool = False,
     search: SearchOptions | None = None,
     on_found: Callable[[SearchResult], None] | None = None,
 ) -> RouterArtifact:
@@ -80,6 +84,10 @@ def fit_outcomes(
         USD per million input and output tokens, in place of those that the outcomes' costs imply.
     options : FitOptions
     progress : callable
+    is_captured : bool
+        The prompts were captured by a gateway; the manifest says so.
+    may_hold_prompt_vectors : bool
+        Allow vectors of single captured prompts in the artifact.
     search : SearchOptions, optional
         Choose family and settings by a search instead of taking those of `options`. Fits without a source take what
         was chosen with all of them.
@@ -94,16 +102,11 @@ def fit_outcomes(
     Raises
     ------
     TrainingError
-        ``too_few_arms``, ``no_prices``, what searching and fitting raise, or what `write_artifact` raises.
+        ``too_few_arms``, ``no_prices``, ``prompt_vectors_refused``, what searching and fitting raise, or what
+        `write_artifact` raises.
     """
-    if len(matrix.arms) < 2:
-        raise TrainingError("the outcomes name one arm only; there is nothing to choose", code="too_few_arms")
-    priced = arm_prices(matrix, prices)
-    reference = reference_arm or dearest_arm(priced)
-    vectors = encode_prompts(encoder, matrix.prompts, lambda done, total: progress("encoding", done, total))
-    # Every answer counts as free-form, since nothing tells them apart.
-    is_free_form = np.ones(len(matrix.prompts), dtype=bool)
-    corpus = Corpus(matrix, vectors, feature_matrix(matrix.prompts), is_free_form, priced)
+    corpus = own_corpus(matrix, encoder=encoder, prices=prices, progress=progress)
+    reference = reference_arm or dearest_arm(corpus.prices)
     notes: tuple[str, ...] = ()
     with single_threaded():
         if search is not None:
@@ -114,11 +117,44 @@ def fit_outcomes(
         fitted = fit_router(corpus, reference_arm=reference, options=options, progress=progress)
         held_out = evaluate_on(fitted, corpus.rows(fitted.split["test"]), "held-out prompts", options)
         left_out = _leave_sources_out(corpus, reference, options, progress)
-        sources = _sources(matrix)
+        sources = _sources(matrix, CAPTURED_LICENCE if is_captured else _UNSTATED)
         provenance = Provenance(encoder_reference(encoder), matrix.digest, sources, notes, {}, {}, options.seed)
         manifest = make_manifest(fitted, corpus, provenance, held_out=held_out, left_out=left_out)
+        check_prompt_content(manifest, is_allowed=may_hold_prompt_vectors)
         card = _card(out.resolve().name, manifest, corpus, held_out, left_out)
         return write_artifact(out, manifest, fitted.graph, card)
+
+
+def own_corpus(
+    matrix: OutcomeMatrix,
+    *,
+    encoder: PromptEncoder,
+    prices: Mapping[str, tuple[float, float]],
+    progress: Progress,
+) -> Corpus:
+    """Encode the prompts and price the arms.
+
+    Parameters
+    ----------
+    matrix, encoder, prices, progress
+        As for `fit_outcomes`.
+
+    Returns
+    -------
+    Corpus
+
+    Raises
+    ------
+    TrainingError
+        ``too_few_arms``, ``no_prices``.
+    """
+    if len(matrix.arms) < 2:
+        raise TrainingError("the outcomes name one arm only; there is nothing to choose", code="too_few_arms")
+    priced = arm_prices(matrix, prices)
+    vectors = encode_prompts(encoder, matrix.prompts, lambda done, total: progress("encoding", done, total))
+    # Every answer counts as free-form, since nothing tells them apart.
+    is_free_form = np.ones(len(matrix.prompts), dtype=bool)
+    return Corpus(matrix, vectors, feature_matrix(matrix.prompts), is_free_form, priced)
 
 
 def arm_prices(matrix: OutcomeMatrix, given: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
@@ -176,12 +212,12 @@ def _leave_sources_out(
     return reports
 
 
-def _sources(matrix: OutcomeMatrix) -> tuple[SourceEntry, ...]:
+def _sources(matrix: OutcomeMatrix, licence: str) -> tuple[SourceEntry, ...]:
     names = np.asarray(matrix.sources, dtype=object)
     entries = []
     for name in sorted(set(matrix.sources)):
         rows = np.flatnonzero(names == name)
-        entries.append(SourceEntry(name, _UNSTATED, int(rows.size), int(np.isfinite(matrix.score[rows]).sum())))
+        entries.append(SourceEntry(name, licence, int(rows.size), int(np.isfinite(matrix.score[rows]).sum())))
     return tuple(entries)
 
 

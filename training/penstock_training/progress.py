@@ -13,3 +13,8 @@ Progress = Callable[[str, int, int], None]
 
 def silent(stage: str, done: int, total: int) -> None:
     """Report nothing."""
+
+
+def renamed(progress: Progress, name: str) -> Progress:
+    """Report under another stage's name, where one kind of work is done twice."""
+    return lambda stage, done, total: progress(name, done, total)

@@ -62,18 +62,39 @@ def router_verdicts(run: EvaluationRun, section: RouterSection) -> list[Verdict]
 
 
 def run_verdicts(run: EvaluationRun) -> list[Verdict]:
-    """Answer the questions about all artifacts together: which is better, did the control pass, do outcomes pay."""
+    """Answer the questions about all artifacts and ways of fitting: which is better, does it pay, is it sound."""
     found = []
     routers = {section.name for section in run.routers}
     for d in run.comparison.differences if run.comparison else ():
         if d.measure == AREA and d.first in routers and d.second in routers:
             found.append(_pair(d))
+    found += [_fitting(name, result.report) for name, result in run.cross_validation.items()]
+    for name, result in list(run.cross_validation.items())[:1]:
+        found += [_point(result.report, point) for point in result.report.points]
+        found += [_knob(result.report), _prices(result.report), *_simple_tables(run, name)]
     if run.control is not None:
         tone: Tone = "good" if run.control.is_passed else "bad"
         found.append(Verdict(tone, "Is the measurement itself sound?", run.control.sentence))
     for name, curve in run.learning_curves.items():
         found.append(Verdict("open", f"Would more outcomes pay ({name})?", curve.sentence))
     return found
+
+
+def _fitting(name: str, report: EvaluationReport) -> Verdict:
+    """Say whether a way of fitting is worth its cost on this traffic, judged by what it does out of fold."""
+    question = f"Does routing by prompt pay ({name})?"
+    path, gap = report.unguarded_summary.path_over_constants, report.gap_recovered
+    evidence = (
+        f"{interval_text(path, signed=True)} of quality above mixing fixed arms, averaged over budgets; APGR "
+        f"{interval_text(gap)}, 0.5 is chance; n = {report.prompts:,}"
+    )
+    if report.prompts < KNOWLEDGE_MINIMUM:
+        return Verdict("open", question, f"Too few prompts to tell ({evidence}).")
+    if path.low > 0.0 and gap.low > 0.5:
+        return Verdict("good", question, f"Yes ({evidence}).")
+    if path.high < 0.0 or gap.high < 0.5:
+        return Verdict("bad", question, f"No: mixing fixed arms at random is better ({evidence}).")
+    return Verdict("open", question, f"Not shown: it is not surely better than mixing fixed arms ({evidence}).")
 
 
 def _seen(section: RouterSection) -> list[Verdict]:
@@ -160,11 +181,9 @@ def _simple_tables(run: EvaluationRun, name: str) -> list[Verdict]:
     better = [d for d in areas if d.adjusted_p_value < SURE and d.difference.value > 0.0]
     if worse:
         named = ", ".join(f"{d.second} ({interval_text(d.difference, signed=True)})" for d in worse)
-        return [
-            Verdict(
-                "bad", question, f"No: over all budgets surely worse than the {named}. Own outcomes are worth more."
-            )
-        ]
+        is_fitted_elsewhere = name in {section.name for section in run.routers}
+        advice = "Own outcomes are worth more." if is_fitted_elsewhere else "Try another family, or route by the table."
+        return [Verdict("bad", question, f"No: over all budgets surely worse than the {named}. {advice}")]
     if len(better) == len(areas):
         return [Verdict("good", question, f"Yes, over all budgets, all {len(areas)} of them.")]
     named = ", ".join(d.second for d in areas if d not in better)

@@ -131,28 +131,28 @@ def test_check_of_one_arm_log_joins_repeated_questions() -> None:
     assert check_outcomes(matrix).codes() == ()
 
 
-def test_check_of_constant_labels_warns_for_an_arm_and_refuses_all() -> None:
+def test_check_of_constant_scores_warns_for_an_arm_and_refuses_all() -> None:
     """One arm with a single score is a warning; a single score everywhere leaves nothing to learn."""
     matrix = _sound()
     matrix.score[:, 2] = 1.0
-    finding = _only(check_outcomes(matrix), "constant_labels")
+    finding = _only(check_outcomes(matrix), "constant_scores")
     assert (finding.severity, finding.count, finding.example) == ("warned", 1, "arm arm2: all 200 scores are 1")
     matrix.score[:] = 0.0
-    assert _only(check_outcomes(matrix), "constant_labels").severity == "refused"
+    assert _only(check_outcomes(matrix), "constant_scores").severity == "refused"
 
 
-def test_check_of_too_few_rows_refuses_when_no_family_is_left() -> None:
+def test_check_of_too_few_prompts_refuses_when_no_family_is_left() -> None:
     """A family that needs more is passed over with a warning; when every family does, the fit is refused."""
     few = _sound(40)
-    warned = _only(check_outcomes(few, minimum_questions={"knn": 150, "constant": 10}), "too_few_rows")
+    warned = _only(check_outcomes(few, minimum_questions={"knn": 150, "constant": 10}), "too_few_prompts")
     assert (warned.severity, warned.count, warned.example) == ("warned", 40, "knn needs 150")
-    assert _only(check_outcomes(few, minimum_questions={"knn": 150}), "too_few_rows").severity == "refused"
+    assert _only(check_outcomes(few, minimum_questions={"knn": 150}), "too_few_prompts").severity == "refused"
 
 
-def test_check_of_too_few_rows_counts_questions_and_not_rows() -> None:
+def test_check_of_too_few_prompts_counts_questions_and_not_rows() -> None:
     """The same question in many rows is one question."""
     matrix = replace(_sound(), groups=np.zeros(200, dtype=np.int64))
-    assert _only(check_outcomes(matrix, minimum_questions={"knn": 150}), "too_few_rows").count == 1
+    assert _only(check_outcomes(matrix, minimum_questions={"knn": 150}), "too_few_prompts").count == 1
 
 
 def test_check_of_leaking_groups_recognises_a_question_in_other_dress() -> None:
@@ -193,5 +193,5 @@ def test_report_lists_refused_findings_first() -> None:
     matrix = _sound()
     matrix.score[:, 2] = 1.0
     report = check_outcomes(matrix, encoder_ids=("a", "b"))
-    assert report.codes() == ("encoder_mismatch", "constant_labels")
-    assert report.codes("warned") == ("constant_labels",)
+    assert report.codes() == ("encoder_mismatch", "constant_scores")
+    assert report.codes("warned") == ("constant_scores",)

@@ -88,7 +88,7 @@ def test_check_outcomes_of_good_files_exits_with_zero(tmp_path: Path) -> None:
     assert "nothing to complain about" in result.output
     few = _run("check-outcomes", write_json_lines(tmp_path / "few.jsonl", ROWS), "--json")
     assert few.exit_code == 1
-    assert "too_few_rows" in [finding["code"] for finding in json.loads(few.output)["findings"]]
+    assert "too_few_prompts" in [finding["code"] for finding in json.loads(few.output)["findings"]]
 
 
 def test_check_outcomes_names_leaks_and_unknown_arms_with_advice(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from penstock_routers.manifest import Manifest, SourceEntry
 from penstock_routers.signatures import SIGNATURE_FILE
 from penstock_training.cli import main
 from penstock_training.errors import TrainingError
-from penstock_training.publishing.publication import check_holdout, check_prompt_content
+from penstock_training.prompt_vectors import check_prompt_content
+from penstock_training.publishing.publication import check_holdout
 from penstock_training.publishing.registry import Registry
 from support.artifact_variants import bundled_manifest, damage, write_variant
 from support.outcome_samples import outcome_row, write_json_lines

@@ -114,7 +114,7 @@ def test_predict_unpriced_arms_are_never_chosen() -> None:
         (["fit", "--outcomes", "bad.jsonl", "--out", "unused"], "outcome_rows_refused"),
         (["fit", "--outcomes", "one_arm.jsonl", "--out", "unused"], "too_few_arms"),
         (["fit", "--outcomes", "good.jsonl", "--out", "unused"], "too_few_prompts"),
-        (["fit", "--outcomes", "good.jsonl", "--out", "unused", "--reference-arm", "nobody"], "unknown_arm"),
+        (["fit", "--outcomes", "enough.jsonl", "--out", "unused", "--reference-arm", "nobody"], "unknown_arm"),
         (["fit", "--outcomes", "good.jsonl", "--out", "."], "out_not_empty"),
         (["fit", "--outcomes", "good.jsonl", "--out", "good.jsonl"], "out_not_writable"),
         (["fit", "--outcomes", "good.jsonl", "--out", "unused", "--encoder", "no/where"], "encoder_missing"),
@@ -129,6 +129,8 @@ def test_commands_wrong_input_is_one_line_with_a_code(
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n")
     (tmp_path / "empty.jsonl").write_bytes(b"")
     write_json_lines(tmp_path / "good.jsonl", [outcome_row(arm="mini"), outcome_row(arm="maxi")])
+    enough = [outcome_row(f"question {i}?", arm, score=i % 2, propensity=...) for i in range(200) for arm in ("a", "b")]
+    write_json_lines(tmp_path / "enough.jsonl", enough)
     write_json_lines(tmp_path / "one_arm.jsonl", [outcome_row()])
     write_json_lines(tmp_path / "bad.jsonl", [outcome_row(), outcome_row(arm="maxi", score=2)])
     text = CliRunner().invoke(main, arguments)

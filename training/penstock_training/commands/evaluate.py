@@ -11,6 +11,7 @@ from penstock_training.commands.shell import (
     DEFAULT_ARTIFACT,
     BadRows,
     bad_rows_option,
+    check_measured,
     encoder_folder,
     encoder_option,
     errors_shown,
@@ -28,6 +29,12 @@ from penstock_training.errors import TrainingError
 @outcomes_option
 @click.option("--tiers", is_flag=True, help="Group the files' models into the default artifact's tiers first.")
 @encoder_option
+@click.option(
+    "--trained-on",
+    type=click.Path(path_type=Path, dir_okay=False),
+    multiple=True,
+    help="Their training outcomes: refuse files that share questions with them.",
+)
 @click.option("--default-arm", help="Arm that answers when in doubt; each artifact's reference arm by default.")
 @bad_rows_option
 @click.option(
@@ -49,6 +56,7 @@ def evaluate(
     files: tuple[Path, ...],
     tiers: bool,
     encoder: Path | None,
+    trained_on: tuple[Path, ...],
     default_arm: str | None,
     on_bad_rows: BadRows,
     resamples: int,
@@ -71,6 +79,7 @@ def evaluate(
         from penstock_training.tiers import group_into_tiers
 
         models = load_matrix(files, on_bad_rows)
+        check_measured(models, load_matrix(trained_on, on_bad_rows) if trained_on else None)
         folders = [model_folder(artifact, DEFAULT_ARTIFACT, "artifact") for artifact in artifacts]
         run = run_evaluation(
             [

@@ -19,7 +19,7 @@ from penstock_training.commands.shell import (
     bad_rows_option,
     encoder_option,
     errors_shown,
-    load_matrix,
+    load_checked,
     model_folder,
     need_packages,
     progress_bars,
@@ -85,6 +85,8 @@ if TYPE_CHECKING:
 @click.option("--no-prior", is_flag=True, help="Start from nothing.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of split, clustering, bootstrap.")
 @bad_rows_option
+@click.option("--captured", is_flag=True, help="The prompts were captured by a gateway; the artifact will say so.")
+@click.option("--allow-prompt-vectors", is_flag=True, help="Accept vectors of single captured prompts in it.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def fit(
     is_default: bool,
@@ -103,6 +105,8 @@ def fit(
     no_prior: bool,
     seed: int,
     on_bad_rows: BadRows,
+    captured: bool,
+    allow_prompt_vectors: bool,
     as_json: bool,
 ) -> None:
     """Fit a router artifact from outcomes.
@@ -111,8 +115,8 @@ def fit(
     """
     if is_default == bool(outcomes):
         raise click.UsageError("give either --default or --outcomes FILE")
-    if is_default and (encoder or reference_arm or prices or prior):
-        raise click.UsageError("--encoder, --reference-arm, --prices and --prior go with --outcomes")
+    if is_default and (encoder or reference_arm or prices or prior or captured):
+        raise click.UsageError("--encoder, --reference-arm, --prices, --prior and --captured go with --outcomes")
     if prior and no_prior:
         raise click.UsageError("give either --prior or --no-prior")
     if outcomes and out is None:
@@ -124,14 +128,26 @@ def fit(
         need_packages("sklearn", "onnx", "pyarrow", "matplotlib")
         if is_default:
             target = out or bundled_folder(DEFAULT_ENCODER).parent / DEFAULT_ARTIFACT
-            manifest = _fit_default(data, target, _options(router, settings, seed), progress)
+            manifest = _fit_default(data, target, fit_options(router, settings, seed), progress)
         else:
             target = out or Path()
             search = _search_options(budget, metric, leaderboard) if router == "auto" else None
-            options = _options(router if search is None else "ensemble", settings, seed)
+            options = fit_options(router if search is None else "ensemble", settings, seed)
             start = None if no_prior else (prior or bundled_folder(DEFAULT_ENCODER).parent / DEFAULT_ARTIFACT)
-            wanted = _Wanted(outcomes, target, encoder, reference_arm, prices, start, prior is not None, on_bad_rows,
-                             search, found.append)  # fmt: skip
+            wanted = _Wanted(
+                outcomes,
+                target,
+                encoder,
+                reference_arm,
+                prices,
+                start,
+                prior is not None,
+                on_bad_rows,
+                captured,
+                allow_prompt_vectors,
+                search,
+                found.append,
+            )
             manifest = _fit_own(wanted, options, progress)
     if leaderboard is not None and found:
         leaderboard.write_text(json.dumps(found[0].to_json(), indent=1) + "\n", encoding="utf-8")
@@ -155,6 +171,8 @@ class _Wanted:
     prior: Path | None
     must_have_prior: bool
     on_bad_rows: BadRows
+    is_captured: bool
+    may_hold_prompt_vectors: bool
     search: SearchOptions | None
     on_found: Callable[[SearchResult], None]
 
@@ -179,7 +197,8 @@ def _print_search(found: list[SearchResult]) -> None:
         click.echo(describe(result) + "\n")
 
 
-def _options(router: str, settings: tuple[str, ...], seed: int) -> FitOptions:
+def fit_options(router: str, settings: tuple[str, ...], seed: int) -> FitOptions:
+    """Read ``--router``, ``--set`` and ``--seed``."""
     from penstock_training.families.registry import router_spec
     from penstock_training.fit import FitOptions
 
@@ -211,35 +230,37 @@ def _fit_own(wanted: _Wanted, options: FitOptions, progress: Progress) -> Manife
     check_folder(wanted.out)
     given = read_price_list(wanted.prices) if wanted.prices else {}
     encoder = PromptEncoder.load(model_folder(wanted.encoder, DEFAULT_ENCODER, "encoder"))
-    prior = _load_prior(wanted, encoder.encoder_id)
+    prior = load_prior(wanted.prior, encoder.encoder_id, must_have=wanted.must_have_prior)
     return fit_outcomes(
-        load_matrix(wanted.outcomes, wanted.on_bad_rows),
+        load_checked(wanted.outcomes, wanted.on_bad_rows, options.router.family),
         wanted.out,
         encoder=encoder,
         reference_arm=wanted.reference_arm,
         prices=given,
         options=replace(options, prior=prior),
         progress=progress,
+        is_captured=wanted.is_captured,
+        may_hold_prompt_vectors=wanted.may_hold_prompt_vectors,
         search=wanted.search,
         on_found=wanted.on_found,
     ).manifest
 
 
-def _load_prior(wanted: _Wanted, encoder_id: str) -> Prior | None:
+def load_prior(given: Path | None, encoder_id: str, *, must_have: bool) -> Prior | None:
     """Open the prior; the bundled one is left out in silence when the encoder is another one."""
     from penstock_training.prior import Prior
 
-    if wanted.prior is None:
+    if given is None:
         return None
-    folder = model_folder(wanted.prior, DEFAULT_ARTIFACT, "artifact")
+    folder = model_folder(given, DEFAULT_ARTIFACT, "artifact")
     try:
         prior = Prior.load(folder, encoder_id=encoder_id)
     except RouterError:
-        if wanted.must_have_prior:
+        if must_have:
             raise
         return None
-    if prior is None and wanted.must_have_prior:
-        raise TrainingError(f"{wanted.prior} was made by an earlier release and is no prior", code="prior_unusable")
+    if prior is None and must_have:
+        raise TrainingError(f"{given} was made by an earlier release and is no prior", code="prior_unusable")
     return prior
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -22,6 +23,7 @@ from penstock_training.errors import TrainingError
 from penstock_training.progress import Progress
 
 if TYPE_CHECKING:
+    from penstock_training.data_checks import DataReport
     from penstock_training.outcomes import OutcomeMatrix
 
 DEFAULT_ARTIFACT: Final = "default-router"
@@ -56,6 +58,42 @@ def load_matrix(files: tuple[Path, ...], on_bad_rows: BadRows) -> OutcomeMatrix:
     if remarks := table.report.describe():
         click.echo(remarks, err=True)
     return table.matrix()
+
+
+def load_checked(files: tuple[Path, ...], on_bad_rows: BadRows, family: str) -> OutcomeMatrix:
+    """Read outcome files to fit on: warnings go to standard error, and what a fit must not go on with is refused."""
+    from penstock_training.data_checks import MINIMUM_QUESTIONS, check_outcomes
+
+    matrix = load_matrix(files, on_bad_rows)
+    report = check_outcomes(
+        matrix,
+        on_bad_rows=on_bad_rows,
+        has_propensity=matrix.propensity is not None,
+        minimum_questions={family: MINIMUM_QUESTIONS[family]},
+    )
+    report.raise_if_refused()
+    show_warnings(report, report.codes("warned"))
+    return matrix
+
+
+def check_measured(matrix: OutcomeMatrix, trained_on: OutcomeMatrix | None) -> None:
+    """Warn of prompts in languages that no encoder knows; refuse outcomes that share questions with a fit."""
+    from penstock_training.data_checks import check_outcomes
+
+    report = check_outcomes(matrix, against=trained_on, has_propensity=matrix.propensity is not None)
+    # What only a fit has to refuse is left to the evaluation, which says what it cannot measure.
+    leaks = tuple(finding for finding in report.findings if finding.code == "leaking_groups")
+    replace(report, findings=leaks).raise_if_refused()
+    show_warnings(report, ("several_languages",))
+
+
+def show_warnings(report: DataReport, codes: Sequence[str]) -> None:
+    """Show on standard error what was found in outcomes, as far as it matters."""
+    for finding in report.findings:
+        if finding.code not in codes:
+            continue
+        click.echo(f"warning {finding.code}: {finding.message}, such as {finding.example}", err=True)
+        click.echo(f"  {finding.advice}", err=True)
 
 
 def model_folder(given: Path | None, bundled: str, kind: Literal["artifact", "encoder"]) -> Path:

@@ -12,11 +12,11 @@ from typing import Any
 
 from penstock_routers.artifact import RouterArtifact
 from penstock_routers.manifest import Manifest
-from penstock_routers.prompt_content import holds_prompt_vectors, is_from_captured_prompts
 from penstock_routers.registry_layout import Pointer
 from penstock_training.errors import TrainingError
 from penstock_training.outcomes import OutcomeMatrix
 from penstock_training.predict import open_router
+from penstock_training.prompt_vectors import check_prompt_content
 from penstock_training.publishing.gate import GateAnswer, GateSettings, consult
 from penstock_training.publishing.ledger import HoldoutLedger, holdout_digest
 from penstock_training.publishing.paired import pair_policies
@@ -144,23 +144,6 @@ def publish_artifact(
             return Publication(candidate.id, verdict, reason, None, answer, running, is_signed=False)
         pointer = registry.publish(order.artifact, verdict=verdict, reason=reason, signature=signature)
         return Publication(candidate.id, verdict, reason, pointer, answer, running, signature is not None)
-
-
-def check_prompt_content(manifest: Manifest, *, is_allowed: bool) -> None:
-    """Refuse vectors of single captured prompts unless they were allowed.
-
-    Raises
-    ------
-    TrainingError
-        ``prompt_vectors_refused``.
-    """
-    if is_allowed or not holds_prompt_vectors(manifest) or not is_from_captured_prompts(manifest):
-        return
-    raise TrainingError(
-        f"the {manifest.family!r} artifact holds vectors of single captured prompts, which tell what was asked; fit a "
-        "family without support points, or allow it with --allow-prompt-vectors",
-        code="prompt_vectors_refused",
-    )
 
 
 def check_holdout(manifest: Manifest, holdout: OutcomeMatrix, trained_on: OutcomeMatrix | None) -> None:
