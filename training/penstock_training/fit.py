@@ -72,12 +72,18 @@ class FitOptions:
         Bootstrap samples behind every interval.
     prior : Prior or None
         An earlier router to start from.
+    novelty_quantile : float, in (0, 1)
+        Share of validation prompts that are not novel.
+    guard_z_min : float, >= 0
+        Standard errors that the guard asks for at least.
     """
 
     router: RouterSpec = field(default_factory=lambda: RouterSpec(ENSEMBLE))
     seed: int = 0
     resamples: int = 1000
     prior: Prior | None = None
+    novelty_quantile: float = NOVELTY_QUANTILE
+    guard_z_min: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +153,7 @@ class FittedRouter:
     parity : ParityReport
     out_of_fold : OutOfFold
     knob : Knob
-    novelty_max : float
+    novelty_max, novelty_quantile : float
     reference_arm : str
     reference_input_tokens, reference_output_tokens : float
     split : dict of str to ndarray of int64
@@ -167,6 +173,7 @@ class FittedRouter:
     out_of_fold: OutOfFold
     knob: Knob
     novelty_max: float
+    novelty_quantile: float
     reference_arm: str
     reference_input_tokens: float
     reference_output_tokens: float
@@ -225,13 +232,13 @@ def fit_router(corpus: Corpus, *, reference_arm: str, options: FitOptions, progr
     parity = check_parity(estimator, graph, test.vectors, test.features)
     progress("export and parity", 1, 1)
     estimates = estimate_arrays(estimator, validation, reference_arm)
-    novelty_max = round(float(np.quantile(estimates.novelty, NOVELTY_QUANTILE)), 4)
+    novelty_max = round(float(np.quantile(estimates.novelty, options.novelty_quantile)), 4)
     written = mean_output_tokens(train)[corpus.matrix.arms.index(reference_arm)]
     request = (round(float(train.matrix.prompt_tokens.mean()), 1), round(float(written), 1))
     progress("operating points", 0, 1)
     trial = make_trial(validation, estimates, request, novelty_max)
     tested = make_trial(test, estimate_arrays(estimator, test, reference_arm), request, novelty_max)
-    knob = choose_knob(trial, resamples=options.resamples, seed=options.seed)
+    knob = choose_knob(trial, resamples=options.resamples, seed=options.seed, guard_z_min=options.guard_z_min)
     validated, measured = (
         {t.name: measure(part, t, resamples=options.resamples, seed=options.seed) for t in knob.tradeoffs}
         for part in (trial, tested)
@@ -247,6 +254,7 @@ def fit_router(corpus: Corpus, *, reference_arm: str, options: FitOptions, progr
         measure_out_of_fold(fitted, quality, train),
         knob,
         novelty_max,
+        options.novelty_quantile,
         reference_arm,
         *request,
         split,

@@ -84,7 +84,7 @@ class Knob:
     frontier: tuple[FrontierPoint, ...]
 
 
-def choose_knob(trial: Trial, *, resamples: int, seed: int) -> Knob:
+def choose_knob(trial: Trial, *, resamples: int, seed: int, guard_z_min: float = 0.0) -> Knob:
     """Choose guard, operating points and frontier on validation prompts.
 
     Parameters
@@ -93,6 +93,8 @@ def choose_knob(trial: Trial, *, resamples: int, seed: int) -> Knob:
         At least one prompt.
     resamples, seed : int
         Of the bootstrap over question groups.
+    guard_z_min : float
+        Smaller guards are not tried.
 
     Returns
     -------
@@ -112,7 +114,7 @@ def choose_knob(trial: Trial, *, resamples: int, seed: int) -> Knob:
     percentile bootstrap over groups instead of their concentration bounds, because scores of one question are
     dependent.
     """
-    guard_z = _choose_guard(trial, resamples, seed)
+    guard_z = _choose_guard(trial, resamples, seed, guard_z_min)
     columns = [trial.chosen(Tradeoff("sweep", weight, guard_z)) for weight in COST_WEIGHTS]
     best = int(trial.score.mean(axis=0).argmax())
     scores = np.column_stack([c[:, 0] for c in columns] + [trial.score[:, best]])
@@ -174,11 +176,12 @@ def measure(trial: Trial, tradeoff: Tradeoff, *, resamples: int, seed: int) -> M
     )
 
 
-def _choose_guard(trial: Trial, resamples: int, seed: int) -> float:
+def _choose_guard(trial: Trial, resamples: int, seed: int, least: float) -> float:
     """Largest z within one standard error of the best; curves are compared by mean regret over λ."""
     weights = COST_WEIGHTS[:-1:4]
+    candidates = [z for z in GUARD_CANDIDATES if z >= least] or [least]
     columns = []
-    for z in GUARD_CANDIDATES:
+    for z in candidates:
         utility = np.zeros(trial.score.shape[0])
         for weight in weights:
             score, cost = trial.chosen(Tradeoff("sweep", weight, z)).T
@@ -188,7 +191,7 @@ def _choose_guard(trial: Trial, resamples: int, seed: int) -> float:
     best = int(bootstrap.means.argmax())
     difference = bootstrap.draws - bootstrap.draws[:, [best]]
     allowed = bootstrap.means - bootstrap.means[best] >= -difference.std(axis=0) - 1e-12
-    return max(z for z, is_allowed in zip(GUARD_CANDIDATES, allowed, strict=True) if is_allowed)
+    return max(z for z, is_allowed in zip(candidates, allowed, strict=True) if is_allowed)
 
 
 def _last_validated(draws: FloatArray, share: float) -> int:

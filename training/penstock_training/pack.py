@@ -46,7 +46,7 @@ from penstock_training.errors import TrainingError
 from penstock_training.estimator import RouterEstimator
 from penstock_training.evaluation_report import EvaluationReport
 from penstock_training.export import input_specs, output_specs, run_graph
-from penstock_training.fit import NOVELTY_QUANTILE, Corpus, FittedRouter, mean_output_tokens, split_fractions
+from penstock_training.fit import Corpus, FittedRouter, mean_output_tokens, split_fractions
 
 CATEGORY_PROBABILITY_MIN: Final = 0.5
 GOLDEN_ROWS: Final = 4
@@ -137,7 +137,7 @@ def make_manifest(
         categories=CATEGORIES,
         category_probability_min=CATEGORY_PROBABILITY_MIN,
         calibration=_calibration(estimator, corpus.matrix.arms),
-        guard=Guard(fitted.knob.guard_z, fitted.novelty_max, NOVELTY_QUANTILE, _NOVELTY),
+        guard=Guard(fitted.knob.guard_z, fitted.novelty_max, fitted.novelty_quantile, _NOVELTY),
         operating_points=tuple(
             OperatingPoint(
                 t.name,
