@@ -42,9 +42,10 @@ from penstock_training.tiers import TIER_RULES, TIERS, TierTable, group_into_tie
 from penstock_training.vectors import encode_prompts, encoder_reference
 
 REFERENCE_ARM: Final = "frontier"
-# It meets traffic that nobody has seen, so it is shyer than a router fitted on one's own. With whole sets left out, guards
-# below 2 standard errors cost up to 1.5 points of quality at ``quality`` (MMLU-Pro), 2 costs 0.1; giving up a quarter of
-# the familiar prompts instead of a tenth brings ``balanced`` from -1.5 to -0.9 points on ZeroEval (docs/routing.md).
+# It meets traffic that nobody has seen, so it is shyer than a router fitted on one's own. With whole sets left out,
+# guards below 2 standard errors cost up to 1.5 points of quality at ``quality`` (MMLU-Pro), 2 costs 0.1; giving up a
+# quarter of the familiar prompts instead of a tenth brings ``balanced`` from -1.5 to -0.9 points on ZeroEval
+# (docs/routing.md).
 GUARD_Z_MIN: Final = 2.0
 NOVELTY_QUANTILE: Final = 0.75
 _APACHE: Final = "Apache-2.0"
