@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from machine import describe_machine, machine_lines
 from numpy.typing import NDArray
-from routing_fits import SETS, RoutingSet, choices, load_set, split_rows, training_set
+from routing_fits import SETS, RoutingSet, choices, first_prompts, load_set, split_rows, training_set
 
 from penstock_training.calibration import fit_calibration
 from penstock_training.crossfit import fit_head
@@ -206,7 +206,8 @@ def main() -> None:
     if given.arms:
         loaded = [spread_arms(routing, given.arms) for routing in loaded]
     if given.quick:
-        given.sets, given.draws, given.processes, sizes = [SETS[0]], 1, 1, (100, 200)
+        given.sets, given.draws, given.processes, sizes = [SETS[0]], 1, 1, (100,)
+        loaded = [first_prompts(routing, 700) for routing in loaded]
     found = {}
     with ProcessPoolExecutor(given.processes) as pool:
         for routing in loaded:
@@ -216,7 +217,8 @@ def main() -> None:
                 print(f"{routing.name}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
     if given.json:
         points = {name: [asdict(point) for point in curve] for name, curve in found.items()}
-        print(json.dumps({"machine": describe_machine(), "draws": given.draws, "sets": points}, indent=1))
+        text = json.dumps({"machine": describe_machine(), "draws": given.draws, "sets": points}, indent=1)
+        print(text.replace("NaN", "null"))  # JSON has no word for an error of one draw
         return
     print("\n".join(machine_lines(describe_machine())))
     for name, curve in found.items():

@@ -96,6 +96,12 @@ def load_set(folder: Path, name: str) -> RoutingSet:
     return RoutingSet(name, matrix, vectors, feature_matrix(matrix.prompts))
 
 
+def first_prompts(routing: RoutingSet, count: int) -> RoutingSet:
+    """Keep some prompts, drawn at random: for a quick pass."""
+    rows = np.sort(np.random.default_rng(0).permutation(len(routing.matrix.prompts))[:count])
+    return RoutingSet(routing.name, routing.matrix.rows(rows), routing.vectors[rows], routing.features[rows])
+
+
 def split_rows(routing: RoutingSet, seed: int) -> tuple[IndexArray, IndexArray]:
     """Rows to fit on and rows to test on, by question group."""
     fractions = {"train": TRAIN_SHARE, "test": 1.0 - TRAIN_SHARE}

@@ -22,15 +22,18 @@ from pathlib import Path
 import numpy as np
 from machine import describe_machine, machine_lines
 from numpy.typing import NDArray
-from routing_fits import AUTO, SETS, UNIFORM, Part, RoutingSet, choices, fit_all, load_set
+from routing_fits import AUTO, SETS, UNIFORM, Part, RoutingSet, choices, first_prompts, fit_all, load_set
 
 from penstock_training.baselines import oracle_choices
+from penstock_training.families.registry import FAMILIES
 from penstock_training.fit import single_threaded
 from penstock_training.intervals import bootstrap_p_value, group_weights, holm
 from penstock_training.metrics import average_improvement, cost_at_quality, envelope_area, path_area, upper_envelope
 
 FloatArray = NDArray[np.float64]
 SHARES = (0.95, 0.99, 1.0)
+QUICK_FAMILIES = ("constant", "linear", "knn", "cluster")
+QUICK_PROMPTS = 700
 AIMS = {"routerbench_3tasks": 0.66, "zeroeval_core": 0.75, "mmlu_pro": 0.50}
 CONSTANTS = "constant arms (hull)"
 ORACLE = "oracle (inflated by luck)"
@@ -138,20 +141,23 @@ def _interval(values: FloatArray) -> tuple[float, float, float]:
     return float(values[0]), float(low), float(high)
 
 
-def _fit(job: tuple[RoutingSet, int]) -> Part:
+def _fit(job: tuple[RoutingSet, int, tuple[str, ...]]) -> Part:
     with single_threaded():  # one process a split
         return fit_all(*job)
 
 
 def run(
-    folder: Path, names: list[str], seeds: int, resamples: int, processes: int, say: Callable[[str], None]
-) -> dict[str, list[Row]]:
+    folder: Path, names: list[str], seeds: int, resamples: int, processes: int, say: Callable[[str], None],
+    *, is_quick: bool = False,
+) -> dict[str, list[Row]]:  # fmt: skip
     """Measure every set."""
+    families = QUICK_FAMILIES if is_quick else tuple(FAMILIES)
     found = {}
     for name in names:
         started = time.perf_counter()
         routing = load_set(folder, name)
-        jobs = [(routing, seed) for seed in range(seeds)]
+        routing = first_prompts(routing, QUICK_PROMPTS) if is_quick else routing
+        jobs = [(routing, seed, families) for seed in range(seeds)]
         with ProcessPoolExecutor(processes) as pool:
             parts = list(pool.map(_fit, jobs))
         found[name] = measure_set(routing, parts, resamples)
@@ -214,7 +220,7 @@ def main() -> None:
     if given.quick:
         given.sets, given.seeds, given.resamples, given.processes = [SETS[0]], 1, 20, 1
     found = run(given.data, given.sets, given.seeds, given.resamples, given.processes,
-                lambda line: print(line, file=sys.stderr, flush=True))  # fmt: skip
+                lambda line: print(line, file=sys.stderr, flush=True), is_quick=given.quick)  # fmt: skip
     checks = verdicts(found)
     if given.json:
         print(json.dumps({
