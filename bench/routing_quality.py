@@ -223,12 +223,13 @@ def main() -> None:
                 lambda line: print(line, file=sys.stderr, flush=True), is_quick=given.quick)  # fmt: skip
     checks = verdicts(found)
     if given.json:
-        print(json.dumps({
+        document = {
             "machine": describe_machine(),
             "splits": given.seeds,
             "sets": {name: [asdict(row) for row in rows] for name, rows in found.items()},
             "verdicts": [{"line": line, "holds": bool(holds)} for line, holds in checks],
-        }, indent=1))  # fmt: skip
+        }
+        print(json.dumps(document, indent=1).replace("NaN", "null"))  # JSON has no word for what is undefined
         return
     print("\n".join(machine_lines(describe_machine())))
     for name, rows in found.items():
