@@ -88,7 +88,7 @@ _NOTES: Final = (
 _SUMMARY: Final = (
     "A starting point for gateways whose own outcomes are not collected yet. It scores four capability tiers; map your "
     "deployments to them. It knows exam questions, school and competition mathematics, small Python functions and "
-    "logic grids, and abstains on about half of what looks different. A few hundred outcomes of your own traffic make "
+    "logic grids, and abstains on most of what looks different. A few hundred outcomes of your own traffic make "
     "a better router: see `penstock-train fit --outcomes`."
 )
 _LIMITATIONS: Final = (
