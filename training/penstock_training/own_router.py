@@ -101,7 +101,7 @@ def fit_outcomes(
         provenance = Provenance(encoder_reference(encoder), matrix.digest, sources, (), {}, {}, options.seed)
         manifest = make_manifest(fitted, corpus, provenance, held_out=held_out, left_out=left_out)
         card = _card(out.resolve().name, manifest, corpus, held_out, left_out)
-        return write_artifact(out, manifest, fitted.graph, card)
+        return write_artifact(out, manifest, fitted.graph, card, estimator=fitted.estimator)
 
 
 def arm_prices(matrix: OutcomeMatrix, given: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:

@@ -66,6 +66,11 @@ if TYPE_CHECKING:
 @click.option("--prior", type=click.Path(path_type=Path), help="Router to start from; the bundled one by default.")
 @click.option("--no-prior", is_flag=True, help="Start from nothing.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of split, clustering, bootstrap.")
+@click.option(
+    "--allow-prompt-vectors",
+    is_flag=True,
+    help="Let the router keep vectors of single prompts (support_points=1), which tell what was asked.",
+)
 @bad_rows_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def fit(
@@ -81,6 +86,7 @@ def fit(
     prior: Path | None,
     no_prior: bool,
     seed: int,
+    allow_prompt_vectors: bool,
     on_bad_rows: BadRows,
     as_json: bool,
 ) -> None:
@@ -100,10 +106,11 @@ def fit(
         need_packages("sklearn", "onnx", "pyarrow", "matplotlib")
         if is_default:
             target = out or bundled_folder(DEFAULT_ENCODER).parent / DEFAULT_ARTIFACT
-            manifest = _fit_default(data, target, _options(router, settings, seed), progress)
+            options = _options(router, settings, seed, allow_prompt_vectors)
+            manifest = _fit_default(data, target, options, progress)
         else:
             target = out or Path()
-            options = _options(router, settings, seed)
+            options = _options(router, settings, seed, allow_prompt_vectors)
             start = None if no_prior else (prior or bundled_folder(DEFAULT_ENCODER).parent / DEFAULT_ARTIFACT)
             wanted = _Wanted(outcomes, target, encoder, reference_arm, prices, start, prior is not None, on_bad_rows)
             manifest = _fit_own(wanted, options, progress)
@@ -127,7 +134,8 @@ class _Wanted:
     on_bad_rows: BadRows
 
 
-def _options(router: str, settings: tuple[str, ...], seed: int) -> FitOptions:
+def _options(router: str, settings: tuple[str, ...], seed: int, may_hold_prompt_vectors: bool) -> FitOptions:
+    from penstock_routers.prompt_content import SUPPORT_POINTS
     from penstock_training.families.registry import router_spec
     from penstock_training.fit import FitOptions
 
@@ -138,6 +146,14 @@ def _options(router: str, settings: tuple[str, ...], seed: int) -> FitOptions:
             given[name.strip()] = float(number)
         except ValueError:
             raise click.UsageError(f"--set {setting!r} should read NAME=NUMBER") from None
+    if not may_hold_prompt_vectors and any(
+        number > 0.0 for name, number in given.items() if name.rpartition(".")[2] == SUPPORT_POINTS
+    ):
+        raise TrainingError(
+            f"{SUPPORT_POINTS} keeps a vector of every prompt, which tells what was asked to whoever has the artifact; "
+            "allow it with --allow-prompt-vectors, or leave it out: prototypes are means of five prompts at least",
+            code="prompt_vectors_not_allowed",
+        )
     return FitOptions(router=router_spec(router, given), seed=seed)
 
 
@@ -200,6 +216,7 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
         "arms": list(manifest.arms),
         "reference_arm": manifest.reference_arm,
         "graph_bytes": manifest.graph_bytes,
+        "neighbours": msgspec.to_builtins(manifest.neighbours),
         "guard": msgspec.to_builtins(manifest.guard),
         "hyperparameters": manifest.hyperparameters,
         "operating_points": points,
@@ -213,6 +230,11 @@ def _print_manifest(manifest: Manifest, folder: Path) -> None:
     click.echo(f"router     {manifest.family}")
     click.echo(f"arms       {', '.join(manifest.arms)} (default: {manifest.reference_arm})")
     click.echo(f"graph      {manifest.graph_bytes / 1e6:.2f} MB, encoder {manifest.encoder.id}")
+    if (beside := manifest.neighbours) is not None:
+        click.echo(
+            f"neighbours {beside.points:,} prompts in a {beside.kind} index, {beside.total_bytes / 1e6:.1f} MB, "
+            f"recall {beside.recall:.3f} of {beside.neighbours} nearest"
+        )
     click.echo(f"prompts    {', '.join(f'{name} {count:,}' for name, count in manifest.split.prompts.items())}")
     click.echo("on test prompts    quality   (95 % interval)   of best arm   cost of default arm")
     for point in manifest.operating_points:
