@@ -142,6 +142,7 @@ class KnnFamily:
         "strength": 10.0,
         "support_points": 0.0,
         "neighbours": 100.0,
+        "prototype_loss": 0.002,
         "index_from": 200_000.0,
         "index_kind": 0.0,
         "index_recall": 0.95,
@@ -149,6 +150,8 @@ class KnnFamily:
 
     def fit(self, training: TrainingSet, settings: Settings, seed: int) -> PrototypeHead | SupportHead | BesideHead:
         """Sum outcomes per prototype, or keep them all; see `penstock_training.families.head.Family`.
+
+        A number of prototypes of 0 is chosen by `penstock_training.prototype_choice` before it comes here.
 
         References
         ----------
