@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,7 @@ def gather(data: Path, size: int, quick: bool, say: Callable[[str], None]) -> Po
     encoder = PromptEncoder.load(bundled_folder(DEFAULT_ENCODER))
     hidden = {outcomes.prompts[row] for row in np.flatnonzero(is_test)}
     texts, rows = list(map(outcomes.prompts.__getitem__, train)), list(range(train.size))
-    others = [text for text in dict.fromkeys(_other_texts(data)) if text not in hidden]
+    others = [text for text in dict.fromkeys(islice(_other_texts(data), size)) if text not in hidden]
     texts += others
     rows += [-1] * len(others)
     whole = min(len(texts), size)

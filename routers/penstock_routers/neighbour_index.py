@@ -180,10 +180,13 @@ class NeighbourIndex:
         """Compare the GPU's neighbours of a few prompts with the CPU's; None when they are as near."""
         probes = self.vectors(0, min(_GPU_PROBES, self.points))
         count = min(10, self.points)
-        found, _ = moved.search(probes, count)
+        found, rows = moved.search(probes, count)
         wanted, _ = self._index.search(probes, count)
         if float(found.mean()) < float(wanted.mean()) - _GPU_SLACK:
             return "the GPU finds neighbours that are further away"
+        nearest = np.stack([self._index.reconstruct(int(row)) for row in rows[:, 0]])
+        if float(np.abs(np.einsum("nd,nd->n", probes, nearest) - found[:, 0]).max()) > _GPU_SLACK:
+            return "the GPU gives other cosines"
         return None
 
     def _search_gpu(self, vectors: FloatArray, count: int) -> tuple[FloatArray, IndexArray] | None:
@@ -351,6 +354,8 @@ def _check_class(faiss: Any, index: Any, kind: IndexKind, dimension: int, points
         raise _refused(f"is not of kind {kind}")
     if kind in ("ivf", "ivf_sq8") and index.quantizer.d != dimension:
         raise _refused("finds its lists by vectors of another length")
+    if kind == "ivf_sq8" and index.sq.qtype != faiss.ScalarQuantizer.QT_8bit:
+        raise _refused("does not keep one byte a number")
 
 
 def _refused(why: str) -> ArtifactError:

@@ -121,7 +121,7 @@ def choose_prototypes(
     Returns
     -------
     PrototypeChoice
-        When no number is good enough, because exact neighbours are better than all, that with the least error is chosen.
+        When no number is good enough (exact neighbours are better than all), that with the least error is chosen.
 
     Raises
     ------
@@ -131,8 +131,8 @@ def choose_prototypes(
     Notes
     -----
     One split, four to one. Clusterings are those of all prompts; they know no scores. Prototypes hold sums of many
-    outcomes and may well beat exact neighbours, whose k outcomes are noisy; so the best of all is what a loss is measured
-    against, and the loss against exact neighbours is stated beside it.
+    outcomes and may well beat exact neighbours, whose k outcomes are noisy; so a loss is measured against the best of
+    all, and that against exact neighbours is stated beside it.
     """
     sample = np.arange(groups.size)
     if sample.size > MAX_ROWS:
