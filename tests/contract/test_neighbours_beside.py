@@ -292,6 +292,17 @@ def test_fit_below_the_limit_keeps_neighbours_inside_the_graph() -> None:
     assert isinstance(head, SupportHead)
 
 
+@pytest.mark.parametrize(
+    "settings", [{"index_kind": 4.0}, {"index_recall": 0.0}, {"index_recall": 1.5}, {"neighbours": 1001.0}]
+)
+def test_fit_with_an_impossible_index_is_refused(settings: dict[str, float]) -> None:
+    """A wrong number is named before anything is built."""
+    own = {**KnnFamily.defaults, **beside_options("flat").router.settings, **settings}
+    with pytest.raises(TrainingError) as caught:
+        KnnFamily().fit(_training_set(), own, 0)
+    assert caught.value.code == "bad_setting"
+
+
 def test_fit_twice_gives_the_same_index_and_id() -> None:
     """The files beside the graph are as repeatable as the graph: one id for the same outcomes."""
     router = beside_router("ivf_sq8")

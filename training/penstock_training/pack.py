@@ -141,16 +141,7 @@ def make_manifest(
         category_probability_min=CATEGORY_PROBABILITY_MIN,
         calibration=_calibration(estimator, corpus.matrix.arms),
         guard=Guard(fitted.knob.guard_z, fitted.novelty_max, NOVELTY_QUANTILE, _NOVELTY),
-        operating_points=tuple(
-            OperatingPoint(
-                t.name,
-                t.cost_weight if np.isfinite(t.cost_weight) else None,
-                t.guard_z,
-                fitted.validation[t.name],
-                fitted.test[t.name],
-            )
-            for t in fitted.knob.tradeoffs
-        ),
+        operating_points=_operating_points(fitted),
         frontier=fitted.knob.frontier,
         hyperparameters={name: round(float(value), 6) for name, value in fitted.settings.items()},
         training=TrainingData(
@@ -175,6 +166,19 @@ def make_manifest(
         neighbours=None if beside is None else beside.files(),
     )
     return msgspec.structs.replace(draft, id=artifact_id(draft, fitted.graph))
+
+
+def _operating_points(fitted: FittedRouter) -> tuple[OperatingPoint, ...]:
+    return tuple(
+        OperatingPoint(
+            t.name,
+            t.cost_weight if np.isfinite(t.cost_weight) else None,
+            t.guard_z,
+            fitted.validation[t.name],
+            fitted.test[t.name],
+        )
+        for t in fitted.knob.tradeoffs
+    )
 
 
 def check_folder(folder: Path) -> None:

@@ -92,7 +92,8 @@ class PrototypeChoice:
         return (
             f"{self.chosen.prototypes} prototypes: squared error {100 * self.rise:+.2f} % against exact neighbours on "
             f"{self.held_out:,} held-out prompts, {100 * self._over_best:+.2f} % against the best number "
-            f"({100 * self.allowed:g} % allowed){area}"
+            f"({100 * self.allowed:g} % allowed{'' if self._over_best <= self.allowed else '; no number has as little'})"
+            f"{area}"
         )
 
 

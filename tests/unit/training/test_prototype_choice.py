@@ -49,6 +49,8 @@ def test_choice_without_room_for_loss_takes_the_least_error() -> None:
     assert choice.chosen == best
     assert choice.exact.area is None
     assert f"{best.prototypes} prototypes: squared error" in choice.describe()
+    beats_exact = best.squared_error <= choice.exact.squared_error
+    assert ("no number has as little" in choice.describe()) == (not beats_exact)
 
 
 def test_choice_needs_prompts_to_compare_on() -> None:

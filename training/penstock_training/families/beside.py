@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock_routers.manifest import NEIGHBOUR_INPUT_NAMES
-from penstock_routers.neighbour_files import IndexKind, NeighbourFiles
+from penstock_routers.neighbour_files import MAX_NEIGHBOURS, IndexKind, NeighbourFiles
 from penstock_routers.neighbour_index import MISSING_BELOW
 from penstock_training.errors import TrainingError
 from penstock_training.families.head import FloatArray, GraphNames, Head, PromptInputs, Settings, TrainingSet
@@ -140,7 +140,7 @@ def fit_beside(training: TrainingSet, settings: Settings, prior: FloatArray, see
     Raises
     ------
     TrainingError
-        ``index_recall``; ``unknown_index_kind``.
+        ``index_recall``; ``bad_setting``.
     MissingExtraError
         faiss is not installed.
     """
@@ -177,7 +177,10 @@ def _shared_index(training: TrainingSet, settings: Settings, seed: int) -> Built
     number = round(settings["index_kind"])
     if not 0 <= number < len(INDEX_KINDS):
         known = ", ".join(f"{i} {kind}" for i, kind in enumerate(INDEX_KINDS))
-        raise TrainingError(f"index_kind is one of {known}", code="unknown_index_kind")
+        raise TrainingError(f"index_kind is one of {known}", code="bad_setting")
+    if not 0.0 < settings["index_recall"] <= 1.0 or settings["neighbours"] > MAX_NEIGHBOURS:
+        message = f"index_recall must be above 0 and at most 1, and neighbours at most {MAX_NEIGHBOURS}"
+        raise TrainingError(message, code="bad_setting")
     places = training.places
     key = (float(number), settings["neighbours"], settings["index_recall"], float(seed))
     known_index = places.indexes.get(key)

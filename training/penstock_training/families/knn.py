@@ -142,7 +142,7 @@ class KnnFamily:
         "strength": 10.0,
         "support_points": 0.0,
         "neighbours": 100.0,
-        "prototype_loss": 0.002,
+        "prototype_loss": 0.005,
         "index_from": 200_000.0,
         "index_kind": 0.0,
         "index_recall": 0.95,
