@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import aiohttp
 
@@ -124,8 +124,20 @@ def _temporary_folder() -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="penstock-artifact-") as name:
             yield Path(name)
     except OSError as error:
-        message = f"no room for a downloaded artifact: {error.strerror or 'unknown error'}"
-        raise ArtifactError(message, code="artifact_source_unusable") from error
+        raise _no_room(error) from error
+
+
+def _no_room(error: OSError) -> ArtifactError:
+    message = f"no room for a downloaded artifact: {error.strerror or 'unknown error'}"
+    return ArtifactError(message, code="artifact_source_unusable")
+
+
+def _append(file: BinaryIO, block: bytes) -> None:
+    try:
+        file.write(block)
+        file.flush()
+    except OSError as error:  # which would otherwise be taken for one of the transport
+        raise _no_room(error) from error
 
 
 def _lay_down(folder: Path, files: dict[str, bytes], trust: Trust) -> Manifest:
@@ -188,9 +200,9 @@ async def _get_file(session: aiohttp.ClientSession, url: str, size: int, path: P
                     raise ArtifactError(f"{name} is larger than {size:,} bytes", code="artifact_oversize")
                 block += chunk
                 if len(block) >= _BLOCK_BYTES:
-                    await asyncio.to_thread(file.write, bytes(block))
+                    await asyncio.to_thread(_append, file, bytes(block))
                     block.clear()
-            await asyncio.to_thread(file.write, bytes(block))
+            await asyncio.to_thread(_append, file, bytes(block))
 
 
 def _is_there(response: aiohttp.ClientResponse, name: str) -> bool:

@@ -293,7 +293,7 @@ def test_fit_below_the_limit_keeps_neighbours_inside_the_graph() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"index_kind": 4.0}, {"index_recall": 0.0}, {"index_recall": 1.5}, {"neighbours": 1001.0}]
+    "settings", [{"index_kind": 5.0}, {"index_recall": 0.0}, {"index_recall": 1.5}, {"neighbours": 1001.0}]
 )
 def test_fit_with_an_impossible_index_is_refused(settings: dict[str, float]) -> None:
     """A wrong number is named before anything is built."""
@@ -301,6 +301,17 @@ def test_fit_with_an_impossible_index_is_refused(settings: dict[str, float]) -> 
     with pytest.raises(TrainingError) as caught:
         KnnFamily().fit(_training_set(), own, 0)
     assert caught.value.code == "bad_setting"
+
+
+def test_fit_takes_four_bytes_a_number_where_one_confuses_prompts() -> None:
+    """When one byte a number cannot reach the recall asked for, the default kind keeps vectors whole instead."""
+    training = _training_set()
+    own = {**KnnFamily.defaults, **beside_options("ivf_sq8").router.settings, "index_recall": 1.0}
+    with pytest.raises(TrainingError, match="ask for less recall"):
+        KnnFamily().fit(training, own, 0)
+    head = KnnFamily().fit(training, own | {"index_kind": 0.0}, 0)
+    assert isinstance(head, BesideHead)
+    assert (head.built.index.kind, head.built.recall) == ("ivf", 1.0)
 
 
 def test_fit_twice_gives_the_same_index_and_id() -> None:

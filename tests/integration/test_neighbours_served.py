@@ -157,6 +157,22 @@ async def test_download_of_an_index_in_several_blocks_is_whole(
     assert found.id == beside
 
 
+async def test_download_of_an_index_without_room_for_it_says_so(
+    tmp_path: Path, beside: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk is not taken for a server that is down."""
+    plain_open = Path.open
+
+    def full(path: Path, mode: str = "r", *rest: Any, **more: Any) -> Any:
+        if path.name == INDEX_FILE and mode == "xb":
+            return plain_open(Path("/dev/full"), "wb")
+        return plain_open(path, mode, *rest, **more)
+
+    monkeypatch.setattr(Path, "open", full)
+    async with serving(tmp_path / "beside") as server:
+        assert await _code_of(server.url, Trust(digest=beside), _encoder_id()) == "artifact_source_unusable"
+
+
 async def test_download_with_a_longer_shorter_or_missing_index_is_refused(tmp_path: Path, beside: str) -> None:
     """The manifest's size bounds the download; what is short, changed or absent fails as on the disk."""
     path = tmp_path / "beside" / INDEX_FILE
@@ -186,14 +202,15 @@ def test_neighbours_bench_in_quick_mode_compares_every_kind(repository_root: Pat
     """The quick pass gives time, memory, recall and the loss in routing for every kind of index."""
     command = [sys.executable, str(repository_root / "bench" / "neighbours.py"), "--quick", "--json"]
     done = subprocess.run(
-        [*command, "--data", str(penstock_data)], capture_output=True, text=True, timeout=110, check=False
+        [*command, "--data", str(penstock_data)], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
-    rows = {row["kind"]: row for row in json.loads(done.stdout)["results"]}
+    found = json.loads(done.stdout)["results"]
+    rows = {row["kind"]: row for row in found if row["recall_asked"] is not None}
     assert set(rows) == {"flat", "ivf_sq8", "ivf", "hnsw"}
     assert rows["flat"]["recall_new_prompts"] > 0.999
     assert rows["flat"]["area_difference"][0] == pytest.approx(0.0, abs=1e-3)
-    assert all(row["recall"] >= 0.95 and row["search_us"]["p50"] > 0.0 for row in rows.values())
+    assert all(row["recall_asked"] >= 0.95 and row["search_us"]["p50"] > 0.0 for row in rows.values())
 
 
 def test_gpu_bench_runs_without_a_gpu(repository_root: Path) -> None:

@@ -18,7 +18,7 @@ from penstock_training.own_router import evaluate_on
 from penstock_training.pack import Provenance, make_manifest, write_artifact
 from support.small_router import ENCODER, OPTIONS, made_up_corpus
 
-KINDS = {"ivf_sq8": 0.0, "ivf": 1.0, "hnsw": 2.0, "flat": 3.0}
+KINDS = {"ivf_sq8": 1.0, "ivf": 2.0, "hnsw": 3.0, "flat": 4.0}
 NEIGHBOURS = 40
 SERVED_DIMENSION = 256
 SERVED_ARMS = ("small", "medium", "frontier")

@@ -89,11 +89,13 @@ class PrototypeChoice:
         area = ""
         if self.chosen.area is not None and self.exact.area is not None:
             area = f", area under cost and quality {self.chosen.area - self.exact.area:+.4f}"
+        allowed = f"{100 * self.allowed:g} % allowed"
+        if self._over_best > self.allowed:
+            allowed += "; no number has as little"
         return (
             f"{self.chosen.prototypes} prototypes: squared error {100 * self.rise:+.2f} % against exact neighbours on "
             f"{self.held_out:,} held-out prompts, {100 * self._over_best:+.2f} % against the best number "
-            f"({100 * self.allowed:g} % allowed{'' if self._over_best <= self.allowed else '; no number has as little'})"
-            f"{area}"
+            f"({allowed}){area}"
         )
 
 

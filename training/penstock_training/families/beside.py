@@ -23,8 +23,17 @@ from penstock_training.families.head import FloatArray, GraphNames, Head, Prompt
 from penstock_training.graph import GraphBuilder
 from penstock_training.index_building import BuiltIndex, build_index, search_threads
 
-INDEX_KINDS: Final[tuple[IndexKind, ...]] = ("ivf_sq8", "ivf", "hnsw", "flat")
-"""What the setting ``index_kind`` counts through; the first is the default."""
+INDEX_KINDS: Final[tuple[tuple[IndexKind, ...], ...]] = (
+    ("ivf_sq8", "ivf"),
+    ("ivf_sq8",),
+    ("ivf",),
+    ("hnsw",),
+    ("flat",),
+)
+"""What the setting ``index_kind`` counts through, each with what is tried in turn; the first is the default.
+
+Where prompts are so alike that one byte a number confuses them, four bytes do not.
+"""
 _BLOCK: Final = 1024
 
 
@@ -176,7 +185,7 @@ def beside_head(head: Head) -> BesideHead | None:
 def _shared_index(training: TrainingSet, settings: Settings, seed: int) -> BuiltIndex:
     number = round(settings["index_kind"])
     if not 0 <= number < len(INDEX_KINDS):
-        known = ", ".join(f"{i} {kind}" for i, kind in enumerate(INDEX_KINDS))
+        known = ", ".join(f"{i} {' or '.join(kinds)}" for i, kinds in enumerate(INDEX_KINDS))
         raise TrainingError(f"index_kind is one of {known}", code="bad_setting")
     if not 0.0 < settings["index_recall"] <= 1.0 or settings["neighbours"] > MAX_NEIGHBOURS:
         message = f"index_recall must be above 0 and at most 1, and neighbours at most {MAX_NEIGHBOURS}"
@@ -186,13 +195,16 @@ def _shared_index(training: TrainingSet, settings: Settings, seed: int) -> Built
     known_index = places.indexes.get(key)
     if isinstance(known_index, BuiltIndex):
         return known_index
-    built = build_index(
-        places.vectors.astype(np.float32),
-        INDEX_KINDS[number],
-        neighbours=min(round(settings["neighbours"]), places.vectors.shape[0]),
-        recall=settings["index_recall"],
-        seed=seed,
-    )
+    vectors = places.vectors.astype(np.float32)
+    neighbours = min(round(settings["neighbours"]), vectors.shape[0])
+    *tried, last = INDEX_KINDS[number]
+    for kind in (*tried, last):
+        try:
+            built = build_index(vectors, kind, neighbours=neighbours, recall=settings["index_recall"], seed=seed)
+            break
+        except TrainingError as error:
+            if kind == last or error.code != "index_recall":
+                raise
     places.indexes[key] = built
     return built
 
