@@ -32,6 +32,7 @@ from penstock_training.fit import fit_router, make_training_set
 from penstock_training.index_building import BuiltIndex
 from penstock_training.pack import write_artifact
 from penstock_training.places import FormScaler
+from penstock_training.publishing.description import describe_text
 from support.beside_router import KINDS, NEIGHBOURS, beside_options, beside_router
 from support.small_router import ARMS, ENCODER, OPTIONS, fitted_small_router, made_up_corpus, small_manifest
 
@@ -160,6 +161,14 @@ def test_manifest_without_an_index_keeps_the_bytes_and_id_of_earlier_releases(re
     assert "neighbours" not in json.loads(canonical_bytes(small_manifest()))
     assert artifact_id(manifest, (folder / "router.onnx").read_bytes()) == manifest.id
     assert not holds_prompt_vectors(manifest)
+
+
+def test_artifact_shown_to_people_names_its_index() -> None:
+    """How many prompts lie beside the graph, in how many megabytes, and how well they are found."""
+    text = describe_text(beside_router("flat").manifest)
+    assert "of single prompts beside the graph (flat" in " ".join(text.split())
+    assert "recall 1.000" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_manifest_with_an_index_counts_as_holding_prompt_vectors() -> None:

@@ -232,8 +232,8 @@ def _print_manifest(manifest: Manifest, folder: Path) -> None:
     click.echo(f"graph      {manifest.graph_bytes / 1e6:.2f} MB, encoder {manifest.encoder.id}")
     if (beside := manifest.neighbours) is not None:
         click.echo(
-            f"neighbours {beside.points:,} prompts beside the graph ({beside.kind}), {beside.total_bytes / 1e6:.1f} MB, "
-            f"recall {beside.recall:.3f} of the {beside.neighbours} nearest"
+            f"neighbours {beside.points:,} prompts beside the graph ({beside.kind}), "
+            f"{beside.total_bytes / 1e6:.1f} MB, recall {beside.recall:.3f} of the {beside.neighbours} nearest"
         )
     click.echo(f"prompts    {', '.join(f'{name} {count:,}' for name, count in manifest.split.prompts.items())}")
     click.echo("on test prompts    quality   (95 % interval)   of best arm   cost of default arm")

@@ -50,6 +50,11 @@ def describe_text(manifest: Manifest, key_id: str | None = None) -> str:
     """Word an artifact for a terminal of 80 columns; as `describe_artifact`."""
     guard, training = manifest.guard, manifest.training
     vectors = "of single prompts (support points)" if holds_prompt_vectors(manifest) else "none of single prompts"
+    if (beside := manifest.neighbours) is not None:
+        vectors = (
+            f"{beside.points:,} of single prompts beside the graph ({beside.kind}, {beside.total_bytes / 1e6:.1f} MB, "
+            f"recall {beside.recall:.3f})"
+        )
     tests = manifest.operating_points[0].test.prompts
     lines = [
         f"artifact {manifest.id}",
