@@ -40,6 +40,7 @@ from penstock_routers.manifest import INPUT_NAMES, NEIGHBOUR_INPUT_NAMES
 from penstock_routers.onnx_session import create_session
 from penstock_training.export import build_graph
 from penstock_training.families.beside import BesideHead
+from penstock_training.families.knn import KnnFamily
 from penstock_training.families.registry import router_spec
 from penstock_training.fit import Corpus, FitOptions, feature_matrix, fit_estimator
 from penstock_training.index_building import build_index, measure_recall
@@ -49,10 +50,9 @@ from penstock_training.outcomes import OutcomeMatrix
 SIZES = (200_000, 1_000_000)
 # HNSW takes half an hour to build over a million points on one core: name it to have it.
 KINDS = {200_000: ("flat", "ivf_sq8", "ivf", "hnsw"), 1_000_000: ("flat", "ivf_sq8")}
-NEIGHBOURS = 100
-BANDWIDTH = 0.05
-STRENGTH = 10.0
-RECALL = 0.95
+# As a router that names nothing else is fitted.
+SETTINGS = KnnFamily.defaults
+NEIGHBOURS = round(SETTINGS["neighbours"])
 QUERIES = 2000
 TIMED = 1000
 TEST_SHARE = 0.3
@@ -204,11 +204,11 @@ def measure(
     estimator = _estimator(points)
     for kind in kinds:
         started = time.perf_counter()
-        built = build_index(vectors, kind, neighbours=neighbours, recall=RECALL, seed=0)  # type: ignore[arg-type]
+        built = build_index(vectors, kind, neighbours=neighbours, recall=SETTINGS["index_recall"], seed=0)  # type: ignore[arg-type]
         seconds = time.perf_counter() - started
         for effort in dict.fromkeys((built.effort, max(1, built.effort // 2), max(1, built.effort // 4))):
             tried = replace(built, effort=effort if built.effort else 0)
-            head = BesideHead(tried, None, scores, BANDWIDTH, STRENGTH, prior)
+            head = BesideHead(tried, None, scores, SETTINGS["bandwidth"], SETTINGS["strength"], prior)
             if exact_quality is None:
                 exact_quality = head.blend(exact_similarity, scores[exact_rows])
             similarity, rows = built.index.search(points.queries, neighbours, tried.effort)

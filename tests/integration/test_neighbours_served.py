@@ -210,7 +210,7 @@ def test_neighbours_bench_in_quick_mode_compares_every_kind(repository_root: Pat
     assert set(rows) == {"flat", "ivf_sq8", "ivf", "hnsw"}
     assert rows["flat"]["recall_new_prompts"] > 0.999
     assert rows["flat"]["area_difference"][0] == pytest.approx(0.0, abs=1e-3)
-    assert all(row["recall_asked"] >= 0.95 and row["search_us"]["p50"] > 0.0 for row in rows.values())
+    assert all(row["recall_asked"] >= 0.9 and row["search_us"]["p50"] > 0.0 for row in rows.values())
 
 
 def test_gpu_bench_runs_without_a_gpu(repository_root: Path) -> None:

@@ -145,7 +145,7 @@ class KnnFamily:
         "prototype_loss": 0.005,
         "index_from": 200_000.0,
         "index_kind": 0.0,
-        "index_recall": 0.95,
+        "index_recall": 0.9,
     }
 
     def fit(self, training: TrainingSet, settings: Settings, seed: int) -> PrototypeHead | SupportHead | BesideHead:
