@@ -7,9 +7,9 @@ has those of the prompt it comes from, and a point without outcomes has the mean
 
 Usage::
 
-    python bench/neighbours.py                       200,000 and 1,000,000 points, about a quarter of an hour
+    python bench/neighbours.py                       200,000 and 1,000,000 points, eight minutes
     python bench/neighbours.py --quick               under a minute; its figures mean nothing
-    python bench/neighbours.py --sizes 1000000 --kinds hnsw     one build, of half an hour
+    python bench/neighbours.py --sizes 1000000 --kinds hnsw     one index, some ten minutes
 
 Searches and graph run on one thread, one query at a time. Read `main`, then `measure`.
 """
@@ -48,7 +48,7 @@ from penstock_training.metrics import envelope_area, upper_envelope
 from penstock_training.outcomes import OutcomeMatrix
 
 SIZES = (200_000, 1_000_000)
-# HNSW takes half an hour to build over a million points on one core: name it to have it.
+# HNSW takes far longer to build over a million points on one core: name it to have it.
 KINDS = {200_000: ("flat", "ivf_sq8", "ivf", "hnsw"), 1_000_000: ("flat", "ivf_sq8")}
 # As a router that names nothing else is fitted.
 SETTINGS = KnnFamily.defaults
@@ -104,7 +104,7 @@ def main() -> None:
     for size in sizes:
         kinds = options.kinds or KINDS.get(size, ("flat", "ivf_sq8", "ivf", "hnsw"))
         rows += measure(points, size, kinds, options.quick, say)
-    _print_table(rows, say)
+    _print_table(rows, points.scores.shape[1], say)
     if options.json:
         data = {"whole": points.whole, "windows": points.windows, "queries": len(points.queries)}
         print(json.dumps({"machine": machine, "points": data, "results": rows}, indent=1))
@@ -328,7 +328,7 @@ def _area(chosen: NDArray[np.int64], scores: NDArray[np.float64], costs: NDArray
     return float(envelope_area(upper_envelope(cost, quality), mean_cost[cheapest], mean_cost[best]))
 
 
-def _print_table(rows: list[dict[str, Any]], say: Callable[[str], None]) -> None:
+def _print_table(rows: list[dict[str, Any]], arms: int, say: Callable[[str], None]) -> None:
     say("")
     say("                                                   search µs, p50          estimate µs, p50       area lost")
     say("points     kind     effort build s     MB  recall     CPU    wall   (p99)     CPU    wall   (p99)  (95 %)")
@@ -345,7 +345,7 @@ def _print_table(rows: list[dict[str, Any]], say: Callable[[str], None]) -> None
     areas = ", ".join(sorted({f"{row['area_exact']:.4f} over {row['points']:,} points" for row in rows}))
     say(
         f"{NEIGHBOURS} neighbours, one thread, one prompt at a time; recall and area on MMLU-Pro prompts that no index "
-        f"holds; search includes the scores, estimate also the graph (29 arms); area of exact neighbours: {areas}"
+        f"holds; search includes the scores, estimate also the graph ({arms} arms); area of exact neighbours: {areas}"
     )
 
 
