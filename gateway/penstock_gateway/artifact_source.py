@@ -188,17 +188,40 @@ def open_trusted(folder: Path, encoder_id: str, trust: Trust) -> RouterArtifact:
     ArtifactError
         ``artifact_other_digest``, the codes of `verify_signature` and those of `RouterArtifact.load`.
     """
-    expected = None
-    if trust.digest is not None or trust.public_key is not None:
-        expected = _content_id(folder)
-        if trust.digest is not None and expected != trust.digest:
-            raise ArtifactError(f"the artifact is {expected}, not the pinned one", code="artifact_other_digest")
-        if trust.public_key is not None:
-            verify_signature(read_signature(folder), expected, trust.public_key)
-    artifact = RouterArtifact.load(folder, encoder_id=encoder_id)
+    expected = check_trust(folder, trust)
+    artifact = RouterArtifact.load(folder, encoder_id=encoder_id, index_device="auto")
     if expected is not None and artifact.id != expected:
         raise ArtifactError("the artifact changed while it was read", code="artifact_corrupt")
     return artifact
+
+
+def check_trust(folder: Path, trust: Trust) -> str | None:
+    """Check who made an artifact, before anything but its manifest is parsed; blocks.
+
+    Parameters
+    ----------
+    folder : Path
+        An index beside the graph need not be there yet: its hashes are in the manifest.
+    trust : Trust
+
+    Returns
+    -------
+    str or None
+        The id computed from the content; None when nothing is asked for.
+
+    Raises
+    ------
+    ArtifactError
+        ``artifact_other_digest``, ``artifact_corrupt``, ``artifact_schema``, and the codes of `verify_signature`.
+    """
+    if trust.digest is None and trust.public_key is None:
+        return None
+    found = _content_id(folder)
+    if trust.digest is not None and found != trust.digest:
+        raise ArtifactError(f"the artifact is {found}, not the pinned one", code="artifact_other_digest")
+    if trust.public_key is not None:
+        verify_signature(read_signature(folder), found, trust.public_key)
+    return found
 
 
 def _content_id(folder: Path) -> str:

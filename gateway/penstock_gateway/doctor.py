@@ -120,7 +120,7 @@ def _build(library: str, version_of: VersionOf, *, is_needed: bool) -> Finding:
         if is_needed:
             fix = f"{install_command('cpu')} (or gpu in the place of cpu)"
             return Finding("fail", library, "is not installed, so nothing can be routed", fix)
-        return Finding("ok", library, "not installed; not needed for routing")
+        return Finding("ok", library, "not installed; only routers with an index beside the graph need it")
     return Finding("ok", library, f"{cpu_name} {cpu}" if cpu is not None else f"{library}-gpu {gpu}")
 
 

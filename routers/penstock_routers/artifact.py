@@ -6,8 +6,8 @@ nothing behind. Read `RouterArtifact.load`, then `RouterArtifact.estimate`.
 
 Codes: ``artifact_missing``, ``artifact_oversize``, ``artifact_schema``, ``artifact_corrupt``,
 ``artifact_encoder_mismatch``, ``artifact_feature_mismatch``, ``artifact_graph_mismatch``, ``artifact_golden_mismatch``,
-``artifact_unknown_arm``, ``artifact_not_finite``, and those of `penstock_routers.onnx_session.create_session` for an
-unsafe graph.
+``artifact_unknown_arm``, ``artifact_not_finite``, those of `penstock_routers.onnx_session.create_session` for an
+unsafe graph, and those of `penstock_routers.neighbour_index` for an index beside the graph.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ from penstock_routers.estimates import Estimate
 from penstock_routers.features import FEATURE_NAMES
 from penstock_routers.manifest import (
     GRAPH_FILE,
-    INPUT_NAMES,
     MANIFEST_FILE,
+    NEIGHBOUR_INPUT_NAMES,
     OUTPUT_NAMES,
     FrontierPoint,
     Manifest,
     artifact_id,
     decode_manifest,
+    input_names,
 )
 from penstock_routers.model_files import read_model_file
+from penstock_routers.neighbour_index import IndexDevice, Neighbours
 from penstock_routers.onnx_session import OnnxSession, create_session
 from penstock_routers.policy import Tradeoff
 
@@ -54,12 +56,15 @@ class RouterArtifact:
     short_id : str
         The first 12 of them, for people.
     manifest : Manifest
+    neighbours : Neighbours or None
+        The index beside the graph, where it has one.
     """
 
-    def __init__(self, manifest: Manifest, session: OnnxSession) -> None:
+    def __init__(self, manifest: Manifest, session: OnnxSession, neighbours: Neighbours | None = None) -> None:
         self.id = manifest.id
         self.short_id = manifest.id.removeprefix("sha256:")[:12]
         self.manifest = manifest
+        self.neighbours = neighbours
         self._session = session
         self._arms = manifest.arms
         self._reference = {name: np.array([index], dtype=np.int64) for index, name in enumerate(manifest.arms)}
@@ -70,18 +75,24 @@ class RouterArtifact:
         }
 
     @classmethod
-    def load(cls, folder: Path, *, encoder_id: str | None, threads: int = 1) -> RouterArtifact:
+    def load(
+        cls, folder: Path, *, encoder_id: str | None, threads: int = 1, index_device: IndexDevice = "cpu"
+    ) -> RouterArtifact:
         """Open an artifact folder after checking everything that can be checked.
 
         Parameters
         ----------
         folder : Path
-            Holds ``manifest.json`` and ``router.onnx``; other files are ignored.
+            Holds ``manifest.json`` and ``router.onnx``, and the files of `penstock_routers.neighbour_files` when the
+            manifest names them; other files are ignored.
         encoder_id : str or None
             Fingerprint of the encoder that will make the prompt vectors; None skips that check (for reading a
             manifest without serving).
         threads : int
             CPU threads of one run; >= 1.
+        index_device : {"cpu", "auto"}
+            Where an index beside the graph is searched; ``auto`` takes a GPU when there is one and it finds what the
+            CPU finds.
 
         Returns
         -------
@@ -92,7 +103,7 @@ class RouterArtifact:
         ArtifactError
             With one of the codes in the module's docstring.
         MissingExtraError
-            ONNX Runtime is not installed.
+            ONNX Runtime is not installed, or the artifact has an index and faiss is not.
         """
         manifest = decode_manifest(_read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES))
         graph = _read(folder / GRAPH_FILE, MAX_ARTIFACT_BYTES)
@@ -101,12 +112,15 @@ class RouterArtifact:
         session = create_session(
             graph, device="cpu", threads=threads, allow_contrib_operators=False, max_bytes=MAX_ARTIFACT_BYTES
         )
-        if set(session.input_names) != set(INPUT_NAMES) or set(session.output_names) != set(OUTPUT_NAMES):
+        if set(session.input_names) != set(input_names(manifest)) or set(session.output_names) != set(OUTPUT_NAMES):
             raise ArtifactError(
                 "the graph's inputs or outputs are not those of a router", code="artifact_graph_mismatch"
             )
-        _check_golden(manifest, session)
-        return cls(manifest, session)
+        neighbours = None if manifest.neighbours is None else Neighbours.open(folder, manifest.neighbours)
+        _check_golden(manifest, session, neighbours)
+        if neighbours is not None and index_device == "auto":
+            neighbours.index.move_to_gpu()
+        return cls(manifest, session, neighbours)
 
     def estimate(self, prompt_vector: FloatArray, features: FloatArray, *, reference_arm: str) -> Estimate:
         """Score one prompt on every arm; blocks for well under a millisecond.
@@ -128,22 +142,25 @@ class RouterArtifact:
         ------
         ArtifactError
             ``artifact_unknown_arm``: the artifact has no such arm; ``onnx_run_failed``: the graph failed, for example
-            on a vector of another length; ``artifact_not_finite``: it gave numbers that nothing can be decided by.
+            on a vector of another length; ``neighbour_search_failed``: the index beside it did;
+            ``artifact_not_finite``: it gave numbers that nothing can be decided by.
 
         Notes
         -----
-        One run of the graph, O(p · (d + 12 m)) for p prototypes; no loop over arms.
+        One run of the graph, O(p · (d + 12 m)) for p prototypes; no loop over arms. With an index beside the graph, one
+        search of it before.
         """
         reference = self._reference.get(reference_arm)
         if reference is None:
             raise ArtifactError(f"the artifact has no arm {reference_arm[:80]!r}", code="artifact_unknown_arm")
-        results = self._session.run(
-            {
-                "prompt_vector": prompt_vector.reshape(1, -1),
-                "features": features.reshape(1, -1),
-                "reference_arm": reference,
-            }
-        )
+        feeds: dict[str, NDArray[Any]] = {
+            "prompt_vector": prompt_vector.reshape(1, -1),
+            "features": features.reshape(1, -1),
+            "reference_arm": reference,
+        }
+        if self.neighbours is not None:
+            feeds |= neighbour_feeds(self.neighbours, feeds["prompt_vector"])
+        results = self._session.run(feeds)
         quality, quality_se, gain, gain_se, tokens, novelty, category = (results[i] for i in self._output_order)
         if not math.isfinite(float((quality + gain + gain_se + tokens).sum())):
             raise ArtifactError("the graph gave numbers that are not finite", code="artifact_not_finite")
@@ -232,6 +249,11 @@ class RouterArtifact:
         return _GENERAL, float(shares[-1])
 
 
+def neighbour_feeds(neighbours: Neighbours, vectors: FloatArray) -> dict[str, NDArray[Any]]:
+    """Search the index for n prompt vectors (n, d) and name what was found as the graph's inputs do."""
+    return dict(zip(NEIGHBOUR_INPUT_NAMES, neighbours.look_up(vectors), strict=True))
+
+
 def interpolate_cost_weight(frontier: tuple[FrontierPoint, ...], position: float) -> float:
     """Find λ at a position of the knob; see `RouterArtifact.tradeoff`.
 
@@ -291,12 +313,14 @@ def _check_compatibility(manifest: Manifest, encoder_id: str | None) -> None:
         )
     arms, categories = len(manifest.arms), len(manifest.categories)
     widths = {"quality": arms, "gain": arms, "category": categories, "prompt_vector": manifest.encoder.dimension}
+    if manifest.neighbours is not None:
+        widths |= {"neighbour_similarity": manifest.neighbours.neighbours, "neighbour_score": arms}
     for spec in manifest.inputs + manifest.outputs:
         if spec.shape[-1] != widths.get(spec.name, spec.shape[-1]):
             raise ArtifactError("the manifest's tensors do not fit its arms or categories", code="artifact_schema")
 
 
-def _check_golden(manifest: Manifest, session: OnnxSession) -> None:
+def _check_golden(manifest: Manifest, session: OnnxSession, neighbours: Neighbours | None) -> None:
     """Run the golden batch and compare; a broken runtime or processor shows here and not in decisions."""
     golden = manifest.golden
     try:
@@ -311,6 +335,8 @@ def _check_golden(manifest: Manifest, session: OnnxSession) -> None:
         "features": features,
         "reference_arm": np.array([golden.reference_arm], dtype=np.int64),
     }
+    if neighbours is not None:
+        feeds |= neighbour_feeds(neighbours, vectors)
     found = dict(zip(session.output_names, session.run(feeds), strict=True))
     widths = {"novelty": 1, "category": len(manifest.categories)}
     for name, wanted in expected.items():

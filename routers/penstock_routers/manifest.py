@@ -14,11 +14,13 @@ from typing import Any, Final, Literal
 import msgspec
 
 from penstock_routers.errors import ArtifactError
+from penstock_routers.neighbour_files import NeighbourFiles, neighbour_problems
 
 SCHEMA_VERSION: Final = 1
 GRAPH_FILE: Final = "router.onnx"
 MANIFEST_FILE: Final = "manifest.json"
 INPUT_NAMES: Final = ("prompt_vector", "features", "reference_arm")
+NEIGHBOUR_INPUT_NAMES: Final = ("neighbour_similarity", "neighbour_score")  # of a graph with an index beside it
 OUTPUT_NAMES: Final = ("quality", "quality_se", "gain", "gain_se", "output_tokens", "novelty", "category")
 # Ten times what another processor's rounding makes of the golden batch; a manifest cannot switch its own check off.
 MAX_GOLDEN_TOLERANCE: Final = 1e-2
@@ -84,7 +86,7 @@ class TensorSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Name, element type and shape of a graph input or output; letters stand for free dimensions."""
 
     name: str
-    type: Literal["float32", "int64"]
+    type: Literal["float32", "int64", "uint8"]
     shape: tuple[str | int, ...]
 
 
@@ -252,7 +254,7 @@ class GoldenBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tolerance: float
 
 
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Everything about an artifact except the numbers inside its graph.
 
     Attributes
@@ -295,6 +297,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     graph_sha256 : str
     graph_bytes : int
     golden : GoldenBatch
+    neighbours : NeighbourFiles or None
+        The index beside the graph. An artifact without one has no such field, so its bytes and its id are those of
+        releases that did not know of it.
     """
 
     id: str
@@ -324,6 +329,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     graph_sha256: str
     graph_bytes: int
     golden: GoldenBatch
+    neighbours: NeighbourFiles | None = None
+
+
+def input_names(manifest: Manifest) -> tuple[str, ...]:
+    """Inputs of the graph, in order: three, and two more with an index beside it."""
+    return INPUT_NAMES if manifest.neighbours is None else INPUT_NAMES + NEIGHBOUR_INPUT_NAMES
 
 
 def canonical_bytes(manifest: Manifest) -> bytes:
@@ -347,7 +358,7 @@ def artifact_id(manifest: Manifest, graph: bytes) -> str:
     -------
     str
         ``sha256:`` and the hexadecimal SHA-256 over the canonical manifest followed by the SHA-256 of the
-        graph. Card, plots and dates are not part of it.
+        graph. An index beside the graph enters by its hashes in the manifest. Card, plots and dates are not part of it.
     """
     digest = hashlib.sha256(canonical_bytes(manifest))
     digest.update(hashlib.sha256(graph).digest())
@@ -419,12 +430,14 @@ def _check_consistency(manifest: Manifest) -> None:
         "guard settings must lie between 0 and 100": 0.0 <= guard.z < 100.0 and 0.0 <= guard.novelty_max < 100.0,
         "the golden batch needs an arm and a tolerance up to 0.01": 0 <= golden.reference_arm < len(names)
         and 0.0 < golden.tolerance <= MAX_GOLDEN_TOLERANCE,
-        "tensors must be those of a router, each with a shape": _has_names(manifest.inputs, INPUT_NAMES)
+        "tensors must be those of a router, each with a shape": _has_names(manifest.inputs, input_names(manifest))
         and _has_names(manifest.outputs, OUTPUT_NAMES),
     } | _frontier_checks(manifest.frontier)
-    for sentence, is_good in checks.items():
-        if not is_good:
-            raise ArtifactError(f"manifest.json: {sentence}", code="artifact_schema")
+    problems = [sentence for sentence, is_good in checks.items() if not is_good]
+    if manifest.neighbours is not None:
+        problems += neighbour_problems(manifest.neighbours, manifest.encoder.dimension, len(names))
+    if problems:
+        raise ArtifactError(f"manifest.json: {problems[0]}", code="artifact_schema")
 
 
 def _frontier_checks(frontier: tuple[FrontierPoint, ...]) -> dict[str, bool]:

@@ -16,7 +16,7 @@ SUPPORT_POINTS: Final = "support_points"
 
 
 def holds_prompt_vectors(manifest: Manifest) -> bool:
-    """Tell whether the graph holds vectors of single prompts.
+    """Tell whether an artifact holds vectors of single prompts.
 
     Parameters
     ----------
@@ -25,11 +25,11 @@ def holds_prompt_vectors(manifest: Manifest) -> bool:
     Returns
     -------
     bool
-        True when the family, or a member of an ensemble (``knn.support_points``), keeps support points, as exact
-        nearest neighbours do. Prototypes that are means of at least five prompts, linear heads and cluster tables keep
-        none.
+        True when an index of them lies beside the graph, or when the family, or a member of an ensemble
+        (``knn.support_points``), keeps support points, as exact nearest neighbours do. Prototypes that are means of at
+        least five prompts, linear heads and cluster tables keep none.
     """
-    return any(
+    return manifest.neighbours is not None or any(
         value > 0.0 for name, value in manifest.hyperparameters.items() if name.rpartition(".")[2] == SUPPORT_POINTS
     )
 

@@ -7,7 +7,7 @@ on. Must not choose operating points. Read `fit_head`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -18,6 +18,7 @@ from penstock_training.families.ensemble import CONSTANT, EnsembleHead, Stacking
 from penstock_training.families.head import FloatArray, Head, IndexArray, Settings, TrainingSet
 from penstock_training.families.registry import ENSEMBLE, MEMBER_SETTINGS, RouterSpec, make_family
 from penstock_training.progress import Progress, silent
+from penstock_training.prototype_choice import PrototypeChoice, choose_prototypes
 from penstock_training.splits import grouped_split
 
 FOLDS: Final = 5
@@ -79,7 +80,13 @@ def out_of_fold(
 
 
 def fit_head(
-    training: TrainingSet, groups: IndexArray, spec: RouterSpec, *, seed: int, progress: Progress = silent
+    training: TrainingSet,
+    groups: IndexArray,
+    spec: RouterSpec,
+    *,
+    seed: int,
+    progress: Progress = silent,
+    arm_cost: FloatArray | None = None,
 ) -> HeadFit:
     """Fit a family, or an ensemble of families.
 
@@ -91,6 +98,8 @@ def fit_head(
     spec : RouterSpec
     seed : int
     progress : callable
+    arm_cost : ndarray of float64, shape (m,), optional
+        Says what a number of prototypes that is chosen here (``prototypes=0``) loses in routing.
 
     Returns
     -------
@@ -102,8 +111,31 @@ def fit_head(
         ``no_member``: every member of an ensemble failed, or gave numbers that are not finite; or what the family
         raises.
     """
+    spec, chosen = _with_prototypes(training, groups, spec, seed, arm_cost)
     if spec.family == ENSEMBLE:
-        return _fit_ensemble(training, groups, spec, seed, progress)
+        fitted = _fit_ensemble(training, groups, spec, seed, progress)
+    else:
+        fitted = _fit_family(training, groups, spec, seed, progress)
+    if chosen is None:
+        return fitted
+    return replace(fitted, notes=(*fitted.notes, chosen.describe()), error=fitted.error | chosen.errors())
+
+
+def _with_prototypes(
+    training: TrainingSet, groups: IndexArray, spec: RouterSpec, seed: int, arm_cost: FloatArray | None
+) -> tuple[RouterSpec, PrototypeChoice | None]:
+    """Put a chosen number in the place of ``prototypes=0`` of nearest neighbours."""
+    key = "knn.prototypes" if spec.family == ENSEMBLE else "prototypes"
+    if spec.family not in ("knn", ENSEMBLE) or spec.settings.get(key) != 0.0:
+        return spec, None
+    settings = (
+        member_settings(spec, "knn") if spec.family == ENSEMBLE else {**make_family("knn").defaults, **spec.settings}
+    )
+    choice = choose_prototypes(training, groups, settings, seed=seed, arm_cost=arm_cost)
+    return replace(spec, settings={**spec.settings, key: float(choice.chosen.prototypes)}), choice
+
+
+def _fit_family(training: TrainingSet, groups: IndexArray, spec: RouterSpec, seed: int, progress: Progress) -> HeadFit:
     settings = {**make_family(spec.family).defaults, **spec.settings}
     progress(f"fitting {spec.family}", 0, 2)
     found = out_of_fold(spec.family, settings, training, groups, seed=seed)

@@ -159,7 +159,8 @@ def _fit_default(data_folder: Path, out: Path, options: FitOptions, progress: Pr
         seed=options.seed,
     )
     manifest = make_manifest(fitted, corpus, provenance, held_out=held_out, left_out=left_out)
-    return write_artifact(out, manifest, fitted.graph, _card(manifest, corpus, table, sources, held_out, left_out))
+    card = _card(manifest, corpus, table, sources, held_out, left_out)
+    return write_artifact(out, manifest, fitted.graph, card, estimator=fitted.estimator)
 
 
 def evaluate_on(fitted: FittedRouter, corpus: Corpus, name: str, options: FitOptions) -> EvaluationReport:

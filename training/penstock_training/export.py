@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock_routers.features import FEATURE_NAMES
-from penstock_routers.manifest import INPUT_NAMES, OUTPUT_NAMES, TensorSpec
+from penstock_routers.manifest import INPUT_NAMES, NEIGHBOUR_INPUT_NAMES, OUTPUT_NAMES, TensorSpec
 from penstock_routers.onnx_session import create_session
 from penstock_training.errors import TrainingError
 from penstock_training.estimator import ArmEstimates, RouterEstimator
+from penstock_training.families.beside import BesideHead, beside_head
 from penstock_training.families.head import GraphNames, Head, PromptInputs
 from penstock_training.graph import GraphBuilder
 from penstock_training.uncertainty import Uncertainty
@@ -59,13 +60,22 @@ class ParityReport:
         return self.agreeing >= PARITY_SHARE * self.rows and self.agreeing + self.tied == self.rows
 
 
-def input_specs(dimension: int) -> tuple[TensorSpec, ...]:
-    """Inputs of the graph, in order."""
+def input_specs(dimension: int, beside: BesideHead | None = None) -> tuple[TensorSpec, ...]:
+    """Inputs of the graph, in order; two more with an index beside it."""
     vector, features, reference = INPUT_NAMES
-    return (
+    specs = (
         TensorSpec(vector, "float32", ("n", dimension)),
         TensorSpec(features, "float32", ("n", len(FEATURE_NAMES))),
         TensorSpec(reference, "int64", (1,)),
+    )
+    if beside is None:
+        return specs
+    similarity, score = NEIGHBOUR_INPUT_NAMES
+    count = beside.built.neighbours
+    return (
+        *specs,
+        TensorSpec(similarity, "float32", ("n", count)),
+        TensorSpec(score, "uint8", ("n", count, beside.prior.size)),
     )
 
 
@@ -101,7 +111,8 @@ def build_graph(estimator: RouterEstimator) -> bytes:
     b.output("novelty", novelty)
     b.output("category", category)
     categories = estimator.frame.categories.bias.size
-    inputs, outputs = input_specs(estimator.dimension), output_specs(estimator.arms, categories)
+    inputs = input_specs(estimator.dimension, beside_head(estimator.head))
+    outputs = output_specs(estimator.arms, categories)
     return b.model("penstock_router", inputs, outputs)
 
 
@@ -118,15 +129,26 @@ def _gain_se(b: GraphBuilder, uncertainty: Uncertainty, factor: str, is_per_arm:
 
 
 def run_graph(
-    graph: bytes, vectors: NDArray[np.floating], features: NDArray[np.floating], reference: int
+    graph: bytes,
+    vectors: NDArray[np.floating],
+    features: NDArray[np.floating],
+    reference: int,
+    beside: BesideHead | None = None,
 ) -> ArmEstimates:
-    """Run a router graph on n prompts, as serving does; returns its outputs in float32."""
+    """Run a router graph on n prompts, as serving does, after a search of the index beside it where there is one.
+
+    Returns
+    -------
+    ArmEstimates
+        In float32.
+    """
     session = create_session(graph, device="cpu", threads=1, allow_contrib_operators=False)
     feeds: dict[str, NDArray[Any]] = {
         "prompt_vector": np.ascontiguousarray(vectors, dtype=np.float32),
         "features": np.ascontiguousarray(features, dtype=np.float32),
         "reference_arm": np.array([reference], dtype=np.int64),
     }
+    feeds |= _beside_feeds(beside, feeds["prompt_vector"])
     found = dict(zip(session.output_names, session.run(feeds), strict=True))
     return ArmEstimates(**{name: found[name] for name in OUTPUT_NAMES})
 
@@ -143,7 +165,8 @@ def time_head(head: Head, inputs: PromptInputs) -> float:
     Returns
     -------
     float
-        Microseconds, the median of `_TIMED_RUNS` runs on one thread; without the frame that all routers share.
+        Microseconds, the median of `_TIMED_RUNS` runs on one thread, with the search of an index beside the graph;
+        without the frame that all routers share.
     """
     b = GraphBuilder()
     names = GraphNames("prompt_vector", "form")
@@ -151,15 +174,22 @@ def time_head(head: Head, inputs: PromptInputs) -> float:
     one = inputs.rows(np.zeros(1, dtype=np.int64))
     values = {names.vector: one.vectors.astype(np.float32), names.form: one.forms.astype(np.float32)}
     specs = [TensorSpec(name, "float32", ("n", value.shape[1])) for name, value in values.items()]
+    beside = beside_head(head)
+    specs += () if beside is None else input_specs(one.vectors.shape[1], beside)[len(INPUT_NAMES) :]
     arms = head.predict(one).shape[1]
     graph = b.model("penstock_head", specs, [TensorSpec("quality", "float32", ("n", arms))])
     session = create_session(graph, device="cpu", threads=1, allow_contrib_operators=False)
     seconds = []
     for _ in range(_TIMED_RUNS):
         started = time.perf_counter()
-        session.run(values)
+        session.run(values | _beside_feeds(beside, values[names.vector]))
         seconds.append(time.perf_counter() - started)
     return float(np.median(seconds)) * 1e6
+
+
+def _beside_feeds(beside: BesideHead | None, vectors: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """What the index beside a graph finds, as the graph's inputs name it; nothing without one."""
+    return {} if beside is None else dict(zip(NEIGHBOUR_INPUT_NAMES, beside.look_up(vectors), strict=True))
 
 
 def check_parity(
@@ -185,9 +215,11 @@ def check_parity(
     """
     agrees = np.ones(vectors.shape[0], dtype=bool)
     largest = largest_tokens = 0.0
+    beside = beside_head(estimator.head)
     for reference in sorted({0, estimator.arms // 2, estimator.arms - 1}):
         expected = estimator.predict(vectors, features, reference)
-        close, difference, token_difference = _compare(expected, run_graph(graph, vectors, features, reference))
+        found = run_graph(graph, vectors, features, reference, beside)
+        close, difference, token_difference = _compare(expected, found)
         agrees &= close
         largest, largest_tokens = max(largest, difference), max(largest_tokens, token_difference)
     odd = np.flatnonzero(~agrees)

@@ -289,7 +289,15 @@ def fit_estimator(
     """
     scaler = FormScaler.fit(train.features)
     training = make_training_set(train, scaler, options)
-    fitted = fit_head(training, train.matrix.groups, options.router, seed=options.seed, progress=progress)
+    price = np.array([train.prices[arm] for arm in train.matrix.arms])
+    fitted = fit_head(
+        training,
+        train.matrix.groups,
+        options.router,
+        seed=options.seed,
+        progress=progress,
+        arm_cost=price @ np.array([0.75, 0.25]),  # three input tokens to one output token, as elsewhere
+    )
     calibration = fit_calibration(fitted.out_of_fold, train.matrix.score, train.matrix.groups)
     quality = calibration.apply(fitted.out_of_fold)
     frame = _make_frame(train, scaler, training, fitted, options)

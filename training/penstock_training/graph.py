@@ -100,7 +100,7 @@ class GraphBuilder:
         """Serialise, after the checker has passed it; the same calls give the same bytes."""
         from onnx import TensorProto, checker, helper
 
-        types = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
+        types = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "uint8": TensorProto.UINT8}
         declared = [
             [helper.make_tensor_value_info(spec.name, types[spec.type], list(spec.shape)) for spec in specs]
             for specs in (inputs, outputs)

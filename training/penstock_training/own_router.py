@@ -122,7 +122,7 @@ def fit_outcomes(
         manifest = make_manifest(fitted, corpus, provenance, held_out=held_out, left_out=left_out)
         check_prompt_content(manifest, is_allowed=may_hold_prompt_vectors)
         card = _card(out.resolve().name, manifest, corpus, held_out, left_out)
-        return write_artifact(out, manifest, fitted.graph, card)
+        return write_artifact(out, manifest, fitted.graph, card, estimator=fitted.estimator)
 
 
 def own_corpus(

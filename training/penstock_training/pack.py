@@ -40,12 +40,14 @@ from penstock_routers.manifest import (
     artifact_id,
     encode_manifest,
 )
+from penstock_routers.neighbour_files import INDEX_FILE, NEIGHBOUR_FILES, SCORES_FILE
 from penstock_training.card import PLOT_FILES, CardReport, write_card
 from penstock_training.categories import CATEGORIES
 from penstock_training.errors import TrainingError
 from penstock_training.estimator import RouterEstimator
 from penstock_training.evaluation_report import EvaluationReport
 from penstock_training.export import input_specs, output_specs, run_graph
+from penstock_training.families.beside import BesideHead, beside_head
 from penstock_training.fit import Corpus, FittedRouter, mean_output_tokens, split_fractions
 
 CATEGORY_PROBABILITY_MIN: Final = 0.5
@@ -121,6 +123,7 @@ def make_manifest(
         Complete, with its id.
     """
     estimator = fitted.estimator
+    beside = beside_head(estimator.head)
     draft = Manifest(
         id="",
         schema_version=SCHEMA_VERSION,
@@ -132,22 +135,13 @@ def make_manifest(
         reference_arm=fitted.reference_arm,
         reference_input_tokens=fitted.reference_input_tokens,
         reference_output_tokens=fitted.reference_output_tokens,
-        inputs=input_specs(estimator.dimension),
+        inputs=input_specs(estimator.dimension, beside),
         outputs=output_specs(len(corpus.matrix.arms), len(CATEGORIES)),
         categories=CATEGORIES,
         category_probability_min=CATEGORY_PROBABILITY_MIN,
         calibration=_calibration(estimator, corpus.matrix.arms),
         guard=Guard(fitted.knob.guard_z, fitted.novelty_max, fitted.novelty_quantile, _NOVELTY),
-        operating_points=tuple(
-            OperatingPoint(
-                t.name,
-                t.cost_weight if np.isfinite(t.cost_weight) else None,
-                t.guard_z,
-                fitted.validation[t.name],
-                fitted.test[t.name],
-            )
-            for t in fitted.knob.tradeoffs
-        ),
+        operating_points=_operating_points(fitted),
         frontier=fitted.knob.frontier,
         hyperparameters={name: round(float(value), 6) for name, value in fitted.settings.items()},
         training=TrainingData(
@@ -169,8 +163,22 @@ def make_manifest(
         graph_sha256=hashlib.sha256(fitted.graph).hexdigest(),
         graph_bytes=len(fitted.graph),
         golden=make_golden(estimator, fitted.graph, corpus.matrix.arms.index(fitted.reference_arm), provenance.seed),
+        neighbours=None if beside is None else beside.files(),
     )
     return msgspec.structs.replace(draft, id=artifact_id(draft, fitted.graph))
+
+
+def _operating_points(fitted: FittedRouter) -> tuple[OperatingPoint, ...]:
+    return tuple(
+        OperatingPoint(
+            t.name,
+            t.cost_weight if np.isfinite(t.cost_weight) else None,
+            t.guard_z,
+            fitted.validation[t.name],
+            fitted.test[t.name],
+        )
+        for t in fitted.knob.tradeoffs
+    )
 
 
 def check_folder(folder: Path) -> None:
@@ -191,7 +199,14 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def write_artifact(folder: Path, manifest: Manifest, graph: bytes, card: CardReport | None = None) -> RouterArtifact:
+def write_artifact(
+    folder: Path,
+    manifest: Manifest,
+    graph: bytes,
+    card: CardReport | None = None,
+    *,
+    estimator: RouterEstimator | None = None,
+) -> RouterArtifact:
     """Write an artifact, and open it as serving does before it takes the place of an earlier one.
 
     Parameters
@@ -202,6 +217,8 @@ def write_artifact(folder: Path, manifest: Manifest, graph: bytes, card: CardRep
     manifest : Manifest
     graph : bytes
     card : CardReport, optional
+    estimator : RouterEstimator, optional
+        Needed when the manifest names neighbours beside the graph: it holds them.
 
     Returns
     -------
@@ -222,11 +239,13 @@ def write_artifact(folder: Path, manifest: Manifest, graph: bytes, card: CardRep
             staged = Path(name)
             (staged / GRAPH_FILE).write_bytes(graph)
             (staged / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
+            beside = None if estimator is None else beside_head(estimator.head)
+            neighbours = [] if beside is None else _write_neighbours(staged, beside)
             artifact = RouterArtifact.load(staged, encoder_id=manifest.encoder.id)
             extras = [path.name for path in write_card(staged, card)] if card is not None else []
-            for file in (*extras, GRAPH_FILE, MANIFEST_FILE):
+            for file in (*extras, *neighbours, GRAPH_FILE, MANIFEST_FILE):
                 (staged / file).replace(folder / file)
-        for file in set(PLOT_FILES) - set(extras):
+        for file in {*PLOT_FILES, *NEIGHBOUR_FILES} - {*extras, *neighbours}:
             (folder / file).unlink(missing_ok=True)
     except OSError as error:
         raise TrainingError(f"{folder} cannot be written: {error.strerror}", code="out_not_writable") from error
@@ -248,7 +267,7 @@ def make_golden(estimator: RouterEstimator, graph: bytes, reference: int, seed: 
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     features = places.forms[chosen].mean(axis=1) * scaler.scale + scaler.mean
     features = features.astype(np.float32)
-    found = run_graph(graph, vectors, features, reference)
+    found = run_graph(graph, vectors, features, reference, beside_head(estimator.head))
     outputs = {name: getattr(found, name).reshape(GOLDEN_ROWS, -1) for name in OUTPUT_NAMES}
     return GoldenBatch(
         reference_arm=reference,
@@ -257,6 +276,13 @@ def make_golden(estimator: RouterEstimator, graph: bytes, reference: int, seed: 
         outputs={name: _rows(np.round(values.astype(np.float64), 6)) for name, values in outputs.items()},
         tolerance=GOLDEN_TOLERANCE,
     )
+
+
+def _write_neighbours(folder: Path, beside: BesideHead) -> list[str]:
+    """Write index and score table; returns their names."""
+    beside.built.content.tofile(folder / INDEX_FILE)
+    beside.scores.tofile(folder / SCORES_FILE)
+    return [INDEX_FILE, SCORES_FILE]
 
 
 def _rows(values: NDArray[np.floating]) -> tuple[tuple[float, ...], ...]:

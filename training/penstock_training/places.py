@@ -113,17 +113,21 @@ class Places:
     seed : int
     index : ndarray of int64, shape (n,)
         The rows among them that this view stands for.
+    indexes : dict
+        Neighbour indexes of all N prompts by how they were asked for, made once and shared like the clusterings
+        (`penstock_training.families.beside`).
     """
 
     vectors: FloatArray
     forms: FloatArray
     seed: int
     index: IndexArray
+    indexes: dict[tuple[float, ...], object] = field(default_factory=dict)
     _made: dict[int, Prototypes] = field(default_factory=dict)
 
     def rows(self, index: IndexArray) -> Places:
         """Take some rows; the clusterings made so far and later are shared."""
-        return Places(self.vectors, self.forms, self.seed, self.index[index], self._made)
+        return Places(self.vectors, self.forms, self.seed, self.index[index], self.indexes, self._made)
 
     def get(self, count: int) -> Prototypes:
         """About `count` prototypes of all prompts, with the members among the rows of this view."""

@@ -86,7 +86,11 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of split, clustering, bootstrap.")
 @bad_rows_option
 @click.option("--captured", is_flag=True, help="The prompts were captured by a gateway; the artifact will say so.")
-@click.option("--allow-prompt-vectors", is_flag=True, help="Accept vectors of single captured prompts in it.")
+@click.option(
+    "--allow-prompt-vectors",
+    is_flag=True,
+    help="Let the router keep vectors of single prompts (support_points=1), which tell what was asked.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def fit(
     is_default: bool,
@@ -113,26 +117,26 @@ def fit(
 
     Outcomes of your own are few, so the router starts from the bundled one as prior unless told otherwise.
     """
-    if is_default == bool(outcomes):
-        raise click.UsageError("give either --default or --outcomes FILE")
     if is_default and (encoder or reference_arm or prices or prior or captured):
         raise click.UsageError("--encoder, --reference-arm, --prices, --prior and --captured go with --outcomes")
     if prior and no_prior:
         raise click.UsageError("give either --prior or --no-prior")
-    if outcomes and out is None:
-        raise click.UsageError("--outcomes needs --out FOLDER")
     if router == "auto" and (is_default or settings):
         raise click.UsageError("--router auto goes with --outcomes, and chooses the settings itself")
+    _check_place(is_default, outcomes, out)
     found: list[SearchResult] = []
     with errors_shown(as_json), progress_bars(as_json) as progress:
         need_packages("sklearn", "onnx", "pyarrow", "matplotlib")
         if is_default:
             target = out or bundled_folder(DEFAULT_ENCODER).parent / DEFAULT_ARTIFACT
-            manifest = _fit_default(data, target, fit_options(router, settings, seed), progress)
+            options = fit_options(router, settings, seed)
+            _check_prompt_vectors(options, allow_prompt_vectors)
+            manifest = _fit_default(data, target, options, progress)
         else:
             target = out or Path()
             search = _search_options(budget, metric, leaderboard) if router == "auto" else None
             options = fit_options(router if search is None else "ensemble", settings, seed)
+            _check_prompt_vectors(options, allow_prompt_vectors)
             start = None if no_prior else (prior or bundled_folder(DEFAULT_ENCODER).parent / DEFAULT_ARTIFACT)
             wanted = _Wanted(
                 outcomes,
@@ -151,12 +155,23 @@ def fit(
             manifest = _fit_own(wanted, options, progress)
     if leaderboard is not None and found:
         leaderboard.write_text(json.dumps(found[0].to_json(), indent=1) + "\n", encoding="utf-8")
+    _print_fit(manifest, target, found, as_json)
+
+
+def _print_fit(manifest: Manifest, folder: Path, found: list[SearchResult], as_json: bool) -> None:
     if as_json:
         searched = {"search": found[0].to_json()} if found else {}
         click.echo(json.dumps(_summary(manifest) | searched, indent=1))
     else:
         _print_search(found)
-        _print_manifest(manifest, target)
+        _print_manifest(manifest, folder)
+
+
+def _check_place(is_default: bool, outcomes: tuple[Path, ...], out: Path | None) -> None:
+    if is_default == bool(outcomes):
+        raise click.UsageError("give either --default or --outcomes FILE")
+    if outcomes and out is None:
+        raise click.UsageError("--outcomes needs --out FOLDER")
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +225,19 @@ def fit_options(router: str, settings: tuple[str, ...], seed: int) -> FitOptions
         except ValueError:
             raise click.UsageError(f"--set {setting!r} should read NAME=NUMBER") from None
     return FitOptions(router=router_spec(router, given), seed=seed)
+
+
+def _check_prompt_vectors(options: FitOptions, is_allowed: bool) -> None:
+    """Refuse vectors of single prompts, before anything is read, unless they were allowed."""
+    from penstock_routers.prompt_content import SUPPORT_POINTS
+
+    settings = options.router.settings.items()
+    if not is_allowed and any(value > 0.0 for name, value in settings if name.rpartition(".")[2] == SUPPORT_POINTS):
+        raise TrainingError(
+            f"{SUPPORT_POINTS} keeps a vector of every prompt, which tells what was asked to whoever has the artifact; "
+            "allow it with --allow-prompt-vectors, or leave it out: prototypes are means of five prompts at least",
+            code="prompt_vectors_not_allowed",
+        )
 
 
 def _fit_default(data: Path | None, out: Path, options: FitOptions, progress: Progress) -> Manifest:
@@ -275,6 +303,7 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
         "arms": list(manifest.arms),
         "reference_arm": manifest.reference_arm,
         "graph_bytes": manifest.graph_bytes,
+        "neighbours": msgspec.to_builtins(manifest.neighbours),
         "guard": msgspec.to_builtins(manifest.guard),
         "hyperparameters": manifest.hyperparameters,
         "operating_points": points,
@@ -288,6 +317,11 @@ def _print_manifest(manifest: Manifest, folder: Path) -> None:
     click.echo(f"router     {manifest.family}")
     click.echo(f"arms       {', '.join(manifest.arms)} (default: {manifest.reference_arm})")
     click.echo(f"graph      {manifest.graph_bytes / 1e6:.2f} MB, encoder {manifest.encoder.id}")
+    if (beside := manifest.neighbours) is not None:
+        click.echo(
+            f"neighbours {beside.points:,} prompts beside the graph ({beside.kind}), "
+            f"{beside.total_bytes / 1e6:.1f} MB, recall {beside.recall:.3f} of the {beside.neighbours} nearest"
+        )
     click.echo(f"prompts    {', '.join(f'{name} {count:,}' for name, count in manifest.split.prompts.items())}")
     click.echo("on test prompts    quality   (95 % interval)   of best arm   cost of default arm")
     for point in manifest.operating_points:

@@ -1,7 +1,8 @@
 """The ``knn`` head: similarity-weighted neighbours, shrunk to the mean.
 
 Neighbours are prototypes (means of at least five prompts with the sums of their outcomes) or, where the outcomes may be
-stored, the training prompts themselves. Read `KnnFamily.fit`.
+stored, the training prompts themselves: inside the graph, or beside it when they are many
+(`penstock_training.families.beside`). Read `KnnFamily.fit`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import ClassVar, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock_training.families.beside import BesideHead, fit_beside
 from penstock_training.families.head import FloatArray, GraphNames, PromptInputs, Settings, TrainingSet
 from penstock_training.graph import GraphBuilder
 from penstock_training.places import Prototypes, sums_per_prototype
@@ -134,7 +136,7 @@ def _nearest(cosine: NDArray[np.float32], count: int) -> NDArray[np.int64]:
 
 
 class KnnFamily:
-    """Fits a `PrototypeHead`, or a `SupportHead` when ``support_points`` is 1."""
+    """Fits a `PrototypeHead`; when ``support_points`` is 1 a `SupportHead`, beyond ``index_from`` a `BesideHead`."""
 
     defaults: ClassVar[Settings] = {
         "prototypes": 500.0,
@@ -143,10 +145,16 @@ class KnnFamily:
         "strength": 10.0,
         "support_points": 0.0,
         "neighbours": 100.0,
+        "prototype_loss": 0.005,
+        "index_from": 200_000.0,
+        "index_kind": 0.0,
+        "index_recall": 0.9,
     }
 
-    def fit(self, training: TrainingSet, settings: Settings, seed: int) -> PrototypeHead | SupportHead:
+    def fit(self, training: TrainingSet, settings: Settings, seed: int) -> PrototypeHead | SupportHead | BesideHead:
         """Sum outcomes per prototype, or keep them all; see `penstock_training.families.head.Family`.
+
+        A number of prototypes of 0 is chosen by `penstock_training.prototype_choice` before it comes here.
 
         References
         ----------
@@ -155,6 +163,8 @@ class KnnFamily:
         """
         prior = training.target.mean(axis=0)
         if settings["support_points"] > 0.0:
+            if training.places.vectors.shape[0] > settings["index_from"]:
+                return fit_beside(training, settings, prior, seed)
             return _support_head(training, settings, prior)
         places = training.prototypes(round(settings["prototypes"]))
         size = len(places)

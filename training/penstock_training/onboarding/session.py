@@ -78,6 +78,9 @@ def onboard(
     if out.resolve() == folder.resolve():
         raise TrainingError(f"{out} is the artifact itself; name another folder", code="out_is_artifact")
     artifact, encoder = open_router(folder, encoder_folder)
+    if artifact.manifest.neighbours is not None:
+        message = "the artifact keeps its neighbours beside the graph, where no arm can be added; fit it again"
+        raise TrainingError(message, code="artifact_graph_unknown")
     graph = (folder / GRAPH_FILE).read_bytes()
     rows = usable_rows(matrix, new.name, artifact.manifest)
     evidence = gather_evidence(

@@ -46,10 +46,17 @@ def describe_artifact(manifest: Manifest, key_id: str | None = None) -> dict[str
     }
 
 
+def _vectors(manifest: Manifest) -> str:
+    """Say whether vectors of single prompts are kept, and how many beside the graph."""
+    if (beside := manifest.neighbours) is not None:
+        size = f"{beside.total_bytes / 1e6:.1f} MB, recall {beside.recall:.3f}"
+        return f"{beside.points:,} of single prompts beside the graph ({beside.kind}, {size})"
+    return "of single prompts (support points)" if holds_prompt_vectors(manifest) else "none of single prompts"
+
+
 def describe_text(manifest: Manifest, key_id: str | None = None) -> str:
     """Word an artifact for a terminal of 80 columns; as `describe_artifact`."""
     guard, training = manifest.guard, manifest.training
-    vectors = "of single prompts (support points)" if holds_prompt_vectors(manifest) else "none of single prompts"
     tests = manifest.operating_points[0].test.prompts
     lines = [
         f"artifact {manifest.id}",
@@ -60,7 +67,7 @@ def describe_text(manifest: Manifest, key_id: str | None = None) -> str:
         *_labelled("default arm", manifest.reference_arm),
         *_labelled("guard", f"a switch must pay by {guard.z:g} standard errors"),
         *_labelled("novelty", f"kept by the default arm above {guard.novelty_max:.3f}"),
-        *_labelled("prompt vectors", vectors),
+        *_labelled("prompt vectors", _vectors(manifest)),
         "",
         "arms, prices in USD per million tokens",
         *_table(

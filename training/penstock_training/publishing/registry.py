@@ -22,7 +22,7 @@ import msgspec
 
 from penstock_routers.artifact import MAX_ARTIFACT_BYTES, RouterArtifact
 from penstock_routers.errors import ArtifactError
-from penstock_routers.manifest import GRAPH_FILE, MANIFEST_FILE
+from penstock_routers.manifest import GRAPH_FILE, MANIFEST_FILE, decode_manifest
 from penstock_routers.model_files import read_model_file
 from penstock_routers.registry_layout import (
     ARTIFACTS_FOLDER,
@@ -40,6 +40,7 @@ HOLDOUTS_FOLDER: Final = "holdouts"
 _LOCK_FILE: Final = ".lock"
 _STAGED: Final = ".new-"
 _FOR_PEOPLE: Final = ("CARD.md", "*.png", "*.svg", "*.html")
+_COPY_BYTES: Final = 8 << 20
 _SHORT_ID_MINIMUM: Final = 6  # hexadecimal digits that may stand for an id
 
 Event = Literal["publish", "rollback", "keep", "not_enough_data"]
@@ -194,7 +195,7 @@ class Registry:
         Parameters
         ----------
         source : Path
-            Artifact folder. Manifest, graph, card and pictures are copied; other files are not.
+            Artifact folder. Manifest, graph, an index beside it, card and pictures are copied; other files are not.
         verdict, reason : str
             Why it may be published, for pointer and history.
         signature : bytes, optional
@@ -263,6 +264,9 @@ class Registry:
                 content = signature if name == SIGNATURE_FILE and signature is not None else _content(source / name)
                 if content is not None:
                     _write(staged / name, content)
+            neighbours = decode_manifest((staged / MANIFEST_FILE).read_bytes()).neighbours
+            for name, size in ({} if neighbours is None else neighbours.sizes).items():
+                _copy(source / name, staged / name, size)
             for pattern in _FOR_PEOPLE:
                 for path in sorted(source.glob(pattern)):
                     if path.is_file() and path.stat().st_size <= MAX_ARTIFACT_BYTES:
@@ -377,6 +381,22 @@ def _write(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     path.chmod(0o444)
+
+
+def _copy(source: Path, target: Path, size: int) -> None:
+    """Copy a file that may be too large for memory, of the size that the manifest says."""
+    if not source.is_file():
+        raise ArtifactError(f"{source.name} is missing or no regular file", code="artifact_missing")
+    with source.open("rb") as read, target.open("xb") as written:
+        left = size + 1  # one more tells a file that is too long
+        while left > 0 and (block := read.read(min(_COPY_BYTES, left))):
+            written.write(block)
+            left -= len(block)
+        written.flush()
+        os.fsync(written.fileno())
+    if left == 0:
+        raise ArtifactError(f"{source.name} is larger than the manifest says", code="artifact_oversize")
+    target.chmod(0o444)
 
 
 def _replace(path: Path, content: bytes, *, on_written: Callable[[], None] = lambda: None) -> None:
