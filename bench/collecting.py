@@ -31,6 +31,7 @@ from penstock_routers.bundled import DEFAULT_ENCODER, bundled_folder
 from penstock_routers.encoder import PromptEncoder
 from penstock_training.collect.selection import ORDERS, choose_prompts, decision_value
 from penstock_training.default_router import CHECK_SET, FITTED_SETS, REFERENCE_ARM
+from penstock_training.families.registry import router_spec
 from penstock_training.fit import Corpus, FitOptions, feature_matrix, fit_router, single_threaded
 from penstock_training.outcomes import OutcomeMatrix, load_outcomes
 from penstock_training.progress import silent
@@ -48,10 +49,7 @@ MIN_GAP = 0.05
 QUICK_PRIOR = 3000
 RIDGE = 5.0
 BANDWIDTH, SHRINKAGE = 0.05, 2.0
-PRIOR_OPTIONS = FitOptions(
-    resamples=50, prototypes=(500,), bandwidths=(0.05,), feature_weights=(0.02,), quality_strengths=(5.0,),
-    gain_strengths=(10.0,),
-)  # fmt: skip
+PRIOR_OPTIONS = FitOptions(resamples=50, router=router_spec("knn"))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ from penstock_training.errors import OutcomeError, TrainingError
 from penstock_training.outcomes import OutcomeMatrix
 from penstock_training.predict import open_router
 from penstock_training.publishing.paired import cost_scale_usd, is_in_open_part, pair_policies
-from support.artifact_variants import write_variant
+from support.artifact_variants import bundled_manifest, write_variant
 
 ARMS = ("small", "medium", "large", "frontier")
 COSTS = np.array([0.001, 0.002, 0.004, 0.016])
@@ -36,8 +37,9 @@ def matrix(arms: tuple[str, ...] = ARMS) -> OutcomeMatrix:
 @pytest.fixture
 def routers(tmp_path: Path) -> tuple[Router, Router]:
     """A candidate that takes the cheapest arm at ``balanced``, and a running artifact that takes the dearest."""
-    write_variant(tmp_path / "cheap", cost_weight=1000.0)
-    write_variant(tmp_path / "dear", cost_weight=0.0)
+    bold = msgspec.structs.replace(bundled_manifest().guard, novelty_max=0.6)
+    write_variant(tmp_path / "cheap", cost_weight=1000.0, guard=bold)
+    write_variant(tmp_path / "dear", cost_weight=0.0, guard=bold)
     return open_router(tmp_path / "cheap", None), open_router(tmp_path / "dear", None)
 
 

@@ -263,10 +263,10 @@ def test_artifact_verify_with_another_digest_is_refused(cheap: Path, published: 
 def test_artifact_diff_names_arms_settings_and_whether_intervals_touch(tmp_path: Path, cheap: Path) -> None:
     """A difference of λ and guard is listed, and equal measurements overlap."""
     manifest = bundled_manifest()
-    write_variant(tmp_path / "b", guard=msgspec.structs.replace(manifest.guard, z=2.0))
+    write_variant(tmp_path / "b", guard=msgspec.structs.replace(manifest.guard, z=3.0))
     found = answer("artifact", "diff", cheap, tmp_path / "b")
     assert found["arms_added"] == found["arms_removed"] == []
-    assert found["guard"] == {"z": [manifest.guard.z, 2.0]}
+    assert found["guard"] == {"z": [manifest.guard.z, 3.0]}
     assert found["operating_points"]["balanced"]["cost_weight"][0] == 20.0
     assert found["operating_points"]["balanced"]["quality"]["overlap"] is True
     text = run("artifact", "diff", cheap, tmp_path / "b").output
