@@ -37,9 +37,9 @@ def matrix(arms: tuple[str, ...] = ARMS) -> OutcomeMatrix:
 @pytest.fixture
 def routers(tmp_path: Path) -> tuple[Router, Router]:
     """A candidate that takes the cheapest arm at ``balanced``, and a running artifact that takes the dearest."""
-    bold = msgspec.structs.replace(bundled_manifest().guard, novelty_max=0.6)
-    write_variant(tmp_path / "cheap", cost_weight=1000.0, guard=bold)
-    write_variant(tmp_path / "dear", cost_weight=0.0, guard=bold)
+    guard = bundled_manifest().guard
+    write_variant(tmp_path / "cheap", cost_weight=1000.0, guard=msgspec.structs.replace(guard, novelty_max=5.0))
+    write_variant(tmp_path / "dear", cost_weight=0.0, guard=msgspec.structs.replace(guard, novelty_max=0.0))
     return open_router(tmp_path / "cheap", None), open_router(tmp_path / "dear", None)
 
 
@@ -53,7 +53,7 @@ def test_pair_of_cheap_and_dear_measures_candidate_minus_running(routers: tuple[
     candidate, running = routers
     point = pair(candidate, running, matrix()).points["balanced"]
     chosen = point.is_different
-    assert chosen.mean() > 0.25  # the rest is novel to both and keeps the default arm
+    assert chosen.mean() > 0.25
     assert np.allclose(point.quality[chosen], -1.0)
     # float32 costs of the matrix
     assert np.allclose(point.relative_cost[chosen], (0.001 - 0.016) / cost_scale_usd(running[0]), rtol=1e-5)

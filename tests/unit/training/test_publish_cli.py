@@ -270,7 +270,7 @@ def test_artifact_diff_names_arms_settings_and_whether_intervals_touch(tmp_path:
     assert found["operating_points"]["balanced"]["cost_weight"][0] == 20.0
     assert found["operating_points"]["balanced"]["quality"]["overlap"] is True
     text = run("artifact", "diff", cheap, tmp_path / "b").output
-    assert "guard             z 1.5 → 2" in text
+    assert "guard             z 2 → 3" in text
 
 
 def test_artifact_diff_of_disjoint_intervals_says_apart(tmp_path: Path) -> None:
