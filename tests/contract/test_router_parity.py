@@ -11,15 +11,18 @@ import onnx
 import pytest
 
 from penstock_routers.features import FEATURE_NAMES
-from penstock_routers.manifest import OUTPUT_NAMES, decode_manifest
+from penstock_routers.manifest import OUTPUT_NAMES, TensorSpec, decode_manifest
 from penstock_routers.onnx_guard import refuse_unsafe_graph
+from penstock_routers.onnx_session import create_session
 from penstock_training.calibration import Calibration
 from penstock_training.errors import TrainingError
 from penstock_training.estimator import RouterEstimator
 from penstock_training.export import PARITY_TOLERANCE, ParityReport, build_graph, check_parity, run_graph
-from penstock_training.families.knn import PrototypeHead
+from penstock_training.families.head import GraphNames, PromptInputs
+from penstock_training.families.knn import PrototypeHead, SupportHead
 from penstock_training.families.registry import FAMILIES, RouterSpec, router_spec
 from penstock_training.fit import Corpus, FitOptions, fit_estimator, single_threaded
+from penstock_training.graph import GraphBuilder
 from support.small_router import DIMENSION, made_up_corpus
 
 # Settings that keep a fit under a second; they change nothing about the arithmetic.
@@ -174,3 +177,23 @@ def test_bundled_default_router_manifest_fits_its_graph(repository_root: Path) -
     )
     assert np.allclose(found.quality, golden.outputs["quality"], atol=1e-5)
     assert np.allclose(found.gain_se, golden.outputs["gain_se"], atol=1e-5)
+
+
+def test_graph_with_many_support_points_finds_the_neighbours_of_the_estimator() -> None:
+    """From 2,000 support points on a graph looks in two stages, and still weighs the same 100 nearest prompts."""
+    random = np.random.default_rng(5)
+    vectors = random.standard_normal((2_500, DIMENSION))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    scale = (np.abs(vectors).max(axis=1) / 127.0).astype(np.float32)
+    codes = np.rint(vectors / scale[:, None]).astype(np.int8)
+    scores = random.integers(0, 256, (2_500, 3)).astype(np.uint8)
+    head = SupportHead(codes, scale, scores, 100, 0.1, 10.0, np.full(3, 0.5))
+    builder = GraphBuilder()
+    builder.output("raw", head.add_nodes(builder, GraphNames("prompt_vector", "form")))
+    specs = [TensorSpec("prompt_vector", "float32", ("n", DIMENSION))], [TensorSpec("raw", "float32", ("n", 3))]
+    session = create_session(builder.model("support", *specs), device="cpu", threads=1, allow_contrib_operators=False)
+    asked, _ = _random_inputs(200)
+    found = np.concatenate([session.run({"prompt_vector": row[None]})[0] for row in asked])
+    wanted = head.predict(PromptInputs(asked.astype(np.float64), np.zeros((200, 1))))
+    # another order of additions may swap the 100th and the 101st of two nearly equal neighbours
+    assert (np.abs(found - wanted).max(axis=1) <= PARITY_TOLERANCE).mean() >= 0.99

@@ -82,6 +82,11 @@ class GraphBuilder:
         values, positions = self._node("TopK", (source, self.constant([count], np.int64)), 2, "", {"axis": 1})
         return values, positions
 
+    def quantized(self, source: str) -> tuple[str, str, str]:
+        """Round to whole numbers from 0 to 255: the numbers, their step, and which of them is 0."""
+        numbers, step, zero = self._node("DynamicQuantizeLinear", (source,), 3, "", {})
+        return numbers, step, zero
+
     def output(self, name: str, source: str) -> None:
         """Give a tensor its public name."""
         from onnx import helper

@@ -18,6 +18,9 @@ from penstock_training.families.head import FloatArray, GraphNames, PromptInputs
 from penstock_training.graph import GraphBuilder
 from penstock_training.places import Prototypes, sums_per_prototype
 
+# Support points for which a graph looks in two stages: with fewer there is nothing to gain, and more would not fit into
+# an artifact, which holds the codes twice then.
+_TWO_STAGES: Final = (2_000, 100_000)
 _BLOCK: Final = 1024  # prompts compared with all support points at once
 
 
@@ -108,12 +111,20 @@ class SupportHead:
         return found
 
     def add_nodes(self, builder: GraphBuilder, names: GraphNames) -> str:
-        """Write `predict` into a graph: all cosines, the k largest, their scores."""
+        """Write `predict` into a graph: the k largest cosines and their scores.
+
+        Notes
+        -----
+        With many support points whole-number products pick twice k candidates, whose cosines are then computed as in
+        `predict`: 0.3 ms with 20,000 points, against 2 ms for floating-point products.
+        """
         b = builder
-        support = b.op("Cast", b.constant(self.codes.T, np.int8), to=1)
-        product = b.op("MatMul", names.vector, support)
-        cosine = b.op("Mul", product, b.constant(self.scale))
-        best, nearest = b.top(cosine, self.neighbours)
+        if _TWO_STAGES[0] <= self.codes.shape[0] <= _TWO_STAGES[1]:
+            best, nearest = self._add_two_stages(b, names.vector)
+        else:
+            support = b.op("Cast", b.constant(self.codes.T, np.int8), to=1)
+            cosine = b.op("Mul", b.op("MatMul", names.vector, support), b.constant(self.scale))
+            best, nearest = b.top(cosine, self.neighbours)
         largest = b.op("ReduceMax", best, axes=[1], keepdims=1)
         weight = b.op("Exp", b.op("Mul", b.op("Sub", best, largest), b.constant(1.0 / self.bandwidth)))
         score = b.op("Cast", b.op("Gather", b.constant(self.scores, np.uint8), nearest, axis=0), to=1)
@@ -121,6 +132,19 @@ class SupportHead:
         total = b.op("Squeeze", b.op("MatMul", row, score), b.constant([1], np.int64))
         shrunken = b.op("Add", b.op("Mul", total, b.constant(1.0 / 255.0)), b.constant(self.strength * self.prior))
         return b.op("Div", shrunken, b.op("Add", b.total(weight), b.constant(self.strength)))
+
+    def _add_two_stages(self, b: GraphBuilder, vector: str) -> tuple[str, str]:
+        """Cosines and positions of the k nearest, each (n, k)."""
+        query, _, zero = b.quantized(vector)
+        product = b.op("MatMulInteger", query, b.constant(self.codes.T, np.int8), zero)
+        rough = b.op("Mul", b.op("Cast", product, to=1), b.constant(self.scale))
+        _, candidates = b.top(rough, min(2 * self.neighbours, self.codes.shape[0]))
+        rows = b.op("Cast", b.op("Gather", b.constant(self.codes, np.int8), candidates, axis=0), to=1)
+        column = b.op("Unsqueeze", vector, b.constant([2], np.int64))
+        exact = b.op("Squeeze", b.op("MatMul", rows, column), b.constant([2], np.int64))
+        scaled = b.op("Mul", exact, b.op("Gather", b.constant(self.scale), candidates, axis=0))
+        best, places = b.top(scaled, self.neighbours)
+        return best, b.op("GatherElements", candidates, places, axis=1)
 
 
 def _nearest(cosine: NDArray[np.float32], count: int) -> NDArray[np.int64]:
