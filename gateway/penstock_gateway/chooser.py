@@ -65,6 +65,7 @@ class _Scored:
         return CandidateReport(
             deployment.name,
             deployment.model,
+            deployment.arm,
             deployment.tier,
             output_tokens=self.output_tokens,
             estimated_cost_usd=self.cost_usd,
@@ -463,6 +464,7 @@ def _reports(
         CandidateReport(
             arm,
             scored[arm].deployment.model,
+            scored[arm].deployment.arm,
             scored[arm].deployment.tier,
             quality=candidates[arm].quality,
             quality_se=candidates[arm].quality_se,
@@ -481,6 +483,7 @@ def _rejected(deployment: Deployment, rejection: Rejection) -> CandidateReport:
     return CandidateReport(
         deployment.name,
         deployment.model,
+        deployment.arm,
         deployment.tier,
         rejected=rejection.reason,
         rejected_detail=rejection.detail,

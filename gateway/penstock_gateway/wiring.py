@@ -111,7 +111,7 @@ def build_pipeline(
         metrics,
         PolicyBook(settings),
         _conversations(settings.routing, deployments),
-        _events(settings, deployments, metrics),
+        _events(settings, metrics),
     )
     return pipeline, finding
 
@@ -124,12 +124,11 @@ def _conversations(routing: RoutingSettings, deployments: Sequence[Deployment]) 
     return WarmConversations(keep=routing.warm_conversations, seconds=routing.warm_seconds)
 
 
-def _events(settings: Settings, deployments: Sequence[Deployment], metrics: GatewayMetrics) -> EventLog | None:
+def _events(settings: Settings, metrics: GatewayMetrics) -> EventLog | None:
     if settings.events.folder is None:
         return None
     return EventLog(
         settings.events,
-        {deployment.name: deployment.arm for deployment in deployments},
         on_drop=lambda kind: metrics.events_dropped.labels(kind).inc(),
         on_problem=lambda problem: metrics.event_problems.labels(problem).inc(),
     )

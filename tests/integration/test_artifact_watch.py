@@ -76,6 +76,19 @@ def publish(registry: Registry, folder: Path, signature: bytes | None = None) ->
         registry.publish(folder, verdict="forced", reason="test", signature=signature)
 
 
+def renamed_arms(names: dict[str, str]) -> dict[str, Any]:
+    """Changes of a manifest whose arms have other names."""
+    manifest = bundled_manifest()
+
+    def renamed(entry: ArmEntry) -> ArmEntry:
+        return msgspec.structs.replace(entry, name=names.get(entry.name, entry.name))
+
+    return {
+        "arms": tuple(names.get(arm, arm) for arm in manifest.arms),
+        "arm_entries": tuple(renamed(entry) for entry in manifest.arm_entries),
+    }
+
+
 @pytest.fixture
 def first(tmp_path: Path) -> str:
     """Id of an artifact in ``first``, in force in ``registry``."""
@@ -132,6 +145,36 @@ async def test_registry_publication_under_load_swaps_without_a_failed_request(
     assert first not in metrics
 
 
+async def test_event_after_a_swap_names_the_arms_of_the_new_artifact(tmp_path: Path, first: str) -> None:
+    """Which arm stands behind a deployment is a matter of the artifact that decided, not of the one at the start."""
+    registry = Registry(tmp_path / "registry")
+    settings = settings_for(tmp_path, registry.folder)
+    mini = settings.deployments[0].model_copy(update={"name": "mini"})
+    settings = settings.model_copy(
+        update={
+            "deployments": (mini, *settings.deployments[1:]),
+            "events": settings.events.model_copy(update={"folder": str(tmp_path / "log")}),
+        }
+    )
+    second = write_variant(tmp_path / "second", **renamed_arms({"small": "mini"}))
+    async with running(settings, plain) as gateway:
+        await gateway.chat(model="auto", messages=QUESTION)
+        publish(registry, tmp_path / "second")
+        await until_in_force(gateway, second)
+        await gateway.chat(model="auto", messages=QUESTION)
+        await gateway.chat(model="mini", messages=QUESTION)
+    (segment,) = (tmp_path / "log").iterdir()
+    events = [json.loads(line) for line in segment.read_bytes().splitlines()]
+    assert [event["artifact"] for event in events] == [first, second, None]
+    shown = [{c["arm"]: c["artifact_arm"] for c in event["candidates"]} for event in events]
+    assert shown == [
+        {"mini": "small", "frontier": "frontier"},
+        {"mini": "mini", "frontier": "frontier"},
+        {"mini": "mini"},
+    ]
+    assert (events[2]["intended_artifact_arm"], events[2]["served_artifact_arm"]) == ("mini", "mini")
+
+
 async def test_registry_with_a_damaged_artifact_keeps_the_old_one_serving(
     tmp_path: Path, first: str, second: str, log: list[str]
 ) -> None:
@@ -170,18 +213,7 @@ async def test_registry_rollback_reaches_the_gateway(tmp_path: Path, first: str,
 
 async def test_artifact_without_estimates_for_the_default_arm_is_refused(tmp_path: Path, first: str) -> None:
     """An artifact that knows nothing of the default arm cannot route here."""
-    manifest = bundled_manifest()
-    names = {"frontier": "else"}
-
-    def renamed(entry: ArmEntry) -> ArmEntry:
-        return msgspec.structs.replace(entry, name=names.get(entry.name, entry.name))
-
-    write_variant(
-        tmp_path / "foreign",
-        arms=tuple(names.get(arm, arm) for arm in manifest.arms),
-        arm_entries=tuple(renamed(entry) for entry in manifest.arm_entries),
-        reference_arm="small",
-    )
+    write_variant(tmp_path / "foreign", **renamed_arms({"frontier": "else"}), reference_arm="small")
     registry = Registry(tmp_path / "registry")
     async with running(settings_for(tmp_path, registry.folder), plain) as gateway:
         publish(registry, tmp_path / "foreign")
@@ -194,6 +226,15 @@ async def test_plain_folder_that_is_refitted_is_followed(tmp_path: Path, first: 
     async with running(settings_for(tmp_path, folder), plain) as gateway:
         new = write_variant(folder, cost_weight=3.0)
         await until_in_force(gateway, new)
+
+
+async def test_plain_folder_whose_manifest_states_no_id_shows_none(tmp_path: Path, first: str) -> None:
+    """What is no id is not repeated to whoever asks the readiness probe: it could be any text."""
+    folder = tmp_path / "first"
+    async with running(settings_for(tmp_path, folder), plain) as gateway:
+        (folder / "manifest.json").write_text('{"id": "<b>any text</b>"}')
+        shown = await until_refused(gateway, "artifact_schema")
+        assert (shown["artifact"], shown["refused"]["artifact"]) == (first, None)
 
 
 async def test_poll_of_zero_seconds_follows_nothing(tmp_path: Path, first: str, second: str) -> None:
