@@ -86,10 +86,15 @@ def test_settings_floor_of_an_unknown_category_is_named_by_check_config(write: W
         ("routing: {category_floors: {medical: larg}}\n", "should be one of 'small'"),
         ("routing: {explore: {rate: 1.5}}\n", "should be at most 1"),
         ("routing: {explore: {rat: 0.1}}\n", "did you mean 'rate'?"),
-        ("routing: {explore: {key: plain-text}}\n", "routing.explore.key"),
+        (
+            "routing: {explore: {key: plain-text}}\n",
+            "routing.explore.key: a secret should not stand in the file (write $",
+        ),
+        ("routing: {explore: {key: plain-text}}\n", "(write ${VARIABLE})"),
         ("routing: {switch_regret: -1}\n", "should be at least 0"),
         ("events: {segment_bytes: 2000000, max_bytes: 1048576}\n", "is less than one segment"),
         ("events: {folder: penstock.yaml/log}\n", "is not a folder"),
+        ("events: {folder: ''}\n", "events.folder: "),
         (
             "client_keys:\n  - {name: a, key: '${A_KEY}', tradeoff: cost, min_quality: 0.5}\n",
             "a minimum of quality takes its place",
