@@ -8,7 +8,6 @@ of the graph is run. The download is in `artifact_download`. It blocks where it 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,9 +16,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from penstock_gateway.settings_models import RoutingSettings
-from penstock_routers.artifact import MAX_ARTIFACT_BYTES, MAX_MANIFEST_BYTES, RouterArtifact
+from penstock_routers.artifact import MAX_MANIFEST_BYTES, RouterArtifact
 from penstock_routers.errors import ArtifactError
-from penstock_routers.manifest import GRAPH_FILE, MANIFEST_FILE, artifact_id, decode_manifest
+from penstock_routers.manifest import MANIFEST_FILE
 from penstock_routers.model_files import read_model_file
 from penstock_routers.registry_layout import artifact_path, is_artifact_id, is_registry, read_pointer
 from penstock_routers.signatures import decode_public_key, read_signature, verify_signature
@@ -190,27 +189,20 @@ def open_trusted(folder: Path, encoder_id: str, trust: Trust) -> RouterArtifact:
     ------
     ArtifactError
         ``artifact_other_digest``, the codes of `verify_signature` and those of `RouterArtifact.load`.
+
+    Notes
+    -----
+    Digest and signature are compared with the id that the manifest states; `RouterArtifact.load` then hashes what it
+    read itself, and goes on only if that is the content of this id. So files that are exchanged meanwhile gain nothing.
     """
-    expected = None
+    trusted_id = None
     if trust.digest is not None or trust.public_key is not None:
-        expected = _content_id(folder)
-        if trust.digest is not None and expected != trust.digest:
-            raise ArtifactError(f"the artifact is {expected}, not the pinned one", code="artifact_other_digest")
+        trusted_id = claimed_id(_read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES))
+        if trust.digest is not None and trusted_id != trust.digest:
+            raise ArtifactError(f"the artifact is {trusted_id}, not the pinned one", code="artifact_other_digest")
         if trust.public_key is not None:
-            verify_signature(read_signature(folder), expected, trust.public_key)
-    artifact = RouterArtifact.load(folder, encoder_id=encoder_id)
-    if expected is not None and artifact.id != expected:
-        raise ArtifactError("the artifact changed while it was read", code="artifact_corrupt")
-    return artifact
-
-
-def _content_id(folder: Path) -> str:
-    """Compute the id from the content; nothing of the graph is parsed."""
-    manifest = decode_manifest(_read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES))
-    graph = _read(folder / GRAPH_FILE, MAX_ARTIFACT_BYTES)
-    if hashlib.sha256(graph).hexdigest() != manifest.graph_sha256:
-        raise ArtifactError("router.onnx is not the file that the manifest names", code="artifact_corrupt")
-    return artifact_id(manifest, graph)
+            verify_signature(read_signature(folder), trusted_id, trust.public_key)
+    return RouterArtifact.load(folder, encoder_id=encoder_id, expected_id=trusted_id)
 
 
 def _read(path: Path, max_bytes: int) -> bytes:

@@ -12,15 +12,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from penstock_gateway import artifact_download
+from penstock_gateway import artifact_download, artifact_source
 from penstock_gateway.artifact_download import UrlSource
 from penstock_gateway.artifact_source import FolderSource, Trust
 from penstock_gateway.settings import load_settings
 from penstock_routers.bundled import DEFAULT_ENCODER, bundled_folder
 from penstock_routers.encoder_manifest import read_encoder_folder
 from penstock_routers.errors import ArtifactError
-from penstock_routers.manifest import ArmEntry
+from penstock_routers.manifest import GRAPH_FILE, MANIFEST_FILE, ArmEntry
 from penstock_routers.registry_layout import POINTER_FILE
+from penstock_routers.signatures import SIGNATURE_FILE, decode_public_key
 from penstock_training.publishing.registry import Registry
 from penstock_training.publishing.signing import make_key, sign_artifact
 from support.artifact_server import ArtifactServer, serving
@@ -232,7 +233,7 @@ async def test_plain_folder_whose_manifest_states_no_id_shows_none(tmp_path: Pat
     """What is no id is not repeated to whoever asks the readiness probe: it could be any text."""
     folder = tmp_path / "first"
     async with running(settings_for(tmp_path, folder), plain) as gateway:
-        (folder / "manifest.json").write_text('{"id": "<b>any text</b>"}')
+        (folder / MANIFEST_FILE).write_text('{"id": "<b>any text</b>"}')
         shown = await until_refused(gateway, "artifact_schema")
         assert (shown["artifact"], shown["refused"]["artifact"]) == (first, None)
 
@@ -427,3 +428,30 @@ async def test_folder_with_a_pinned_digest_is_checked_before_the_graph_runs(
     with pytest.raises(ArtifactError) as unsigned:
         await keyed.fetch(await keyed.look(), encoder_id)
     assert unsigned.value.code == "signature_missing"
+
+
+async def test_folder_that_is_exchanged_after_its_signature_was_checked_never_runs(
+    tmp_path: Path, first: str, second: str, encoder_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is run is what was vouched for, whoever writes the folder in between."""
+    folder = tmp_path / "first"
+    verify = artifact_source.verify_signature
+
+    def verified(*given: Any) -> Any:
+        found = verify(*given)
+        for file in (MANIFEST_FILE, GRAPH_FILE):
+            (folder / file).write_bytes((tmp_path / "second" / file).read_bytes())
+        return found
+
+    def parsed(*_: object, **__: object) -> None:
+        raise AssertionError("the graph of another artifact was parsed")
+
+    pytest.importorskip("cryptography")
+    public_key = make_key(tmp_path / "key.pem")
+    (folder / SIGNATURE_FILE).write_bytes(sign_artifact(tmp_path / "key.pem", first))
+    monkeypatch.setattr(artifact_source, "verify_signature", verified)
+    monkeypatch.setattr("penstock_routers.artifact.create_session", parsed)
+    source = FolderSource(folder, Trust(public_key=decode_public_key(public_key)))
+    with pytest.raises(ArtifactError) as caught:
+        await source.fetch(first, encoder_id)
+    assert caught.value.code == "artifact_corrupt"
