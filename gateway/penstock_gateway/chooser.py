@@ -61,14 +61,9 @@ class _Scored:
 
     def unranked_report(self) -> CandidateReport:
         """Return the report of a candidate without estimates."""
-        deployment = self.deployment
+        d = self.deployment
         return CandidateReport(
-            deployment.name,
-            deployment.model,
-            deployment.arm,
-            deployment.tier,
-            output_tokens=self.output_tokens,
-            estimated_cost_usd=self.cost_usd,
+            d.name, d.model, d.arm, d.tier, output_tokens=self.output_tokens, estimated_cost_usd=self.cost_usd
         )
 
 
@@ -480,14 +475,8 @@ def _reports(
 
 
 def _rejected(deployment: Deployment, rejection: Rejection) -> CandidateReport:
-    return CandidateReport(
-        deployment.name,
-        deployment.model,
-        deployment.arm,
-        deployment.tier,
-        rejected=rejection.reason,
-        rejected_detail=rejection.detail,
-    )
+    d = deployment
+    return CandidateReport(d.name, d.model, d.arm, d.tier, rejected=rejection.reason, rejected_detail=rejection.detail)
 
 
 def _no_candidate(deployments: Sequence[Deployment], rejections: dict[str, Rejection | None]) -> NoCandidate:

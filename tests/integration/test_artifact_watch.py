@@ -229,6 +229,22 @@ async def test_plain_folder_that_is_refitted_is_followed(tmp_path: Path, first: 
         await until_in_force(gateway, new)
 
 
+async def test_swap_to_an_artifact_without_a_floored_category_warns(tmp_path: Path, first: str, log: list[str]) -> None:
+    """A floor whose category the new artifact does not know holds for every prompt from then on, and that is said."""
+    registry = Registry(tmp_path / "registry")
+    settings = settings_for(tmp_path, registry.folder)
+    routing = settings.routing.model_copy(update={"category_floors": {"medical": "frontier"}})
+    names = tuple("else" if name == "medical" else name for name in bundled_manifest().categories)
+    second = write_variant(tmp_path / "second", categories=names)
+    async with running(settings.model_copy(update={"routing": routing}), plain) as gateway:
+        assert log == []
+        publish(registry, tmp_path / "second")
+        await until_in_force(gateway, second)
+        assert log == ["floors_for_every_prompt"]
+        reply = await gateway.chat(model="auto@0", messages=QUESTION)
+        assert reply.headers["x-penstock-model"] == "frontier"
+
+
 async def test_plain_folder_whose_manifest_states_no_id_shows_none(tmp_path: Path, first: str) -> None:
     """What is no id is not repeated to whoever asks the readiness probe: it could be any text."""
     folder = tmp_path / "first"
