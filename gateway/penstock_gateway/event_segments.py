@@ -127,7 +127,7 @@ class SegmentWriter:
         """Close the current segment; the next batch begins another."""
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
-            with suppress(OSError):  # everything in it has been synced
+            with suppress(OSError):  # whatever counts as written has been synced
                 os.close(descriptor)
 
     def _open(self) -> None:
@@ -137,12 +137,11 @@ class SegmentWriter:
             path = self._folder / f"events-{started}-{os.getpid()}-{self._number:04d}.jsonl"
             try:
                 self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, _MODE)
+                break
             except FileExistsError:  # another container's process of the same number
                 continue
-            if _lock(self._descriptor):
-                break
-            self.close()  # another gateway looks at it just now, and may delete it
         self._size = 0
+        _lock(self._descriptor)
         _sync_folder(self._folder)
 
 
