@@ -37,7 +37,7 @@ from penstock_gateway.pipeline import Pipeline
 from penstock_gateway.request_log import start_request_log
 from penstock_gateway.settings import Settings
 from penstock_gateway.upstream.protocol import Upstream
-from penstock_gateway.wiring import RoutingFinding, build_pipeline, build_watch
+from penstock_gateway.wiring import RoutingFinding, build_pipeline, build_watch, warn_of_floors
 
 _log = logging.getLogger("penstock.app")
 
@@ -126,7 +126,7 @@ def create_app(settings: Settings, *, upstreams: Mapping[str, Upstream] | None =
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # a Location would name http:// behind a TLS proxy, and carry the key there
-        lifespan=_lifespan(pipeline, settings.log.level, finding, watch),
+        lifespan=_lifespan(settings, pipeline, finding, watch),
     )
     _add_error_handlers(inspection, pipeline)
     inspection.include_router(
@@ -156,14 +156,18 @@ def _readiness(pipeline: Pipeline, finding: RoutingFinding | None, watch: Artifa
     }
 
 
-def _lifespan(pipeline: Pipeline, level: str, finding: RoutingFinding | None, watch: ArtifactWatch | None) -> Any:
+def _lifespan(
+    settings: Settings, pipeline: Pipeline, finding: RoutingFinding | None, watch: ArtifactWatch | None
+) -> Any:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        stop_log = start_request_log(level=level, on_drop=pipeline.metrics.log_dropped.inc)
+        stop_log = start_request_log(level=settings.log.level, on_drop=pipeline.metrics.log_dropped.inc)
         if pipeline.events is not None:
             pipeline.events.start()
         if finding is not None:
             _log.warning("routing_off", extra={"code": finding.code, "problem": finding.message})
+        if pipeline.chooser.parts is not None:
+            warn_of_floors(settings, pipeline.chooser.parts.artifact)
         try:
             if watch is not None:
                 await watch.start()

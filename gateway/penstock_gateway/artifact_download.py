@@ -25,7 +25,6 @@ from penstock_routers.registry_layout import (
     POINTER_FILE,
     artifact_path,
     decode_pointer,
-    is_artifact_id,
 )
 from penstock_routers.signatures import MAX_SIGNATURE_BYTES, SIGNATURE_FILE
 
@@ -85,11 +84,8 @@ class UrlSource:
     async def fetch(self, offered: str, encoder_id: str) -> RouterArtifact:
         """Download the artifact that is offered under an id, and verify it off the event loop."""
         async with _session() as session, _deadline(self._fetch_timeout_seconds):
-            place = self._base
-            manifest = None
-            if is_artifact_id(offered):
-                place = f"{self._base}/{artifact_path(offered)}"
-                manifest = await _get(session, f"{place}/{MANIFEST_FILE}", MAX_MANIFEST_BYTES)
+            place = f"{self._base}/{artifact_path(offered)}"
+            manifest = await _get(session, f"{place}/{MANIFEST_FILE}", MAX_MANIFEST_BYTES)
             if manifest is None:
                 place = self._base
                 manifest = await self._needed(session, f"{place}/{MANIFEST_FILE}", MAX_MANIFEST_BYTES)

@@ -21,7 +21,7 @@ from penstock_routers.artifact import MAX_ARTIFACT_BYTES, MAX_MANIFEST_BYTES, Ro
 from penstock_routers.errors import ArtifactError
 from penstock_routers.manifest import GRAPH_FILE, MANIFEST_FILE, artifact_id, decode_manifest
 from penstock_routers.model_files import read_model_file
-from penstock_routers.registry_layout import artifact_path, is_registry, read_pointer
+from penstock_routers.registry_layout import artifact_path, is_artifact_id, is_registry, read_pointer
 from penstock_routers.signatures import decode_public_key, read_signature, verify_signature
 
 
@@ -156,12 +156,15 @@ def claimed_id(manifest: bytes) -> str:
     Raises
     ------
     ArtifactError
-        ``artifact_schema``.
+        ``artifact_schema``; also when it is no id, which could be any text, and as long as a manifest.
     """
     try:
-        return msgspec.json.decode(manifest, type=_ManifestId).id
+        claimed = msgspec.json.decode(manifest, type=_ManifestId).id
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactError(f"{MANIFEST_FILE} is not valid", code="artifact_schema") from error
+    if not is_artifact_id(claimed):
+        raise ArtifactError(f"{MANIFEST_FILE} states no id", code="artifact_schema")
+    return claimed
 
 
 class _ManifestId(msgspec.Struct):
@@ -187,12 +190,14 @@ def open_trusted(folder: Path, encoder_id: str, trust: Trust) -> RouterArtifact:
     ------
     ArtifactError
         ``artifact_other_digest``, the codes of `verify_signature` and those of `RouterArtifact.load`.
+
+    Notes
+    -----
+    `RouterArtifact.load` hashes what it read itself, and goes on only if that is the content that was vouched for. So
+    files that are exchanged after the check gain nothing.
     """
-    expected = check_trust(folder, trust)
-    artifact = RouterArtifact.load(folder, encoder_id=encoder_id, index_device="auto")
-    if expected is not None and artifact.id != expected:
-        raise ArtifactError("the artifact changed while it was read", code="artifact_corrupt")
-    return artifact
+    trusted_id = check_trust(folder, trust)
+    return RouterArtifact.load(folder, encoder_id=encoder_id, index_device="auto", expected_id=trusted_id)
 
 
 def check_trust(folder: Path, trust: Trust) -> str | None:

@@ -61,13 +61,9 @@ class _Scored:
 
     def unranked_report(self) -> CandidateReport:
         """Return the report of a candidate without estimates."""
-        deployment = self.deployment
+        d = self.deployment
         return CandidateReport(
-            deployment.name,
-            deployment.model,
-            deployment.tier,
-            output_tokens=self.output_tokens,
-            estimated_cost_usd=self.cost_usd,
+            d.name, d.model, d.arm, d.tier, output_tokens=self.output_tokens, estimated_cost_usd=self.cost_usd
         )
 
 
@@ -463,6 +459,7 @@ def _reports(
         CandidateReport(
             arm,
             scored[arm].deployment.model,
+            scored[arm].deployment.arm,
             scored[arm].deployment.tier,
             quality=candidates[arm].quality,
             quality_se=candidates[arm].quality_se,
@@ -478,13 +475,8 @@ def _reports(
 
 
 def _rejected(deployment: Deployment, rejection: Rejection) -> CandidateReport:
-    return CandidateReport(
-        deployment.name,
-        deployment.model,
-        deployment.tier,
-        rejected=rejection.reason,
-        rejected_detail=rejection.detail,
-    )
+    d = deployment
+    return CandidateReport(d.name, d.model, d.arm, d.tier, rejected=rejection.reason, rejected_detail=rejection.detail)
 
 
 def _no_candidate(deployments: Sequence[Deployment], rejections: dict[str, Rejection | None]) -> NoCandidate:

@@ -108,20 +108,22 @@ def serve_command(path: Path | None, host: str | None, port: int | None, insecur
     settings = _load(path, host=host, port=port, is_insecure=insecure)
     from penstock_gateway.app import create_app
     from penstock_gateway.doctor import port_problem
-    from penstock_gateway.server import serve
+    from penstock_gateway.server import free_port, serve
     from penstock_gateway.settings_model_checks import routing_obstacle
 
     problem = port_problem(settings.server.host, settings.server.port)
     if problem is not None:
         raise click.ClickException(f"{problem}; stop what listens there, or use --port")
-    host, port = settings.server.host, settings.server.port
+    host = settings.server.host
     app = create_app(settings)
+    listener = None if settings.server.port else free_port(host)
+    port = settings.server.port if listener is None else listener.getsockname()[1]
     off = "" if app.pipeline.chooser.parts is not None else f"; routing off: {routing_obstacle(settings)}"
     count = len(settings.deployments)
     deployments = f"{count} deployment{'' if count == 1 else 's'}, default {settings.default_arm}"
     base_url = f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{port}/v1"
     click.echo(f"penstock {version()}: base URL {base_url} with {deployments}{off}", err=True)
-    serve(settings, app)
+    serve(settings, app, listener=listener)
     return 0
 
 
@@ -325,9 +327,12 @@ def _decide(
 
     async def decided() -> RouteDecision:
         if is_artifact_url(settings.routing.artifact):
-            watch, _ = build_watch(settings, pipeline)
-            if watch is not None and not await watch.check() and watch.refusal is not None:
-                click.echo(f"routing is off: {watch.refusal.message} [{watch.refusal.code}]", err=True)
+            watch, obstacle = build_watch(settings, pipeline)
+            if watch is not None:
+                await watch.check()
+            refused = obstacle if watch is None else watch.refusal
+            if refused is not None:
+                click.echo(f"routing is off: {refused.message} [{refused.code}]", err=True)
         return await pipeline.decide(caller, parse_chat_request(body))
 
     try:

@@ -20,10 +20,14 @@ DECISION_ID_HEADER = "x-penstock-decision-id"
 
 @dataclass(frozen=True, slots=True)
 class CandidateReport:
-    """One deployment as seen by a decision: its scores, or why it was not a candidate."""
+    """One deployment as seen by a decision: its scores, or why it was not a candidate.
+
+    Its arm is the one that it had in the artifact of that decision; another artifact may give it another.
+    """
 
     name: str
     model: str
+    arm: str
     tier: str | None
     quality: float | None = None
     quality_se: float | None = None

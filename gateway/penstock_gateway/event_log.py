@@ -12,7 +12,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -48,8 +48,6 @@ class EventLog:
     ----------
     settings : EventSettings
         With a folder.
-    artifact_arms : mapping of str to str
-        Deployment to its arm in the artifact.
     on_drop : callable
         Called with ``detail`` or ``event`` for everything that was left out.
     on_problem : callable
@@ -59,7 +57,6 @@ class EventLog:
     def __init__(
         self,
         settings: EventSettings,
-        artifact_arms: Mapping[str, str],
         *,
         on_drop: Callable[[str], None] = lambda _: None,
         on_problem: Callable[[str], None] = lambda _: None,
@@ -72,8 +69,8 @@ class EventLog:
             segment_bytes=settings.segment_bytes,
             max_bytes=settings.max_bytes,
             on_delete=self._note_deleted,
+            on_kept=self._note_failure,
         )
-        self._artifact_arms = artifact_arms
         self._on_drop = on_drop
         self._on_problem = on_problem
         self._pseudonyms: dict[str, str] = {}
@@ -134,7 +131,7 @@ class EventLog:
         event = self._request_event(tenant, decision, settlement, served_arm)
         event["is_detail_dropped"] = not has_detail
         if has_detail:
-            event["candidates"] = [self._candidate(report) for report in decision.candidates]
+            event["candidates"] = [_candidate(report) for report in decision.candidates]
             if self.capture_content:
                 event["prompt"] = request.routing_text[:MAX_PROMPT_CHARACTERS]
                 event["is_prompt_cut"] = len(request.routing_text) > MAX_PROMPT_CHARACTERS
@@ -186,7 +183,7 @@ class EventLog:
     def _request_event(
         self, tenant: str, decision: RouteDecision, settlement: Settlement, served_arm: str | None
     ) -> dict[str, Any]:
-        usage, arms = settlement.usage, self._artifact_arms
+        usage, arms = settlement.usage, {report.name: report.arm for report in decision.candidates}
         return {
             "schema": SCHEMA,
             "type": "request",
@@ -219,22 +216,6 @@ class EventLog:
             "error_code": settlement.error_code,
             "duration_ms": round(settlement.duration_ms, 3),
             "is_timeout": settlement.error_code == _TIMEOUT_CODE,
-        }
-
-    def _candidate(self, report: CandidateReport) -> dict[str, Any]:
-        return {
-            "arm": report.name,
-            "artifact_arm": self._artifact_arms.get(report.name),
-            "tier": report.tier,
-            "quality": report.quality,
-            "quality_se": report.quality_se,
-            "gain": report.gain,
-            "gain_se": report.gain_se,
-            "output_tokens": report.output_tokens,
-            "cost_usd": _usd(report.estimated_cost_usd),
-            "switch_cost_usd": _usd(report.switch_cost_usd),
-            "utility": report.utility,
-            "rejected": report.rejected,
         }
 
     def _pseudonym(self, tenant: str) -> str:
@@ -295,6 +276,23 @@ class EventLog:
     def _note_deleted(self, name: str) -> None:
         self._on_problem("segment_deleted")
         _log.warning("events_segment_deleted", extra={"file": name})
+
+
+def _candidate(report: CandidateReport) -> dict[str, Any]:
+    return {
+        "arm": report.name,
+        "artifact_arm": report.arm,
+        "tier": report.tier,
+        "quality": report.quality,
+        "quality_se": report.quality_se,
+        "gain": report.gain,
+        "gain_se": report.gain_se,
+        "output_tokens": report.output_tokens,
+        "cost_usd": _usd(report.estimated_cost_usd),
+        "switch_cost_usd": _usd(report.switch_cost_usd),
+        "utility": report.utility,
+        "rejected": report.rejected,
+    }
 
 
 def _acknowledge(future: Future[None]) -> None:

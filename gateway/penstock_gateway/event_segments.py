@@ -55,15 +55,24 @@ class SegmentWriter:
         Size of all segments above which the oldest closed ones are deleted.
     on_delete : callable
         Called with the name of every segment that was deleted.
+    on_kept : callable
+        Called with the error when old segments should have been deleted and could not be.
     """
 
     def __init__(
-        self, folder: Path, *, segment_bytes: int, max_bytes: int, on_delete: Callable[[str], None] = lambda _: None
+        self,
+        folder: Path,
+        *,
+        segment_bytes: int,
+        max_bytes: int,
+        on_delete: Callable[[str], None] = lambda _: None,
+        on_kept: Callable[[OSError], None] = lambda _: None,
     ) -> None:
         self._folder = folder
         self._segment_bytes = segment_bytes
         self._max_bytes = max_bytes
         self._on_delete = on_delete
+        self._on_kept = on_kept
         self._descriptor: int | None = None
         self._size = 0
         self._number = 0
@@ -85,17 +94,25 @@ class SegmentWriter:
                 rest = rest[os.write(self._descriptor, rest) :]
             os.fsync(self._descriptor)
         except OSError:
-            with suppress(OSError):  # what cannot be taken back now is cut off as a damaged tail at the next start
+            try:
                 os.ftruncate(self._descriptor, self._size)
+            except OSError:  # nothing may follow what cannot be taken back, so that the next start finds it at the end
+                self.close()
             raise
         self._size += len(batch)
         if self._size >= self._segment_bytes:
             self.close()
-            self.delete_oldest()
+            try:
+                self.delete_oldest()
+            except OSError as error:  # the batch is on disk: it must not be tried again for an old segment's sake
+                self._on_kept(error)
 
     def delete_oldest(self) -> None:
         """Delete the oldest segments that nobody writes until all together are within `max_bytes`."""
-        segments = [(path, path.stat().st_size) for path in sorted(self._folder.glob(PATTERN))]
+        segments = []
+        for path in sorted(self._folder.glob(PATTERN)):
+            with suppress(FileNotFoundError):  # another gateway may delete at the same time
+                segments.append((path, path.stat().st_size))
         total = sum(size for _, size in segments)
         for path, size in segments:
             if total <= self._max_bytes:
@@ -109,8 +126,9 @@ class SegmentWriter:
     def close(self) -> None:
         """Close the current segment; the next batch begins another."""
         if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+            descriptor, self._descriptor = self._descriptor, None
+            with suppress(OSError):  # whatever counts as written has been synced
+                os.close(descriptor)
 
     def _open(self) -> None:
         started = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())

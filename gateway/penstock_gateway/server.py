@@ -6,6 +6,7 @@ Owns what must be refused before there is a request that `app` could see. Read `
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from typing import Any
 
@@ -140,7 +141,36 @@ def server_for(app: PenstockApp, *, host: str, port: int) -> uvicorn.Server:
     return uvicorn.Server(config)
 
 
-def serve(settings: Settings, app: PenstockApp | None = None) -> None:
+def free_port(host: str) -> socket.socket:
+    """Bind a free TCP port, so that it can be told before the server runs.
+
+    Parameters
+    ----------
+    host : str
+
+    Returns
+    -------
+    socket
+        Bound, not yet listening.
+
+    Raises
+    ------
+    OSError
+        The address cannot be bound.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host.strip("[]"), 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def serve(settings: Settings, app: PenstockApp | None = None, *, listener: socket.socket | None = None) -> None:
     """Serve until interrupted.
 
     Parameters
@@ -148,5 +178,8 @@ def serve(settings: Settings, app: PenstockApp | None = None) -> None:
     settings : Settings
     app : PenstockApp, optional
         Made from `settings` already.
+    listener : socket, optional
+        Bound already; in place of the configured address.
     """
-    server_for(app or create_app(settings), host=settings.server.host, port=settings.server.port).run()
+    server = server_for(app or create_app(settings), host=settings.server.host, port=settings.server.port)
+    server.run(sockets=None if listener is None else [listener])

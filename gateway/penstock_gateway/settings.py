@@ -150,7 +150,7 @@ def _resolve_paths(source: SettingsSource) -> None:
             routing[name] = str(source.folder / Path(text).expanduser())
             source.written["routing", name] = text
     events = source.tree.get("events")
-    if isinstance(events, dict) and isinstance(events.get("folder"), str):
+    if isinstance(events, dict) and isinstance(events.get("folder"), str) and events["folder"]:
         source.written["events", "folder"] = events["folder"]
         events["folder"] = str(source.folder / Path(events["folder"]).expanduser())
 

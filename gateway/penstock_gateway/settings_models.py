@@ -70,7 +70,7 @@ Tradeoff = Annotated[float | str, BeforeValidator(_plain_tradeoff)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 Key = Annotated[SecretStr, Field(strict=False, min_length=1, max_length=8192)]
-ClientKey = Annotated[SecretStr, Field(strict=False, min_length=16, max_length=1024)]
+LongKey = Annotated[SecretStr, Field(strict=False, min_length=16, max_length=1024)]
 HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$")]
 HostName = Annotated[str, StringConstraints(pattern=r"^(\*\.)?[A-Za-z0-9_.:\[\]-]{1,253}$")]
 
@@ -100,9 +100,7 @@ class ClientKeySettings(_Section):
     """One key that clients may present."""
 
     name: Name = Field(description="Tenant that the key stands for; shown in logs and decisions.")
-    key: ClientKey | None = Field(
-        None, description="The key, by reference only: `${VARIABLE}`. At least 16 characters."
-    )
+    key: LongKey | None = Field(None, description="The key, by reference only: `${VARIABLE}`. At least 16 characters.")
     key_file: Text | None = Field(None, description="File that holds the key, instead of `key`.")
     tradeoff: Tradeoff | None = Field(
         None, description="In force when a request gives none; default: `routing.tradeoff`."
@@ -211,10 +209,10 @@ class ExploreSettings(_Section):
     max_cost_ratio: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False), BeforeValidator(_plain_float)] = Field(
         1.0, description="A drawn deployment costs at most this many times the default arm."
     )
-    key: Key | None = Field(
+    key: LongKey | None = Field(
         None,
-        description="Secret of the draws, by reference only: `${VARIABLE}`; default: a random one of each process. "
-        "With one of your own, logged draws can be checked.",
+        description="Secret of the draws, by reference only: `${VARIABLE}`, at least 16 characters; default: a random "
+        "one of each process. With one of your own, logged draws can be checked.",
     )
 
 

@@ -53,6 +53,11 @@ def check_floor_categories(settings: Settings, source: SettingsSource, categorie
                 source.report((*key, category), message, near)
 
 
+def unknown_floors(settings: Settings, categories: tuple[str, ...]) -> list[str]:
+    """Return the floored categories that an artifact does not know, in the order of the alphabet."""
+    return sorted({name for _, floors in _floors_of(settings) for name in floors} - set(categories))
+
+
 def _check_floors(settings: Settings, source: SettingsSource) -> None:
     if ("deployments",) in source.muted or not settings.deployments:
         return

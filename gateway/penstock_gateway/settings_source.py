@@ -293,9 +293,8 @@ class _TreeReader:
             names, text = [text.removeprefix(_OTHER_REFERENCE)], "${" + text.removeprefix(_OTHER_REFERENCE) + "}"
         if not names:
             if is_secret(key) and text and not (is_plain and plain_value(text) is None):
-                file = (
-                    {"key": "key_file", "api_key": "api_key_file"}.get(str(key[-1])) if "headers" not in key else None
-                )
+                file = {"client_keys": "key_file", "deployments": "api_key_file"}.get(str(key[0]))
+                file = file if key[-1] in ("key", "api_key") and "headers" not in key else None
                 hint = f"write ${{VARIABLE}}, or name a file with {file}" if file else "write ${VARIABLE}"
                 self._source.report(key, "a secret should not stand in the file", hint)
                 self._source.unresolved.add(key)

@@ -6,6 +6,7 @@ Everything here lives as long as the process. Read `build_pipeline`. A refused a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,11 +23,14 @@ from penstock_gateway.request_policy import PolicyBook, rules_of
 from penstock_gateway.settings import Settings, build_deployments
 from penstock_gateway.settings_deployments import arm_of, artifact_folder, model_folder, with_default_arm
 from penstock_gateway.settings_models import RoutingSettings
+from penstock_gateway.settings_policy_checks import unknown_floors
 from penstock_gateway.upstream.protocol import Upstream
 from penstock_routers.artifact import RouterArtifact
 from penstock_routers.encoder import PromptEncoder
 from penstock_routers.encoder_service import EncoderService
 from penstock_routers.errors import ArtifactError, RouterError
+
+_log = logging.getLogger("penstock.router")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +87,9 @@ def build_pipeline(
     finding : RoutingFinding or None
     """
     settings = with_default_arm(settings)
-    deployments = build_deployments(settings)
     parts, finding = load_routing(settings.routing)
+    # of the artifact that was loaded: a registry may move on at any time
+    deployments = build_deployments(settings, artifact_arms=None if parts is None else parts.artifact.manifest.arms)
     default_arm = next(deployment.arm for deployment in deployments if deployment.name == settings.default_arm)
     if parts is not None and default_arm not in parts.artifact.manifest.arms:
         finding = _unscored_default(settings.default_arm, parts.artifact.manifest.arms)
@@ -111,7 +116,7 @@ def build_pipeline(
         metrics,
         PolicyBook(settings),
         _conversations(settings.routing, deployments),
-        _events(settings, deployments, metrics),
+        _events(settings, metrics),
     )
     return pipeline, finding
 
@@ -124,12 +129,11 @@ def _conversations(routing: RoutingSettings, deployments: Sequence[Deployment]) 
     return WarmConversations(keep=routing.warm_conversations, seconds=routing.warm_seconds)
 
 
-def _events(settings: Settings, deployments: Sequence[Deployment], metrics: GatewayMetrics) -> EventLog | None:
+def _events(settings: Settings, metrics: GatewayMetrics) -> EventLog | None:
     if settings.events.folder is None:
         return None
     return EventLog(
         settings.events,
-        {deployment.name: deployment.arm for deployment in deployments},
         on_drop=lambda kind: metrics.events_dropped.labels(kind).inc(),
         on_problem=lambda problem: metrics.event_problems.labels(problem).inc(),
     )
@@ -166,15 +170,15 @@ def build_watch(settings: Settings, pipeline: Pipeline) -> tuple[ArtifactWatch |
         return None, RoutingFinding(error.code, error.message)
 
     def adopt(artifact: RouterArtifact) -> None:
-        known = artifact.manifest.arms
-        arms = {entry.name: arm_of(entry, known) for entry in settings.deployments}
-        if arms[settings.default_arm] not in known:
-            refused = _unscored_default(settings.default_arm, known)
+        arms = _arms_of(settings, artifact)
+        if arms[settings.default_arm] not in artifact.manifest.arms:
+            refused = _unscored_default(settings.default_arm, artifact.manifest.arms)
             raise ArtifactError(refused.message, code=refused.code)
         chooser = pipeline.chooser.with_artifact(artifact, encoder, arms)
         pipeline.deployments = {name: replace(d, arm=arms[name]) for name, d in pipeline.deployments.items()}
         pipeline.chooser = chooser
         pipeline.metrics.note_artifact(artifact.id)
+        warn_of_floors(settings, artifact)
 
     watch = ArtifactWatch(
         source,
@@ -186,6 +190,12 @@ def build_watch(settings: Settings, pipeline: Pipeline) -> tuple[ArtifactWatch |
         on_refusal=lambda code: pipeline.metrics.artifact_refused.labels(code).inc(),
     )
     return watch, None
+
+
+def warn_of_floors(settings: Settings, artifact: RouterArtifact) -> None:
+    """Log the floors of categories that the artifact in force cannot recognise: they hold for every prompt."""
+    if unknown := unknown_floors(settings, artifact.manifest.categories):
+        _log.warning("floors_for_every_prompt", extra={"categories": unknown, "artifact": artifact.id})
 
 
 async def fetch_artifact(routing: RoutingSettings, encoder_id: str) -> RouterArtifact:
@@ -207,6 +217,11 @@ def _source(routing: RoutingSettings) -> ArtifactSource:
     from penstock_gateway.artifact_download import UrlSource  # noqa: PLC0415 - aiohttp only when called for
 
     return UrlSource(routing.artifact, trust)
+
+
+def _arms_of(settings: Settings, artifact: RouterArtifact) -> dict[str, str]:
+    """Return each deployment's arm in an artifact, by the deployment's name."""
+    return {entry.name: arm_of(entry, artifact.manifest.arms) for entry in settings.deployments}
 
 
 def _unscored_default(name: str, arms: Sequence[str]) -> RoutingFinding:

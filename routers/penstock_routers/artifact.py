@@ -76,7 +76,13 @@ class RouterArtifact:
 
     @classmethod
     def load(
-        cls, folder: Path, *, encoder_id: str | None, threads: int = 1, index_device: IndexDevice = "cpu"
+        cls,
+        folder: Path,
+        *,
+        encoder_id: str | None,
+        threads: int = 1,
+        index_device: IndexDevice = "cpu",
+        expected_id: str | None = None,
     ) -> RouterArtifact:
         """Open an artifact folder after checking everything that can be checked.
 
@@ -93,6 +99,8 @@ class RouterArtifact:
         index_device : {"cpu", "auto"}
             Where an index beside the graph is searched; ``auto`` takes a GPU when there is one and it finds what the
             CPU finds.
+        expected_id : str, optional
+            Id that the content must have before anything of the graph is parsed.
 
         Returns
         -------
@@ -108,6 +116,8 @@ class RouterArtifact:
         manifest = decode_manifest(_read(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES))
         graph = _read(folder / GRAPH_FILE, MAX_ARTIFACT_BYTES)
         _check_hashes(manifest, graph)
+        if expected_id is not None and manifest.id != expected_id:
+            raise ArtifactError("the artifact is another one than was looked at", code="artifact_corrupt")
         _check_compatibility(manifest, encoder_id)
         session = create_session(
             graph, device="cpu", threads=threads, allow_contrib_operators=False, max_bytes=MAX_ARTIFACT_BYTES

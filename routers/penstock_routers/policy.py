@@ -159,7 +159,7 @@ def utility(candidate: Candidate, tradeoff: Tradeoff, cost_scale_usd: float) -> 
     The plug-in rule of CARROT (arXiv 2502.03261) and UniRoute (arXiv 2502.08773, section 4), with the cost
     divided by a reference request's so that λ does not depend on the currency or the year.
     """
-    if math.isinf(tradeoff.cost_weight):
+    if tradeoff.cost_weight == math.inf:
         return -(candidate.cost_usd / cost_scale_usd)
     return candidate.quality - tradeoff.cost_weight * (candidate.charged_usd / cost_scale_usd)
 
@@ -256,10 +256,9 @@ def decide(
     """
     if not candidates:
         raise ValueError("decide() needs at least one candidate")
-    scored = sorted(
-        ((utility(c, tradeoff, cost_scale_usd), c) for c in candidates),
-        key=lambda pair: (-pair[0], pair[1].charged_usd, pair[1].arm),
-    )
+    # Tuples that compare as they stand: names are unique, so two candidates are never compared themselves.
+    keyed = sorted((-utility(c, tradeoff, cost_scale_usd), c.charged_usd, c.arm, c) for c in candidates)
+    scored = [(-negative, c) for negative, _, _, c in keyed]
     if min_quality is not None and not is_novel:
         scored.sort(key=lambda pair: _by_quality(pair[1], min_quality))
         first = scored[0][1]
@@ -267,8 +266,9 @@ def decide(
         chosen, reason = first.arm, RouteReason.MIN_QUALITY if is_reached else RouteReason.MIN_QUALITY_UNREACHABLE
     else:
         chosen, reason = _choose([c for _, c in scored], default_arm, tradeoff, cost_scale_usd, is_novel)
-    ordered = [(u, c.arm) for u, c in scored if c.arm == chosen] + [(u, c.arm) for u, c in scored if c.arm != chosen]
-    return Choice(chosen, reason, tuple(a for _, a in ordered), tuple(u for u, _ in ordered))
+    place = next(place for place, (_, c) in enumerate(scored) if c.arm == chosen)
+    scored.insert(0, scored.pop(place))
+    return Choice(chosen, reason, tuple([c.arm for _, c in scored]), tuple([u for u, _ in scored]))
 
 
 def _by_quality(candidate: Candidate, min_quality: float) -> tuple[bool, float, float, str]:

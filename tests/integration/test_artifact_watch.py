@@ -12,15 +12,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from penstock_gateway import artifact_download
+from penstock_gateway import artifact_download, artifact_source
 from penstock_gateway.artifact_download import UrlSource
 from penstock_gateway.artifact_source import FolderSource, Trust
 from penstock_gateway.settings import load_settings
 from penstock_routers.bundled import DEFAULT_ENCODER, bundled_folder
 from penstock_routers.encoder_manifest import read_encoder_folder
 from penstock_routers.errors import ArtifactError
-from penstock_routers.manifest import ArmEntry
+from penstock_routers.manifest import GRAPH_FILE, MANIFEST_FILE, ArmEntry
 from penstock_routers.registry_layout import POINTER_FILE
+from penstock_routers.signatures import SIGNATURE_FILE, decode_public_key
 from penstock_training.publishing.registry import Registry
 from penstock_training.publishing.signing import make_key, sign_artifact
 from support.artifact_server import ArtifactServer, serving
@@ -74,6 +75,19 @@ def publish(registry: Registry, folder: Path, signature: bytes | None = None) ->
     """Put an artifact in force without asking the gate."""
     with registry.locked():
         registry.publish(folder, verdict="forced", reason="test", signature=signature)
+
+
+def renamed_arms(names: dict[str, str]) -> dict[str, Any]:
+    """Changes of a manifest whose arms have other names."""
+    manifest = bundled_manifest()
+
+    def renamed(entry: ArmEntry) -> ArmEntry:
+        return msgspec.structs.replace(entry, name=names.get(entry.name, entry.name))
+
+    return {
+        "arms": tuple(names.get(arm, arm) for arm in manifest.arms),
+        "arm_entries": tuple(renamed(entry) for entry in manifest.arm_entries),
+    }
 
 
 @pytest.fixture
@@ -132,6 +146,36 @@ async def test_registry_publication_under_load_swaps_without_a_failed_request(
     assert first not in metrics
 
 
+async def test_event_after_a_swap_names_the_arms_of_the_new_artifact(tmp_path: Path, first: str) -> None:
+    """Which arm stands behind a deployment is a matter of the artifact that decided, not of the one at the start."""
+    registry = Registry(tmp_path / "registry")
+    settings = settings_for(tmp_path, registry.folder)
+    mini = settings.deployments[0].model_copy(update={"name": "mini"})
+    settings = settings.model_copy(
+        update={
+            "deployments": (mini, *settings.deployments[1:]),
+            "events": settings.events.model_copy(update={"folder": str(tmp_path / "log")}),
+        }
+    )
+    second = write_variant(tmp_path / "second", **renamed_arms({"small": "mini"}))
+    async with running(settings, plain) as gateway:
+        await gateway.chat(model="auto", messages=QUESTION)
+        publish(registry, tmp_path / "second")
+        await until_in_force(gateway, second)
+        await gateway.chat(model="auto", messages=QUESTION)
+        await gateway.chat(model="mini", messages=QUESTION)
+    (segment,) = (tmp_path / "log").iterdir()
+    events = [json.loads(line) for line in segment.read_bytes().splitlines()]
+    assert [event["artifact"] for event in events] == [first, second, None]
+    shown = [{c["arm"]: c["artifact_arm"] for c in event["candidates"]} for event in events]
+    assert shown == [
+        {"mini": "small", "frontier": "frontier"},
+        {"mini": "mini", "frontier": "frontier"},
+        {"mini": "mini"},
+    ]
+    assert (events[2]["intended_artifact_arm"], events[2]["served_artifact_arm"]) == ("mini", "mini")
+
+
 async def test_registry_with_a_damaged_artifact_keeps_the_old_one_serving(
     tmp_path: Path, first: str, second: str, log: list[str]
 ) -> None:
@@ -170,18 +214,7 @@ async def test_registry_rollback_reaches_the_gateway(tmp_path: Path, first: str,
 
 async def test_artifact_without_estimates_for_the_default_arm_is_refused(tmp_path: Path, first: str) -> None:
     """An artifact that knows nothing of the default arm cannot route here."""
-    manifest = bundled_manifest()
-    names = {"frontier": "else"}
-
-    def renamed(entry: ArmEntry) -> ArmEntry:
-        return msgspec.structs.replace(entry, name=names.get(entry.name, entry.name))
-
-    write_variant(
-        tmp_path / "foreign",
-        arms=tuple(names.get(arm, arm) for arm in manifest.arms),
-        arm_entries=tuple(renamed(entry) for entry in manifest.arm_entries),
-        reference_arm="small",
-    )
+    write_variant(tmp_path / "foreign", **renamed_arms({"frontier": "else"}), reference_arm="small")
     registry = Registry(tmp_path / "registry")
     async with running(settings_for(tmp_path, registry.folder), plain) as gateway:
         publish(registry, tmp_path / "foreign")
@@ -194,6 +227,31 @@ async def test_plain_folder_that_is_refitted_is_followed(tmp_path: Path, first: 
     async with running(settings_for(tmp_path, folder), plain) as gateway:
         new = write_variant(folder, cost_weight=3.0)
         await until_in_force(gateway, new)
+
+
+async def test_swap_to_an_artifact_without_a_floored_category_warns(tmp_path: Path, first: str, log: list[str]) -> None:
+    """A floor whose category the new artifact does not know holds for every prompt from then on, and that is said."""
+    registry = Registry(tmp_path / "registry")
+    settings = settings_for(tmp_path, registry.folder)
+    routing = settings.routing.model_copy(update={"category_floors": {"medical": "frontier"}})
+    names = tuple("else" if name == "medical" else name for name in bundled_manifest().categories)
+    second = write_variant(tmp_path / "second", categories=names)
+    async with running(settings.model_copy(update={"routing": routing}), plain) as gateway:
+        assert log == []
+        publish(registry, tmp_path / "second")
+        await until_in_force(gateway, second)
+        assert log == ["floors_for_every_prompt"]
+        reply = await gateway.chat(model="auto@0", messages=QUESTION)
+        assert reply.headers["x-penstock-model"] == "frontier"
+
+
+async def test_plain_folder_whose_manifest_states_no_id_shows_none(tmp_path: Path, first: str) -> None:
+    """What is no id is not repeated to whoever asks the readiness probe: it could be any text."""
+    folder = tmp_path / "first"
+    async with running(settings_for(tmp_path, folder), plain) as gateway:
+        (folder / MANIFEST_FILE).write_text('{"id": "<b>any text</b>"}')
+        shown = await until_refused(gateway, "artifact_schema")
+        assert (shown["artifact"], shown["refused"]["artifact"]) == (first, None)
 
 
 async def test_poll_of_zero_seconds_follows_nothing(tmp_path: Path, first: str, second: str) -> None:
@@ -386,3 +444,30 @@ async def test_folder_with_a_pinned_digest_is_checked_before_the_graph_runs(
     with pytest.raises(ArtifactError) as unsigned:
         await keyed.fetch(await keyed.look(), encoder_id)
     assert unsigned.value.code == "signature_missing"
+
+
+async def test_folder_that_is_exchanged_after_its_signature_was_checked_never_runs(
+    tmp_path: Path, first: str, second: str, encoder_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is run is what was vouched for, whoever writes the folder in between."""
+    folder = tmp_path / "first"
+    verify = artifact_source.verify_signature
+
+    def verified(*given: Any) -> Any:
+        found = verify(*given)
+        for file in (MANIFEST_FILE, GRAPH_FILE):
+            (folder / file).write_bytes((tmp_path / "second" / file).read_bytes())
+        return found
+
+    def parsed(*_: object, **__: object) -> None:
+        raise AssertionError("the graph of another artifact was parsed")
+
+    pytest.importorskip("cryptography")
+    public_key = make_key(tmp_path / "key.pem")
+    (folder / SIGNATURE_FILE).write_bytes(sign_artifact(tmp_path / "key.pem", first))
+    monkeypatch.setattr(artifact_source, "verify_signature", verified)
+    monkeypatch.setattr("penstock_routers.artifact.create_session", parsed)
+    source = FolderSource(folder, Trust(public_key=decode_public_key(public_key)))
+    with pytest.raises(ArtifactError) as caught:
+        await source.fetch(first, encoder_id)
+    assert caught.value.code == "artifact_corrupt"

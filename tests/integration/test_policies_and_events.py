@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from penstock_gateway import event_log
 from penstock_gateway.errors import UpstreamTimeout
 from penstock_gateway.event_segments import PATTERN
 from penstock_gateway.money.usage import Usage
@@ -168,6 +169,17 @@ async def test_feedback_beyond_eight_pieces_is_refused(settings_of) -> None:
         sent = [rate(gateway, NORTH, decision_id=decision_id, score=0.5) for _ in range(9)]
         statuses = sorted(status for status, _ in await asyncio.gather(*sent))
         assert statuses == [201] * 8 + [400]
+
+
+async def test_feedback_that_was_not_taken_does_not_count(settings_of, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is told to send it again may: refusals of a slow disk do not use up a decision's pieces."""
+    async with running(settings_of(), completion) as gateway:
+        _, _, decision_id = await ask(gateway, NORTH)
+        with monkeypatch.context() as patched:
+            patched.setattr(event_log, "MAX_EVENTS", 0)
+            for _ in range(9):
+                assert (await rate(gateway, NORTH, decision_id=decision_id, score=0.5))[0] == 503
+        assert (await rate(gateway, NORTH, decision_id=decision_id, score=0.5))[0] == 201
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from penstock_routers.policy import RejectReason, RouteReason
 
 SECRET_TEXT = "the patient's name is Rumpelstilzchen"
 TENANT = "hospital-north"
-ARMS = {"gpt": "frontier", "mini": "small"}
 
 
 def sample_request() -> ChatRequest:
@@ -40,6 +39,7 @@ def sample_decision(**changes: Any) -> RouteDecision:
             CandidateReport(
                 "mini",
                 "up",
+                "small-2",
                 "small",
                 quality=0.8,
                 quality_se=0.02,
@@ -50,7 +50,9 @@ def sample_decision(**changes: Any) -> RouteDecision:
                 utility=0.7,
                 switch_cost_usd=0.001,
             ),
-            CandidateReport("gpt", "up", "frontier", rejected=RejectReason.MAX_COST, rejected_detail="too dear"),
+            CandidateReport(
+                "gpt", "up", "frontier-3", "frontier", rejected=RejectReason.MAX_COST, rejected_detail="too dear"
+            ),
         ),
         artifact_id="sha256:abc",
         default_arm="gpt",
@@ -73,7 +75,7 @@ SETTLED = Settlement(200, None, Usage(12, 34, 5, 6), Decimal("0.00018"), 12.3456
 def log_in(folder: Path, **options: Any) -> EventLog:
     """Return a log in a folder, not started; options are settings of events, or callbacks."""
     callbacks = {name: options.pop(name) for name in ("on_drop", "on_problem") if name in options}
-    return EventLog(EventSettings(folder=str(folder), **options), ARMS, **callbacks)
+    return EventLog(EventSettings(folder=str(folder), **options), **callbacks)
 
 
 def note(log: EventLog, count: int) -> None:

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from penstock_gateway.asgi import read_body, read_head
-from penstock_gateway.errors import InvalidRequest, NotFound
+from penstock_gateway.errors import InvalidRequest, NotFound, Overloaded
 from penstock_gateway.pipeline import Pipeline
 
 MAX_BODY_BYTES = 16_384
@@ -71,6 +71,11 @@ class FeedbackCount:
             self._counts.popitem(last=False)
         return True
 
+    def give_back(self, decision_id: str) -> None:
+        """Take back a piece that could not be written."""
+        if self._counts.get(decision_id, 0) > 0:
+            self._counts[decision_id] -= 1
+
 
 def feedback_routes(pipeline: Pipeline) -> APIRouter:
     """Return the route of one gateway.
@@ -99,7 +104,13 @@ def feedback_routes(pipeline: Pipeline) -> APIRouter:
             )
         score = given.score if given.rating is None else _SCORES[given.rating]
         assert score is not None
-        await events.note_feedback(tenant, given.decision_id, score=score, rating=given.rating, comment=given.comment)
+        try:
+            await events.note_feedback(
+                tenant, given.decision_id, score=score, rating=given.rating, comment=given.comment
+            )
+        except Overloaded:  # the client is told to send it again, which must not use up its pieces
+            count.give_back(given.decision_id)
+            raise
         shown = {
             "object": "feedback",
             "decision_id": given.decision_id,

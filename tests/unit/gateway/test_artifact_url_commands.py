@@ -75,3 +75,15 @@ def test_route_with_an_artifact_of_a_url_decides_by_it(
     captured = capsys.readouterr()
     assert json.loads(captured.out)["artifact"] is None
     assert "artifact_missing" in captured.err
+
+
+def test_route_with_an_artifact_of_a_url_and_no_encoder_says_so(
+    tmp_path: Path, url: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without an encoder nothing is fetched; that routing is off is said all the same."""
+    path = configuration(tmp_path, url, "sha256:" + "ab" * 32)
+    settings = json.loads(path.read_text())
+    settings["routing"]["encoder"] = str(tmp_path / "nowhere")
+    path.write_text(json.dumps(settings))
+    assert run(["route", "What is 12 times 12?", "--config", str(path), "--json"]) == 0
+    assert "routing is off: " in capsys.readouterr().err

@@ -20,7 +20,7 @@ def decision(
         tradeoff="balanced",
         chosen="small",
         reason=RouteReason.ROUTED,
-        candidates=(CandidateReport("small", "up", "small", quality=0.123456789),),
+        candidates=(CandidateReport("small", "up", "small", "small", quality=0.123456789),),
         artifact_id=None,
         default_arm="frontier",
         baseline="frontier",

@@ -67,14 +67,14 @@ def test_event_of_a_request_has_the_decisions_numbers(tmp_path: Path) -> None:
         1_700_000_000.124,
     )
     assert (event["intended_arm"], event["served_arm"]) == ("mini", "mini")
-    assert (event["intended_artifact_arm"], event["served_artifact_arm"]) == ("small", "small")
+    assert (event["intended_artifact_arm"], event["served_artifact_arm"]) == ("small-2", "small-2")
     assert (event["is_explored"], event["propensity"], event["reason"]) == (True, 0.005, "explored")
     assert (event["cost_usd"], event["input_tokens"], event["cached_input_tokens"]) == ("0.00018", 12, 5)
     assert (event["output_tokens"], event["reasoning_tokens"], event["duration_ms"]) == (34, 6, 12.346)
     assert (event["max_cost_usd"], event["min_quality"], event["floor"]) == (0.01, None, "small")
     chosen, refused = event["candidates"]
     assert (chosen["quality"], chosen["cost_usd"], chosen["switch_cost_usd"]) == (0.8, "0.000000250", "0.001000000")
-    assert (refused["arm"], refused["artifact_arm"], refused["rejected"]) == ("gpt", "frontier", "max_cost")
+    assert (refused["arm"], refused["artifact_arm"], refused["rejected"]) == ("gpt", "frontier-3", "max_cost")
 
 
 @pytest.mark.parametrize(

@@ -133,3 +133,61 @@ def test_append_that_fails_leaves_nothing_behind_and_can_be_repeated(
     assert path.read_bytes() == b'{"a":1}\n'
     writing.append(b'{"a":2}\n')
     assert path.read_bytes() == b'{"a":1}\n{"a":2}\n'
+
+
+def test_append_whose_truncation_fails_too_goes_on_in_another_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is written behind half a line, so the next start finds it at the end and cuts it off."""
+    writing = writer(tmp_path)
+    writing.append(b'{"a":1}\n')
+    write = os.write
+
+    def half(descriptor: int, content: bytes) -> int:
+        if len(content) <= 4:
+            raise OSError(5, "Input/output error")
+        return write(descriptor, bytes(content[:4]))
+
+    def refused(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(event_segments.os, "write", half)
+        patched.setattr(event_segments.os, "ftruncate", refused)
+        with pytest.raises(OSError, match="Input/output"):
+            writing.append(b'{"a":2}\n')
+    writing.append(b'{"a":2}\n')
+    writing.close()
+    assert [cut.cut_bytes for cut in repair(tmp_path)] == [4]
+    assert sorted(path.read_bytes() for path in segments(tmp_path)) == [b'{"a":1}\n', b'{"a":2}\n']
+
+
+def test_append_whose_old_segments_cannot_be_deleted_is_not_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that is on disk counts as written, or the log would hold it twice; the failure is told."""
+    kept: list[OSError] = []
+    writing = writer(tmp_path, segment_bytes=10, max_bytes=20, on_kept=kept.append)
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", refused)
+        for number in range(3):
+            writing.append(b'{"number":%d}\n' % number)
+    assert [path.read_bytes() for path in segments(tmp_path)] == [b'{"number":%d}\n' % n for n in range(3)]
+    assert [error.errno for error in kept] == [13, 13]
+
+
+def test_segments_that_another_gateway_deletes_meanwhile_are_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gateways that share a folder tidy it up at the same time."""
+    writing = writer(tmp_path, segment_bytes=10)
+    for number in range(2):
+        writing.append(b'{"number":%d}\n' % number)
+    found = [tmp_path / "events-0-gone.jsonl", *segments(tmp_path)]
+    monkeypatch.setattr(Path, "glob", lambda *_: iter(found))
+    writer(tmp_path, max_bytes=15).delete_oldest()
+    assert [path.exists() for path in found] == [False, False, True]

@@ -15,7 +15,7 @@ MODELS = (
     '  - {name: s, base_url: "http://127.0.0.1:9/v1", tier: small, price: {input: 1, output: 2}}\n'
     '  - {name: l, base_url: "http://127.0.0.1:9/v1", tier: large, price: {input: 5, output: 9}}\n'
 )
-KEYS = {"A_KEY": "0123456789abcdef", "B_KEY": "fedcba9876543210", "DRAWS": "draw-secret"}
+KEYS = {"A_KEY": "0123456789abcdef", "B_KEY": "fedcba9876543210", "DRAWS": "draws-0123456789", "SHORT": "draws"}
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_settings_of_every_policy_are_read(write: Write) -> None:
     assert (settings.client_keys[0].tradeoff, settings.client_keys[0].max_cost_usd) == (0.3, 0.05)
     assert settings.events.folder is not None
     assert Path(settings.events.folder) == Path.cwd() / "log"
-    assert "draw-secret" not in repr(settings)
+    assert "draws-0123" not in repr(settings)
 
 
 @pytest.mark.parametrize(
@@ -86,10 +86,15 @@ def test_settings_floor_of_an_unknown_category_is_named_by_check_config(write: W
         ("routing: {category_floors: {medical: larg}}\n", "should be one of 'small'"),
         ("routing: {explore: {rate: 1.5}}\n", "should be at most 1"),
         ("routing: {explore: {rat: 0.1}}\n", "did you mean 'rate'?"),
-        ("routing: {explore: {key: plain-text}}\n", "routing.explore.key"),
+        (
+            "routing: {explore: {key: plain-text}}\n",
+            "explore.key: a secret should not stand in the file (write ${VARIABLE})",
+        ),
+        ("routing: {explore: {key: '${SHORT}'}}\n", "explore.key: should have at least 16 characters"),
         ("routing: {switch_regret: -1}\n", "should be at least 0"),
         ("events: {segment_bytes: 2000000, max_bytes: 1048576}\n", "is less than one segment"),
         ("events: {folder: penstock.yaml/log}\n", "is not a folder"),
+        ("events: {folder: ''}\n", "events.folder: "),
         (
             "client_keys:\n  - {name: a, key: '${A_KEY}', tradeoff: cost, min_quality: 0.5}\n",
             "a minimum of quality takes its place",
