@@ -18,8 +18,8 @@ from typing import Any, Final
 import msgspec
 
 from penstock_routers.token_counts import message_tokens
-from penstock_training.collect.languages import guess_language
 from penstock_training.errors import TrainingError
+from penstock_training.languages import UNKNOWN, language_of
 from penstock_training.splits import normalise_question
 
 SUFFIXES: Final = (".jsonl", ".jsonl.gz", ".ndjson", ".txt", ".parquet")
@@ -99,7 +99,7 @@ class PromptSet:
     problems : tuple of PromptProblem
         Each names rows that were left out.
     languages : dict of str to int
-        Prompts per guessed language, most frequent first; "" where nothing speaks for one.
+        Prompts per guessed language, most frequent first; ``unknown`` where nothing speaks for one.
     digest : str
         SHA-256 over all prompts as 64 hex digits.
     """
@@ -114,7 +114,7 @@ class PromptSet:
         """Say what was read and what was left out, one fact per line."""
         lines = [f"{len(self.prompts):,} prompts to choose from, {self.rows_read:,} rows read"]
         lines += [f"  {p.count:>7,}  {p.kind:<20} left out; first: {p.example}" for p in self.problems]
-        known = {name: count for name, count in self.languages.items() if name}
+        known = {name: count for name, count in self.languages.items() if name != UNKNOWN}
         if len(known) > 1:
             shown = ", ".join(f"{name} {count:,}" for name, count in known.items())
             lines.append(f"  several languages (a guess): {shown}; the bundled encoders know English best")
@@ -149,7 +149,7 @@ def read_prompts(paths: Sequence[Path], *, max_prompt_tokens: int = DEFAULT_MAX_
     if not found.prompts:
         problems = "".join(f"\n  {p.count:,} {p.kind}; first: {p.example}" for p in found.problem_list())
         raise TrainingError(f"no usable prompt in {found.rows:,} rows{problems}", code="no_prompts")
-    languages = Counter(guess_language(entry.prompt) for entry in found.prompts)
+    languages = Counter(language_of(entry.prompt) for entry in found.prompts)
     digest = hashlib.sha256()
     for entry in found.prompts:
         digest.update(msgspec.json.encode(entry) + b"\n")

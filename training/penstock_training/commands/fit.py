@@ -283,8 +283,8 @@ def load_prior(given: Path | None, encoder_id: str, *, must_have: bool) -> Prior
     folder = model_folder(given, DEFAULT_ARTIFACT, "artifact")
     try:
         prior = Prior.load(folder, encoder_id=encoder_id)
-    except RouterError:
-        if must_have:
+    except RouterError as error:
+        if must_have or error.code != "artifact_encoder_mismatch":
             raise
         return None
     if prior is None and must_have:

@@ -7,7 +7,7 @@ Owns the types that families and the rest of the trainer exchange. Must not fit 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import numpy as np
@@ -110,10 +110,6 @@ class TrainingSet:
     def prototypes(self, count: int) -> Prototypes:
         """About `count` prototypes with the members among these rows."""
         return self.places.get(count)
-
-    def without_prior(self) -> TrainingSet:
-        """Forget the earlier router."""
-        return replace(self, directions=self.directions[:, :0])
 
 
 @dataclass(frozen=True, slots=True)
