@@ -137,16 +137,10 @@ def _measure(artifact: RouterArtifact, corpus: Corpus, prompts: Prompts, calls: 
         return artifact.estimate(vector, features, reference_arm=reference)
 
     def choose(found: Estimate) -> object:
+        tokens = found.output_tokens.tolist()
         candidates = [
-            Candidate(
-                arm,
-                float(found.quality[i]),
-                float(found.quality_se[i]),
-                float(found.gain[i]),
-                float(found.gain_se[i]),
-                (120.0 * price[i][0] + float(found.output_tokens[i]) * price[i][1]) / 1e6,
-            )
-            for i, arm in enumerate(found.arms)
+            Candidate(arm, *numbers, (120.0 * price[i][0] + tokens[i] * price[i][1]) / 1e6)
+            for i, (arm, numbers) in enumerate(zip(found.arms, found.numbers(), strict=True))
         ]
         return decide(
             candidates,

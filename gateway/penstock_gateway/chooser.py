@@ -262,7 +262,8 @@ class ArmChooser:
         if estimate is None or self.parts is None or not scored:
             return self._abstain(asked, allowed)
         artifact = self.parts.artifact
-        candidates = [_candidate(item, estimate, known[item.deployment.arm]) for item in scored.values()]
+        numbers = estimate.numbers()
+        candidates = [_candidate(item, numbers[known[item.deployment.arm]]) for item in scored.values()]
         tradeoff = artifact.tradeoff(asked.setting)
         is_novel = artifact.is_novel(estimate)
         settled = partial(
@@ -439,16 +440,8 @@ def _too_dear(scored: list[_Scored], policy: RequestPolicy) -> NoCandidate:
     )
 
 
-def _candidate(scored: _Scored, estimate: Estimate, column: int) -> Candidate:
-    return Candidate(
-        arm=scored.deployment.name,
-        quality=float(estimate.quality[column]),
-        quality_se=float(estimate.quality_se[column]),
-        gain=float(estimate.gain[column]),
-        gain_se=float(estimate.gain_se[column]),
-        cost_usd=scored.cost_usd,
-        switch_cost_usd=scored.switch_cost_usd,
-    )
+def _candidate(scored: _Scored, numbers: tuple[float, float, float, float]) -> Candidate:
+    return Candidate(scored.deployment.name, *numbers, scored.cost_usd, scored.switch_cost_usd)
 
 
 def _reports(
