@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from penstock_routers.errors import ArtifactError, MissingExtraError
 from penstock_routers.installation import install_command
 from penstock_routers.neighbour_files import INDEX_FILE, SCORES_FILE, IndexKind, NeighbourFiles, read_verified
+from penstock_routers.onnx_session import first_line
 
 FloatArray = NDArray[np.float32]
 IndexArray = NDArray[np.int64]
@@ -150,7 +151,7 @@ class NeighbourIndex:
             moved = self._built_on_gpu(resources)
             problem = self._gpu_problem(moved)
         except Exception as failure:  # the library raises RuntimeError, MemoryError and classes of its own
-            problem = f"{type(failure).__name__}: {str(failure).strip().splitlines()[0][:200] if str(failure) else ''}"
+            problem = f"{type(failure).__name__}: {first_line(failure)}"
         if problem is not None:
             _log.warning("neighbours_on_cpu", extra={"problem": problem})
             return False

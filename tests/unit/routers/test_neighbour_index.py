@@ -152,8 +152,8 @@ class _Gpu:
         return self._devices
 
     def StandardGpuResources(self) -> object:  # noqa: N802  (faiss's name)
-        if self._fails == "start":
-            raise RuntimeError("no kernel image is available")
+        if self._fails:
+            raise RuntimeError(self._fails)
         return object()
 
     def GpuIndexFlatIP(self, _: object, dimension: int) -> Any:  # noqa: N802  (faiss's name)
@@ -215,7 +215,7 @@ def test_gpu_that_is_not_there_is_no_warning(
     assert index.device == "cpu"
 
 
-@pytest.mark.parametrize("gpu", [_Gpu(fails="start"), _Gpu(makes=_Wrong)])
+@pytest.mark.parametrize("gpu", [_Gpu(fails="no kernel image is available"), _Gpu(fails="\n"), _Gpu(makes=_Wrong)])
 def test_gpu_that_fails_or_finds_worse_is_given_up_with_a_warning(
     gpu: _Gpu, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
