@@ -14,14 +14,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from bandit_worlds import ARMS, EXPLORATION, World, generated_world, real_world
+from data_folder import data_folder
 from machine import describe_machine, machine_lines
 from numpy.typing import NDArray
 
@@ -70,7 +69,7 @@ def _parse() -> argparse.Namespace:
 
 def _worlds(options: argparse.Namespace, say: Say) -> list[World]:
     worlds = [generated_world(options.seed)]
-    folder = Path(os.environ.get("PENSTOCK_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+    folder = data_folder()
     if options.quick:
         return worlds
     if not (folder / "routing" / "mmlu_pro.parquet").is_file() or importlib.util.find_spec("pyarrow") is None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from data_folder import data_folder
 from machine import describe_machine, machine_lines
 from numpy.typing import NDArray
 
@@ -84,8 +84,7 @@ def main() -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    data = os.environ.get("PENSTOCK_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data"
-    parser.add_argument("--data", type=Path, default=Path(data), help="folder of the outcome sets (PENSTOCK_DATA)")
+    parser.add_argument("--data", type=Path, default=data_folder(), help="folder of the outcome sets (PENSTOCK_DATA)")
     parser.add_argument("--draws", type=int, default=20, help="splits and samples per set (20)")
     parser.add_argument("--prompts", type=int, default=4000, help="prompts per set (4000)")
     parser.add_argument("--quick", action="store_true", help="one set of 800 prompts, two draws of 100")

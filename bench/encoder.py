@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 import sys
 import tempfile
 import time
@@ -27,6 +26,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from data_folder import data_folder
 from machine import describe_machine, machine_lines
 
 from penstock_routers.bundled import DEFAULT_ENCODER, PARAPHRASE_ENCODER, bundled_folder
@@ -149,7 +149,7 @@ def _print_times(times: list[dict[str, Any]], say: Callable[[str], None]) -> Non
 def _quality(
     encoders: dict[str, PromptEncoder], options: argparse.Namespace, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    folder = Path(os.environ.get("PENSTOCK_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+    folder = data_folder()
     if not folder.is_dir() or importlib.util.find_spec("sklearn") is None:
         say("routing quality skipped: it needs the outcome sets (PENSTOCK_DATA) and scikit-learn")
         return []

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from data_folder import data_folder
 from machine import describe_machine, machine_lines
 from numpy.typing import NDArray
 from routing_fits import SETS, RoutingSet, choices, first_prompts, load_set, split_rows, training_set
@@ -189,9 +190,9 @@ def curve_of(
 def main() -> None:
     """Run the bench."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    here = Path(__file__).resolve().parents[1]
-    default = Path(os.environ.get("PENSTOCK_DATA", here / ".." / "shared" / "data"))
-    parser.add_argument("--data", type=Path, default=default, help="folder with routing/ (default: PENSTOCK_DATA)")
+    parser.add_argument(
+        "--data", type=Path, default=data_folder(), help="folder with routing/ (default: PENSTOCK_DATA)"
+    )
     parser.add_argument("--sets", nargs="*", default=list(SETS), choices=SETS)
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--arms", type=int, help="keep this many arms, spread over the range of costs (ablation)")

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from data_folder import data_folder
 from encoder_quality import COST_WEIGHTS, OutcomeSet, load_outcome_set
 from machine import describe_machine, machine_lines
 from numpy.typing import NDArray
@@ -116,8 +116,9 @@ def _say(line: str) -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    default = Path(os.environ.get("PENSTOCK_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
-    parser.add_argument("--data", type=Path, default=default, help="data folder (PENSTOCK_DATA, or ../shared/data)")
+    parser.add_argument(
+        "--data", type=Path, default=data_folder(), help="data folder (PENSTOCK_DATA, or ../shared/data)"
+    )
     parser.add_argument("--sizes", type=int, nargs="+", help="points in the index (200000 1000000)")
     parser.add_argument("--kinds", nargs="+", choices=["flat", "ivf", "ivf_sq8", "hnsw"], help="kinds of index")
     parser.add_argument("--quick", action="store_true", help="3,000 points and 100 queries")

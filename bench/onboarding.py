@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from data_folder import data_folder
 from machine import describe_machine, machine_lines
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
@@ -139,8 +139,7 @@ def main() -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
-    data = os.environ.get("PENSTOCK_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data"
-    parser.add_argument("--data", type=Path, default=Path(data), help="folder of the outcome sets (PENSTOCK_DATA)")
+    parser.add_argument("--data", type=Path, default=data_folder(), help="folder of the outcome sets (PENSTOCK_DATA)")
     parser.add_argument("--family", type=known_family, default="linear", help="family of the routers (linear)")
     parser.add_argument("--prompts", type=int, default=50, help="scored prompts (50)")
     parser.add_argument("--draws", type=int, default=20, help="draws per arm (20)")

@@ -6,10 +6,9 @@ Read `generated_corpus` and `real_corpus`. Generated outcomes give times, never 
 from __future__ import annotations
 
 import importlib.util
-import os
-from pathlib import Path
 
 import numpy as np
+from data_folder import data_folder
 
 from penstock_routers.bundled import DEFAULT_ENCODER, bundled_folder
 from penstock_routers.encoder import PromptEncoder
@@ -68,7 +67,7 @@ def generated_corpus(prompts: int, arms: int, seed: int = 0) -> Corpus:
 
 def real_corpus() -> Corpus | None:
     """Load MMLU-Pro's 12,032 prompts and 29 models; None without the data folder (PENSTOCK_DATA) or pyarrow."""
-    folder = Path(os.environ.get("PENSTOCK_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data")
+    folder = data_folder()
     path = folder / "routing" / "mmlu_pro.parquet"
     if not path.is_file() or importlib.util.find_spec("pyarrow") is None:
         return None

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from data_folder import data_folder
 from machine import describe_machine, machine_lines
 from numpy.typing import NDArray
 from routing_fits import AUTO, SETS, UNIFORM, Part, RoutingSet, choices, first_prompts, fit_all, load_set
@@ -205,9 +206,9 @@ def _table(name: str, rows: list[Row]) -> list[str]:
 def main() -> None:
     """Run the bench."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    here = Path(__file__).resolve().parents[1]
-    default = Path(os.environ.get("PENSTOCK_DATA", here / ".." / "shared" / "data"))
-    parser.add_argument("--data", type=Path, default=default, help="folder with routing/ (default: PENSTOCK_DATA)")
+    parser.add_argument(
+        "--data", type=Path, default=data_folder(), help="folder with routing/ (default: PENSTOCK_DATA)"
+    )
     parser.add_argument("--sets", nargs="*", default=list(SETS), choices=SETS)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--resamples", type=int, default=400)
