@@ -1,0 +1,70 @@
+"""From scores to neighbours: picks candidates by their first score and orders them by a second, exact one.
+
+Pure. Read `best_rows`, then `rank_neighbours`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock_cache.entries import FloatArray, Neighbour
+from penstock_cache.index.kernels import HalfArray, to_float32
+
+OVERFETCH = 4
+"""Candidates beyond k: the first score rounds the query to float16, which moves it by up to 1e-4."""
+
+# One argmax takes 2 µs over 10,000 scores, one argpartition 90: up to here repeating the first is quicker.
+_MAX_REPEATS = 24
+
+
+def best_rows(scores: FloatArray, count: int) -> NDArray[np.intp]:
+    """Return the rows of the largest scores, in no promised order; the scores are used up.
+
+    Parameters
+    ----------
+    scores : ndarray of float32, shape (n,)
+        Overwritten.
+    count : int
+        At least 1.
+
+    Returns
+    -------
+    ndarray of int, shape (min(n, count),)
+    """
+    if scores.size <= count:
+        return np.arange(scores.size)
+    if count > _MAX_REPEATS:
+        return np.argpartition(scores, scores.size - count)[scores.size - count :]
+    rows = np.empty(count, dtype=np.intp)
+    for i in range(count):
+        rows[i] = row = scores.argmax()
+        scores[row] = -np.inf
+    return rows
+
+
+def rank_neighbours(vector: FloatArray, rows: HalfArray, ids: list[bytes], k: int) -> list[Neighbour]:
+    """Score candidates again in float32 and return the best k, best first.
+
+    Parameters
+    ----------
+    vector : ndarray of float32, shape (d,)
+        Unit length.
+    rows : ndarray of float16, shape (m, d)
+    ids : list of bytes, length m
+    k : int
+
+    Returns
+    -------
+    list of Neighbour
+        Of equal cosines the smaller id first.
+
+    Notes
+    -----
+    A unit vector in float16 has a length of 1 ± 5e-4, so the product is divided by the length of the row as kept.
+    """
+    exact = to_float32(rows)
+    lengths = np.sqrt(np.einsum("ij,ij->i", exact, exact))
+    turned = np.minimum(np.maximum(exact @ vector / -lengths, -1.0), 1.0).tolist()
+    ranked = sorted(zip(turned, ids, strict=True))  # by falling cosine, then by id
+    return [Neighbour(entry_id.hex(), -cosine) for cosine, entry_id in ranked[:k]]

@@ -1,0 +1,120 @@
+"""Whether a stored prompt asks what is asked now: the rule, with the texts and vectors that it needs brought to it.
+
+Owns the memory of stored prompts as they were read once, the use of the second encoder, and the evidence about entries.
+Read `EntryJudge.judge`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from penstock_cache.entries import CachedDocument, FloatArray
+from penstock_cache.lookups import Verifier
+from penstock_cache.rule import NO_EVIDENCE, DecisionRule, Evidence, JudgedText, Judgement, PairCandidate, Screened
+
+REMEMBERED_TEXTS = 512
+"""Stored prompts whose reading and second vector are remembered. Each takes about 5 kB, and is some thirty objects for
+the garbage collector to walk over: 10 ms for all of them on a slow core, during which nothing else runs."""
+
+REMEMBERED_EVIDENCE = 100_000
+"""Entries whose audits and reports are remembered; the least recently judged are forgotten first."""
+
+
+@dataclass(slots=True)
+class _Remembered:
+    """A stored prompt as read once, and its second vector when it has been asked for."""
+
+    judged: JudgedText
+    verified: FloatArray | None = None
+
+
+class EntryJudge:
+    """Judges entries by a rule.
+
+    Parameters
+    ----------
+    rule : DecisionRule
+    verifier : Verifier
+        The second encoder. It is asked only about entries that the rule finds plausible without it.
+    reads_whole : callable
+        Whether the second encoder reads a text to its end. Of texts that it cuts, any two that differ where it does not
+        look have one vector, so these are never judged.
+    """
+
+    def __init__(
+        self, rule: DecisionRule, verifier: Verifier, *, reads_whole: Callable[[str], bool] = lambda _: True
+    ) -> None:
+        self.rule = rule
+        self.reads_whole = reads_whole
+        self._verifier = verifier
+        self._remembered: OrderedDict[str, _Remembered] = OrderedDict()
+        self._evidence: OrderedDict[str, Evidence] = OrderedDict()
+
+    async def judge(self, text: str, near: Sequence[tuple[CachedDocument, float]], threshold: float) -> Judgement:
+        """Choose the entry that answers a prompt, if any does.
+
+        Parameters
+        ----------
+        text : str
+            The last user text.
+        near : sequence of (CachedDocument, float), at least 1
+            Entries that may be served, with their cosines by the search encoder, nearest first.
+        threshold : float
+
+        Returns
+        -------
+        Judgement
+        """
+        prompt = JudgedText.of(text)
+        candidates = [
+            PairCandidate(document.entry_id, self._known(document).judged, cosine, self._evidence_of(document.entry_id))
+            for document, cosine in near
+        ]
+        screened, reason = self.rule.screen(prompt, candidates)
+        if not screened:
+            return Judgement(None, 0.0, near[0][1], reason)
+        verified = await self._verify(text, screened)
+        return self.rule.judge(prompt, screened, verified, threshold)
+
+    def note_evidence(self, entry_id: str, *, is_right: bool) -> None:
+        """Mix the outcome of an audit, or a person's word, into an entry's precision."""
+        known = self._evidence.pop(entry_id, NO_EVIDENCE)
+        self._evidence[entry_id] = Evidence(known.right + is_right, known.wrong + (not is_right))
+        if len(self._evidence) > REMEMBERED_EVIDENCE:
+            self._evidence.popitem(last=False)
+
+    def forget(self, entry_id: str) -> None:
+        """Forget what is known of an entry."""
+        self._remembered.pop(entry_id, None)
+        self._evidence.pop(entry_id, None)
+
+    def _evidence_of(self, entry_id: str) -> Evidence:
+        return self._evidence.get(entry_id, NO_EVIDENCE)
+
+    def _known(self, document: CachedDocument) -> _Remembered:
+        known = self._remembered.get(document.entry_id)
+        if known is None or known.judged.text != document.prompt:
+            known = self._remembered[document.entry_id] = _Remembered(JudgedText.of(document.prompt))
+            if len(self._remembered) > REMEMBERED_TEXTS:
+                self._remembered.popitem(last=False)
+        else:
+            self._remembered.move_to_end(document.entry_id)
+        return known
+
+    async def _verify(self, text: str, screened: Sequence[Screened]) -> list[float]:
+        """Return the cosines by the second encoder; vectors of entries are computed once."""
+        held = [self._remembered.get(item.candidate.entry_id) for item in screened]
+        vectors = [None if known is None else known.verified for known in held]
+        missing = [number for number, vector in enumerate(vectors) if vector is None]
+        texts = [text, *(screened[number].candidate.judged.text for number in missing)]
+        found = await self._verifier(texts)
+        for number, vector in zip(missing, found[1:], strict=True):
+            vectors[number] = vector
+            known = held[number]
+            if known is not None:
+                known.verified = vector
+        return [float(np.dot(found[0], vector)) for vector in vectors if vector is not None]

@@ -1,0 +1,216 @@
+"""How many bytes each category may hold: a reserve that others cannot take, a cap, and borrowing in between.
+
+Owns the count of used bytes and the choice of the category that gives. Must not know entries. Read
+`CategoryQuotas.choose_victim_category`. Re-tuning moves reserves to where a byte earns most, as Cliffhanger does [1]_.
+
+References
+----------
+.. [1] A. Cidon et al., "Cliffhanger: Scaling Performance Cliffs in Web Memory Caches", NSDI 2016.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class CategoryQuota:
+    """What one category may hold.
+
+    Attributes
+    ----------
+    reserve_bytes : int, at least 0
+        While it holds no more than this, no other category takes from it.
+    cap_bytes : int or None
+        It never holds more; None for the whole capacity.
+    weight : float, above 0
+        Of two categories above their reserves, one with twice the weight keeps twice the surplus.
+    least_reserve_bytes : int, in [0, reserve_bytes]
+        Re-tuning leaves it at least this reserve.
+    """
+
+    reserve_bytes: int = 0
+    cap_bytes: int | None = None
+    weight: float = 1.0
+    least_reserve_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        cap_bytes = self.reserve_bytes if self.cap_bytes is None else self.cap_bytes
+        if not 0 <= self.least_reserve_bytes <= self.reserve_bytes <= cap_bytes or not self.weight > 0.0:
+            raise ValueError("a quota needs 0 <= least reserve <= reserve <= cap, and a weight above 0")
+
+
+class CategoryQuotas:
+    """Used bytes by category, and who gives when room is needed.
+
+    Parameters
+    ----------
+    capacity_bytes : int, at least 1
+        Of the whole cache.
+    quotas : mapping of str to CategoryQuota
+    default : CategoryQuota
+        Of every category that is not named; its reserve must be 0, because nobody knows how many there will be.
+
+    Raises
+    ------
+    ValueError
+        The reserves exceed the capacity, or the default has one.
+
+    Notes
+    -----
+    Every method is O(1) but `choose_victim_category` and `can_fit`, which are O(c) for c categories.
+    """
+
+    def __init__(
+        self,
+        capacity_bytes: int,
+        quotas: Mapping[str, CategoryQuota] | None = None,
+        default: CategoryQuota = CategoryQuota(),
+    ) -> None:
+        if capacity_bytes < 1:
+            raise ValueError("the capacity is at least 1 byte")
+        if default.reserve_bytes:
+            raise ValueError("the default quota has no reserve")
+        self.capacity_bytes = capacity_bytes
+        self._default = default
+        self._quotas = _checked(dict(quotas or {}), capacity_bytes)
+        self._used_bytes: dict[str, int] = {}
+        self._total_bytes = 0
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes used by all categories, in [0, capacity_bytes]."""
+        return self._total_bytes
+
+    @property
+    def quotas(self) -> dict[str, CategoryQuota]:
+        """The quotas of the named categories."""
+        return dict(self._quotas)
+
+    def used_bytes(self, category: str) -> int:
+        """Return what a category holds."""
+        return self._used_bytes.get(category, 0)
+
+    def quota(self, category: str) -> CategoryQuota:
+        """Return a category's quota, the default where it has none of its own."""
+        return self._quotas.get(category, self._default)
+
+    def cap_bytes(self, category: str) -> int:
+        """Return the most that a category may hold, at most the capacity."""
+        cap_bytes = self.quota(category).cap_bytes
+        return self.capacity_bytes if cap_bytes is None else min(cap_bytes, self.capacity_bytes)
+
+    def can_fit(self, category: str, size_bytes: int) -> bool:
+        """Whether `size_bytes` more of a category fit after evictions that the quotas allow."""
+        if size_bytes > self.cap_bytes(category):
+            return False
+        others = ((other, used) for other, used in self._used_bytes.items() if other != category)
+        kept = sum(min(used, self.quota(other).reserve_bytes) for other, used in others)
+        return size_bytes <= self.capacity_bytes - kept
+
+    def choose_victim_category(self, category: str, size_bytes: int) -> str | None:
+        """Name the category that has to give an entry so that `size_bytes` more of `category` fit.
+
+        Parameters
+        ----------
+        category : str
+            Whose entry is to come in; `can_fit` was true.
+        size_bytes : int
+
+        Returns
+        -------
+        str or None
+            None when they fit as things are. Ask again after each eviction.
+
+        Notes
+        -----
+        A category at its cap gives its own. Otherwise, of the categories above their reserves, the one with the largest
+        ``(used − reserve)/weight`` gives; at a tie `category` itself, then the first by name. If none is above, the
+        category gives its own.
+        """
+        if self.used_bytes(category) + size_bytes > self.cap_bytes(category):
+            return category
+        if self._total_bytes + size_bytes <= self.capacity_bytes:
+            return None
+        surpluses = [
+            ((used - quota.reserve_bytes) / quota.weight, other == category, other)
+            for other, used in sorted(self._used_bytes.items())
+            if used > (quota := self.quota(other)).reserve_bytes
+        ]
+        return max(surpluses, key=lambda surplus: surplus[:2])[2] if surpluses else category
+
+    def charge(self, category: str, size_bytes: int) -> None:
+        """Count an entry that came in.
+
+        Raises
+        ------
+        ValueError
+            It does not fit: victims were not evicted first.
+        """
+        used = self.used_bytes(category) + size_bytes
+        if used > self.cap_bytes(category) or self._total_bytes + size_bytes > self.capacity_bytes:
+            raise ValueError(f"{size_bytes} bytes more of a category do not fit")
+        self._used_bytes[category] = used
+        self._total_bytes += size_bytes
+
+    def release(self, category: str, size_bytes: int) -> None:
+        """Count an entry that went.
+
+        Raises
+        ------
+        ValueError
+            The category does not hold that much.
+        """
+        used = self.used_bytes(category) - size_bytes
+        if used < 0:
+            raise ValueError(f"a category cannot give {size_bytes} bytes that it does not hold")
+        self._used_bytes[category] = used
+        self._total_bytes -= size_bytes
+
+    def retune(self, marginal_usd_per_byte: Mapping[str, float], chunk_bytes: int) -> tuple[str, str] | None:
+        """Move a piece of reserve from the category where a byte earns least to the one where it earns most.
+
+        Parameters
+        ----------
+        marginal_usd_per_byte : mapping of str to float
+            What one byte more would have earned, by category (`ResidentSet.figures`). Only named categories move.
+        chunk_bytes : int, at least 1
+            At most so much moves.
+
+        Returns
+        -------
+        tuple of str or None
+            Giver and taker; None when nothing moved: no two differ, or the limits leave no room.
+
+        Notes
+        -----
+        The sum of reserves stays what it was; none falls below its least reserve or rises above its cap.
+        """
+        marginal = {name: marginal_usd_per_byte.get(name, 0.0) for name in sorted(self._quotas)}
+        givers = [name for name in marginal if self._giveable_bytes(name) > 0]
+        takers = [name for name in marginal if self._takeable_bytes(name) > 0]
+        if not givers or not takers:
+            return None
+        giver, taker = min(givers, key=marginal.__getitem__), max(takers, key=marginal.__getitem__)
+        if marginal[taker] <= marginal[giver]:
+            return None
+        moved = min(chunk_bytes, self._giveable_bytes(giver), self._takeable_bytes(taker))
+        for name, change in ((giver, -moved), (taker, moved)):
+            quota = self._quotas[name]
+            self._quotas[name] = replace(quota, reserve_bytes=quota.reserve_bytes + change)
+        return giver, taker
+
+    def _giveable_bytes(self, category: str) -> int:
+        quota = self._quotas[category]
+        return quota.reserve_bytes - quota.least_reserve_bytes
+
+    def _takeable_bytes(self, category: str) -> int:
+        return self.cap_bytes(category) - self._quotas[category].reserve_bytes
+
+
+def _checked(quotas: dict[str, CategoryQuota], capacity_bytes: int) -> dict[str, CategoryQuota]:
+    reserved = sum(quota.reserve_bytes for quota in quotas.values())
+    if reserved > capacity_bytes:
+        raise ValueError(f"reserves of {reserved} bytes exceed the capacity of {capacity_bytes} bytes")
+    return quotas

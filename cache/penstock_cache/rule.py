@@ -1,0 +1,436 @@
+"""The decision rule: whether an earlier prompt asks for the same answer.
+
+Owns the order of the questions (vetoes, a cheap model, the second encoder, the full model, the threshold) and the
+rule's manifest. It embeds nothing and fetches nothing: cosines and texts are given. Read `DecisionRule.screen`, then
+`DecisionRule.judge`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+
+from penstock_cache.entries import FloatArray
+from penstock_cache.errors import RuleError
+from penstock_cache.guards.agreement import GuardReport, compare
+from penstock_cache.guards.signature import PromptSignature, signature_of
+from penstock_cache.pair_features import FEATURE_NAMES, feature_set_id, pair_features
+from penstock_cache.word_evidence import WordEvidence
+
+RULE_SCHEMA = 1
+MANIFEST_FILE = "manifest.json"
+MODEL_FILE = "pair_model.onnx"
+POOLED = "*"
+"""Row of the operating points that holds for categories without one of their own."""
+
+MAX_SEMANTIC_CHARACTERS = 1_000
+"""Longest text that another wording may stand for. The second encoder reads 256 tokens, about so many characters of
+English; prompts that differ behind its window would look alike."""
+
+EVIDENCE_WEIGHT = 8.0
+"""How many confirmed hits weigh as much as the model's own estimate; shrinkage of the per-entry evidence."""
+
+PairModel = Callable[[FloatArray], FloatArray]
+"""From pair features, shape (n, f), to probabilities that both prompts have the same answer, shape (n,)."""
+
+_VERIFY, _HAS_VERIFY = FEATURE_NAMES.index("verify_cosine"), FEATURE_NAMES.index("has_verify_cosine")
+
+RuleMode = Literal["semantic", "faq-intent"]
+
+# Checked when a manifest is read: a threshold of zero would serve everything.
+_Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+_Threshold = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
+_Cosine = Annotated[float, msgspec.Meta(ge=-1.0, le=1.0)]
+_Candidates = Annotated[int, msgspec.Meta(ge=1, le=1_000)]
+
+
+class OperatingPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One certified threshold.
+
+    Attributes
+    ----------
+    category : str
+        `POOLED` for all that have none of their own.
+    mode : str
+    budget : float
+        Most false hits per request that the calibration certified.
+    threshold : float or None
+        Least probability of a hit; None: not certifiable, semantic look-ups stay off at this budget.
+    requests, hits, false_hits : int
+        Of the calibration stream.
+    false_hit_rate_upper : float
+        Upper bound at confidence ``1 − delta``.
+    delta : float
+    """
+
+    category: str
+    mode: RuleMode
+    budget: _Share
+    threshold: _Threshold | None
+    requests: int
+    hits: int
+    false_hits: int
+    false_hit_rate_upper: float
+    delta: float = 0.05
+
+
+class RuleManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a rule's folder says of itself.
+
+    Attributes
+    ----------
+    schema_version : int
+    feature_set : str
+        `pair_features.feature_set_id` of the version that it was fitted with.
+    encoder_id : str
+        Search encoder whose cosines it was fitted on.
+    verifier_id : str
+        Second encoder.
+    model_sha256 : str
+    candidates : int
+        Nearest entries that are judged.
+    min_cosine : float
+        Search cosine under which a pair is not looked at.
+    min_plausible : float
+        Probability without the second encoder under which it is not asked.
+    plausible_miss_rate : float
+        Share of the served true hits that `min_cosine` and `min_plausible` lose on the calibration data.
+    word_weights : dict of str to float
+        Log-odds that a word on one side only means another answer.
+    unknown_word_weight : float
+    points : list of OperatingPoint
+    data : list of dict
+        Name, licence, number of texts and digest of everything it was fitted or calibrated on.
+    versions : dict of str to str
+    """
+
+    schema_version: int
+    feature_set: str
+    encoder_id: str
+    verifier_id: str
+    model_sha256: str
+    candidates: _Candidates
+    min_cosine: _Cosine
+    min_plausible: _Share
+    plausible_miss_rate: _Share
+    word_weights: dict[str, float]
+    unknown_word_weight: float
+    points: list[OperatingPoint]
+    data: list[dict[str, str | int]]
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedText:
+    """A prompt with everything that is read out of it once.
+
+    Attributes
+    ----------
+    text : str
+    signature : PromptSignature
+    """
+
+    text: str
+    signature: PromptSignature
+
+    @classmethod
+    def of(cls, text: str) -> JudgedText:
+        """Read a prompt."""
+        return cls(text, signature_of(text))
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of an entry's earlier hits.
+
+    Attributes
+    ----------
+    right, wrong : int
+        Hits that an audit or a person confirmed, or found wrong.
+    """
+
+    right: int = 0
+    wrong: int = 0
+
+    def shrunk(self, probability: float) -> float:
+        """Return the probability with the evidence mixed in: ``(κ p + right) / (κ + right + wrong)``."""
+        return (EVIDENCE_WEIGHT * probability + self.right) / (EVIDENCE_WEIGHT + self.right + self.wrong)
+
+
+NO_EVIDENCE = Evidence()
+
+
+@dataclass(frozen=True, slots=True)
+class PairCandidate:
+    """An entry near a prompt.
+
+    Attributes
+    ----------
+    entry_id : str
+    judged : JudgedText
+        The prompt that it was stored for.
+    cosine : float
+        By the search encoder.
+    evidence : Evidence
+    """
+
+    entry_id: str
+    judged: JudgedText
+    cosine: float
+    evidence: Evidence = NO_EVIDENCE
+
+
+@dataclass(frozen=True, slots=True)
+class Screened:
+    """A candidate that is worth the second encoder.
+
+    Attributes
+    ----------
+    candidate : PairCandidate
+    report : GuardReport
+    margin : float
+        Cosine above the nearest other candidate's.
+    features : ndarray of float32, shape (f,)
+        Without the second encoder's cosine.
+    """
+
+    candidate: PairCandidate
+    report: GuardReport
+    margin: float
+    features: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the rule says of one look-up.
+
+    Attributes
+    ----------
+    entry_id : str or None
+        None: a miss.
+    probability : float
+        Of the best candidate, evidence included; 0 when none got so far.
+    cosine : float
+        Of that candidate.
+    reason : str
+        ``served``, ``no_neighbour``, ``implausible``, ``below_threshold``, or ``guard:`` and the veto's name.
+    """
+
+    entry_id: str | None
+    probability: float
+    cosine: float
+    reason: str
+
+
+class DecisionRule:
+    """Judges pairs of prompts.
+
+    Parameters
+    ----------
+    manifest : RuleManifest
+    model : PairModel
+    """
+
+    def __init__(self, manifest: RuleManifest, model: PairModel) -> None:
+        self.manifest = manifest
+        self._model = model
+        self._words = WordEvidence(manifest.word_weights, manifest.unknown_word_weight)
+        self._points: dict[tuple[str, str], list[OperatingPoint]] = {}
+        for point in sorted(manifest.points, key=lambda point: point.budget):
+            self._points.setdefault((point.mode, point.category), []).append(point)
+
+    def threshold(self, category: str, mode: RuleMode, budget: float) -> float | None:
+        """Return the threshold that is certified for a budget; None when nothing is.
+
+        Parameters
+        ----------
+        category : str
+        mode : str
+        budget : float
+            False hits per request. The largest calibrated budget that is not above it counts.
+        """
+        points = self._points.get((mode, category)) or self._points.get((mode, POOLED)) or []
+        within = [point for point in points if point.budget <= budget * (1.0 + 1e-9)]
+        return within[-1].threshold if within else None
+
+    def screen(self, prompt: JudgedText, candidates: Sequence[PairCandidate]) -> tuple[list[Screened], str]:
+        """Drop candidates that cannot be served, without the second encoder.
+
+        Returns
+        -------
+        screened : list of Screened
+        reason : str
+            Why the nearest candidate was dropped, when all were.
+        """
+        near = [candidate for candidate in candidates if candidate.cosine >= self.manifest.min_cosine]
+        if not near:
+            return [], "no_neighbour"
+        margins = _margins([candidate.cosine for candidate in near])
+        reason = "implausible"
+        kept: list[Screened] = []
+        for candidate, margin in zip(near, margins, strict=True):
+            report = compare(prompt.signature, candidate.judged.signature)
+            if not report.vetoes:
+                kept.append(Screened(candidate, report, margin, self._features(prompt, candidate, report, margin)))
+            elif candidate is near[0]:
+                reason = f"guard:{report.vetoes[0]}"
+        if not kept:
+            return [], reason
+        probabilities = self._probabilities([item.features for item in kept])
+        plausible = [
+            item for item, p in zip(kept, probabilities, strict=True) if p >= self.manifest.min_plausible
+        ]  # fmt: skip
+        return plausible, reason if not plausible and reason.startswith("guard") else "implausible"
+
+    def judge(
+        self, prompt: JudgedText, screened: Sequence[Screened], verified: Sequence[float], threshold: float
+    ) -> Judgement:
+        """Choose the entry that is served, if any.
+
+        Parameters
+        ----------
+        prompt : JudgedText
+        screened : sequence of Screened, length n, at least 1
+        verified : sequence of float, length n
+            Cosines by the second encoder.
+        threshold : float
+            As `threshold` returned it.
+
+        Returns
+        -------
+        Judgement
+        """
+        rows = [with_verifier(item.features, cosine) for item, cosine in zip(screened, verified, strict=True)]
+        probabilities = [
+            item.candidate.evidence.shrunk(p) for item, p in zip(screened, self._probabilities(rows), strict=True)
+        ]
+        best = max(range(len(screened)), key=probabilities.__getitem__)
+        candidate = screened[best].candidate
+        is_served = probabilities[best] >= threshold
+        reason = "served" if is_served else "below_threshold"
+        return Judgement(candidate.entry_id if is_served else None, probabilities[best], candidate.cosine, reason)
+
+    def _probabilities(self, rows: Sequence[FloatArray]) -> list[float]:
+        return [float(p) for p in self._model(np.stack(rows))]
+
+    def _features(self, prompt: JudgedText, candidate: PairCandidate, report: GuardReport, margin: float) -> FloatArray:
+        return rule_features(
+            prompt,
+            candidate.judged,
+            report,
+            self._words,
+            cosine=candidate.cosine,
+            margin=margin,
+            verified=math.nan,
+        )
+
+
+def with_verifier(features: FloatArray, cosine: float) -> FloatArray:
+    """Return a pair's features with the second encoder's cosine put in, shape (f,)."""
+    found = features.copy()
+    found[_VERIFY], found[_HAS_VERIFY] = cosine, 1.0
+    return found
+
+
+def rule_features(
+    one: JudgedText,
+    other: JudgedText,
+    report: GuardReport,
+    words: WordEvidence,
+    *,
+    cosine: float,
+    margin: float,
+    verified: float,
+) -> FloatArray:
+    """Return the features of a pair as serving and training both compute them, shape (f,), float32."""
+    shared = pair_features(
+        one.signature, other.signature, report, cosine=cosine, margin=margin, verify_cosine=verified
+    )  # fmt: skip
+    return np.concatenate([shared, words.features(one.signature, other.signature)])
+
+
+def rule_feature_set() -> str:
+    """Return the identifier of everything that `rule_features` computes."""
+    return f"{feature_set_id()}-{WordEvidence.VERSION}"
+
+
+def load_rule(
+    folder: Path, open_model: Callable[[bytes], PairModel], *, encoder_id: str, verifier_id: str
+) -> DecisionRule:
+    """Read a rule's folder and verify it.
+
+    Parameters
+    ----------
+    folder : Path
+    open_model : callable
+        Opens an ONNX graph of one input ``features`` (n, f) and one output (n,).
+    encoder_id, verifier_id : str
+        Fingerprints of the encoders in use.
+
+    Returns
+    -------
+    DecisionRule
+
+    Raises
+    ------
+    RuleError
+        A file is missing or changed, or the rule was made for another encoder, feature set or schema.
+    """
+    try:
+        content = (folder / MANIFEST_FILE).read_bytes()
+        graph = (folder / MODEL_FILE).read_bytes()
+    except OSError as error:
+        raise RuleError(
+            f"The cache rule in {folder} cannot be read: {error.strerror}.", code="cache_rule_missing"
+        ) from None
+    manifest = read_manifest(content)
+    if hashlib.sha256(graph).hexdigest() != manifest.model_sha256:
+        raise RuleError(f"The cache rule in {folder} is damaged: its model was changed.", code="cache_rule_damaged")
+    expected: Mapping[str, tuple[str, str]] = {
+        "feature set": (manifest.feature_set, rule_feature_set()),
+        "search encoder": (manifest.encoder_id, encoder_id),
+        "second encoder": (manifest.verifier_id, verifier_id),
+    }
+    for name, (made_for, in_use) in expected.items():
+        if made_for != in_use:
+            raise RuleError(
+                f"The cache rule in {folder} was made for another {name} ({made_for[:16]}, here {in_use[:16]}); "
+                "calibrate it again with 'penstock-train cache-calibrate'.",
+                code="cache_rule_mismatch",
+            )
+    return DecisionRule(manifest, open_model(graph))
+
+
+def read_manifest(content: bytes) -> RuleManifest:
+    """Read a manifest.
+
+    Raises
+    ------
+    RuleError
+        It is not one, or of another schema.
+    """
+    try:
+        manifest = msgspec.json.decode(content, type=RuleManifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RuleError(f"The cache rule's manifest cannot be read: {error}.", code="cache_rule_damaged") from None
+    if manifest.schema_version != RULE_SCHEMA:
+        raise RuleError(
+            f"The cache rule has schema {manifest.schema_version}; this version reads {RULE_SCHEMA}.",
+            code="cache_rule_mismatch",
+        )
+    return manifest
+
+
+def _margins(cosines: Sequence[float]) -> list[float]:
+    """Return how far each cosine is above the best of the others; 1 when there is no other."""
+    if len(cosines) == 1:
+        return [1.0]
+    first, second = sorted(cosines, reverse=True)[:2]
+    return [cosine - (second if cosine == first else first) for cosine in cosines]

@@ -1,0 +1,158 @@
+"""The judge of entries: what it asks of the second encoder, what it remembers, and for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from penstock_cache import judging
+from penstock_cache.entries import CachedDocument, FloatArray
+from penstock_cache.judging import EntryJudge
+from penstock_cache.rule import Evidence
+from support.cache_documents import document
+from support.cache_rules import CountedVerifier, rule_of
+
+ASKED = "How do I turn on dark mode?"
+WORDED = "How can I switch on dark mode?"
+
+
+def entry(number: int, text: str = WORDED, cosine: float = 0.9) -> tuple[CachedDocument, float]:
+    """Return a stored prompt with its cosine."""
+    return document(number, prompt=text), cosine
+
+
+async def test_judge_asks_the_second_encoder_for_plausible_entries_only() -> None:
+    """Entries that a guard forbids, or that the model finds implausible, cost no second vector."""
+    verifier = CountedVerifier()
+    judge = EntryJudge(rule_of(min_plausible=0.7), verifier)
+    near = [entry(1), entry(2, "How do I turn off dark mode?", 0.95), entry(3, "Where do I turn on dark mode?", 0.6)]
+    judgement = await judge.judge(ASKED, near, 0.8)
+    assert judgement.entry_id == near[0][0].entry_id
+    assert verifier.calls == [[ASKED, WORDED]]
+
+
+async def test_judge_without_a_plausible_entry_leaves_the_second_encoder_alone() -> None:
+    """A miss by the guards costs no transformer time; the nearest cosine and the reason are told."""
+    verifier = CountedVerifier()
+    judge = EntryJudge(rule_of(), verifier)
+    judgement = await judge.judge(ASKED, [entry(1, "How do I turn off dark mode?", 0.95)], 0.8)
+    assert (judgement.entry_id, judgement.cosine, judgement.reason) == (None, 0.95, "guard:antonyms")
+    assert verifier.calls == []
+
+
+async def test_judge_asks_for_each_entry_once() -> None:
+    """An entry's second vector is remembered: later look-ups embed the prompt and new entries only."""
+    verifier = CountedVerifier()
+    judge = EntryJudge(rule_of(), verifier)
+    await judge.judge(ASKED, [entry(1)], 0.8)
+    await judge.judge("Please turn on dark mode", [entry(1), entry(2, "Can you switch on dark mode?", 0.8)], 0.8)
+    await judge.judge("Please turn on dark mode", [entry(1), entry(2, "Can you switch on dark mode?", 0.8)], 0.8)
+    assert verifier.calls == [
+        [ASKED, WORDED],
+        ["Please turn on dark mode", "Can you switch on dark mode?"],
+        ["Please turn on dark mode"],
+    ]
+
+
+async def test_judge_of_a_changed_prompt_under_the_same_id_reads_it_anew() -> None:
+    """What is remembered belongs to a text: another one under the same id gets its own reading and vector."""
+    verifier = CountedVerifier({"How might I switch on dark mode?": 0.2})
+    judge = EntryJudge(rule_of(), verifier)
+    assert (await judge.judge(ASKED, [entry(1)], 0.8)).entry_id is not None
+    changed = await judge.judge(ASKED, [entry(1, "How might I switch on dark mode?")], 0.8)
+    assert (changed.entry_id, changed.reason) == (None, "below_threshold")
+    vetoed = await judge.judge(ASKED, [entry(1, "How do I turn off dark mode?")], 0.8)
+    assert vetoed.reason == "guard:antonyms"
+    assert verifier.calls == [[ASKED, WORDED], [ASKED, "How might I switch on dark mode?"]]
+
+
+async def test_judge_gives_each_entry_its_own_vector_when_some_are_remembered() -> None:
+    """Remembered and new vectors stay in the order of the entries, so that the right one is served."""
+    verifier = CountedVerifier({f"Way {number} to switch on dark mode": 0.1 for number in "AC"})
+    judge = EntryJudge(rule_of(), verifier)
+    near = [entry(number, f"Way {letter} to switch on dark mode") for number, letter in enumerate("ABC", start=1)]
+    for seen in (near[1:2], near, near[::-1], near[:2]):
+        judgement = await judge.judge(ASKED, seen, 0.8)
+        assert judgement.entry_id == near[1][0].entry_id
+        assert judgement.probability == pytest.approx(1.0, abs=1e-6)  # a float32 product of unit vectors
+
+
+async def test_judge_remembers_a_bounded_number_of_texts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The texts read longest ago are forgotten first, and cost a second vector again."""
+    monkeypatch.setattr(judging, "REMEMBERED_TEXTS", 3)
+    verifier = CountedVerifier()
+    judge = EntryJudge(rule_of(), verifier)
+    for number in (1, 2, 3, 1, 4):  # 1 is used again, so 2 is the oldest when 4 comes
+        await judge.judge(ASKED, [entry(number)], 0.8)
+        assert len(judge._remembered) <= 3
+    asked_before = len(verifier.calls)
+    for number in (1, 3, 4):
+        await judge.judge(ASKED, [entry(number)], 0.8)
+    assert verifier.calls[asked_before:] == [[ASKED]] * 3
+    await judge.judge(ASKED, [entry(2)], 0.8)
+    assert verifier.calls[-1] == [ASKED, WORDED]
+
+
+async def test_judge_of_more_entries_than_it_remembers_still_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When one look-up alone fills the memory, its vectors are used all the same."""
+    monkeypatch.setattr(judging, "REMEMBERED_TEXTS", 1)
+    verifier = CountedVerifier({f"Way {number} to switch on dark mode": 0.1 for number in "ABD"})
+    judge = EntryJudge(rule_of(), verifier)
+    near = [entry(number, f"Way {letter} to switch on dark mode") for number, letter in enumerate("ABCD")]
+    assert (await judge.judge(ASKED, near, 0.8)).entry_id == near[2][0].entry_id
+
+
+async def test_judge_remembers_a_bounded_amount_of_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The entries judged longest ago are forgotten first."""
+    monkeypatch.setattr(judging, "REMEMBERED_EVIDENCE", 2)
+    judge = EntryJudge(rule_of(), CountedVerifier())
+    for entry_id, is_right in (("a", True), ("b", False), ("a", False), ("c", True)):
+        judge.note_evidence(entry_id, is_right=is_right)
+    assert judge._evidence == {"a": Evidence(1, 1), "c": Evidence(1, 0)}
+
+
+async def test_judge_does_not_serve_an_entry_that_was_reported_wrong_often_enough() -> None:
+    """Confirmations and reports move an entry's own probability, and `forget` takes both away."""
+    judge = EntryJudge(rule_of(), CountedVerifier({WORDED: 0.85}))
+    (stored, cosine) = entry(1)
+    near = [(stored, cosine)]
+    assert (await judge.judge(ASKED, near, 0.8)).entry_id == stored.entry_id
+    judge.note_evidence(stored.entry_id, is_right=False)
+    judgement = await judge.judge(ASKED, near, 0.8)
+    assert judgement.entry_id is None
+    assert judgement.probability == pytest.approx(8 * 0.85 / 9, abs=1e-6)  # features are float32
+    for _ in range(20):
+        judge.note_evidence(stored.entry_id, is_right=True)
+    assert (await judge.judge(ASKED, near, 0.8)).entry_id == stored.entry_id
+    judge.forget(stored.entry_id)
+    assert (await judge.judge(ASKED, near, 0.8)).probability == pytest.approx(0.85, abs=1e-6)
+
+
+async def test_judge_lets_a_failing_second_encoder_through() -> None:
+    """There is no verdict without the second encoder: its failure reaches the caller, and nothing half is kept."""
+    verifier = CountedVerifier()
+
+    async def failing(texts: Sequence[str]) -> FloatArray:
+        if not verifier.calls:
+            verifier.calls.append(list(texts))
+            raise RuntimeError("no")
+        return await verifier(texts)
+
+    judge = EntryJudge(rule_of(), failing)
+    with pytest.raises(RuntimeError):
+        await judge.judge(ASKED, [entry(1)], 0.8)
+    assert (await judge.judge(ASKED, [entry(1)], 0.8)).entry_id is not None
+    assert verifier.calls == [[ASKED, WORDED]] * 2
+
+
+async def test_judge_whose_second_encoder_returns_too_few_vectors_serves_nothing() -> None:
+    """A vector that is missing must not shift the others onto wrong entries."""
+
+    async def short(texts: Sequence[str]) -> FloatArray:
+        return np.ones((len(texts) - 1, 2), dtype=np.float32)
+
+    judge = EntryJudge(rule_of(), short)
+    with pytest.raises(ValueError, match="zip"):
+        await judge.judge(ASKED, [entry(1), entry(2, "Can you switch on dark mode?")], 0.8)
