@@ -24,7 +24,6 @@ FEATURE_VERSION = 1
 
 FEATURE_NAMES: tuple[str, ...] = (
     "cosine",
-    "margin",
     "verify_cosine",
     "has_verify_cosine",
     "word_jaccard",
@@ -56,7 +55,6 @@ def pair_features(
     report: GuardReport,
     *,
     cosine: float,
-    margin: float,
     verify_cosine: float = math.nan,
 ) -> NDArray[np.float32]:
     """Return the features of two prompts.
@@ -69,8 +67,6 @@ def pair_features(
         From `guards.compare` on the same two, in either order.
     cosine : float, in [-1, 1]
         Of the first encoder's vectors.
-    margin : float, in [-2, 2]
-        `cosine` less that of the next neighbour with another answer; the caller's choice where there is none.
     verify_cosine : float, in [-1, 1], optional
         Of the second encoder's vectors; NaN where it was not run. The feature is then 0 and its flag 0.
 
@@ -81,6 +77,9 @@ def pair_features(
 
     Notes
     -----
+    Nothing here depends on what else is cached: how far a neighbour's cosine is above the next one's would, and a
+    threshold that was certified on one cache would then say little about another.
+
     Jaccard is the size of the intersection over that of the union, Dice twice the intersection over the sum of sizes;
     two empty sets count as equal. A pair of values, one per text, is sorted into "larger" and "smaller", which makes
     the features symmetric. `stem_order` takes the longest increasing subsequence by patience sorting, O(n log n).
@@ -98,7 +97,6 @@ def pair_features(
     return np.array(
         (
             cosine,
-            margin,
             verify_cosine if has_verify else 0.0,
             has_verify,
             _jaccard(a.words, b.words),

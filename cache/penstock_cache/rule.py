@@ -195,15 +195,12 @@ class Screened:
     ----------
     candidate : PairCandidate
     report : GuardReport
-    margin : float
-        Cosine above the nearest other candidate's.
     features : ndarray of float32, shape (f,)
         Without the second encoder's cosine.
     """
 
     candidate: PairCandidate
     report: GuardReport
-    margin: float
     features: FloatArray
 
 
@@ -272,13 +269,12 @@ class DecisionRule:
         near = [candidate for candidate in candidates if candidate.cosine >= self.manifest.min_cosine]
         if not near:
             return [], "no_neighbour"
-        margins = _margins([candidate.cosine for candidate in near])
         reason = "implausible"
         kept: list[Screened] = []
-        for candidate, margin in zip(near, margins, strict=True):
+        for candidate in near:
             report = compare(prompt.signature, candidate.judged.signature)
             if not report.vetoes:
-                kept.append(Screened(candidate, report, margin, self._features(prompt, candidate, report, margin)))
+                kept.append(Screened(candidate, report, self._features(prompt, candidate, report)))
             elif candidate is near[0]:
                 reason = f"guard:{report.vetoes[0]}"
         if not kept:
@@ -320,14 +316,13 @@ class DecisionRule:
     def _probabilities(self, rows: Sequence[FloatArray]) -> list[float]:
         return [float(p) for p in self._model(np.stack(rows))]
 
-    def _features(self, prompt: JudgedText, candidate: PairCandidate, report: GuardReport, margin: float) -> FloatArray:
+    def _features(self, prompt: JudgedText, candidate: PairCandidate, report: GuardReport) -> FloatArray:
         return rule_features(
             prompt,
             candidate.judged,
             report,
             self._words,
             cosine=candidate.cosine,
-            margin=margin,
             verified=math.nan,
         )
 
@@ -346,12 +341,11 @@ def rule_features(
     words: WordEvidence,
     *,
     cosine: float,
-    margin: float,
     verified: float,
 ) -> FloatArray:
     """Return the features of a pair as serving and training both compute them, shape (f,), float32."""
     shared = pair_features(
-        one.signature, other.signature, report, cosine=cosine, margin=margin, verify_cosine=verified
+        one.signature, other.signature, report, cosine=cosine, verify_cosine=verified
     )  # fmt: skip
     return np.concatenate([shared, words.features(one.signature, other.signature)])
 
@@ -426,11 +420,3 @@ def read_manifest(content: bytes) -> RuleManifest:
             code="cache_rule_mismatch",
         )
     return manifest
-
-
-def _margins(cosines: Sequence[float]) -> list[float]:
-    """Return how far each cosine is above the best of the others; 1 when there is no other."""
-    if len(cosines) == 1:
-        return [1.0]
-    first, second = sorted(cosines, reverse=True)[:2]
-    return [cosine - (second if cosine == first else first) for cosine in cosines]

@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from penstock_training.commands.artifact import artifact
+from penstock_training.commands.cache_calibrate import cache_calibrate
 from penstock_training.commands.check_outcomes import check_outcomes
 from penstock_training.commands.collect import collect
 from penstock_training.commands.cross_validate import cross_validate
@@ -26,6 +27,7 @@ from penstock_training.commands.publish import keygen, publish
 
 COMMANDS: Final[tuple[click.Command, ...]] = (
     artifact,
+    cache_calibrate,
     check_outcomes,
     collect,
     cross_validate,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,13 +23,13 @@ from penstock_cache.rule import (
     JudgedText,
     PairCandidate,
     RuleManifest,
-    Screened,
     load_rule,
     read_manifest,
     rule_feature_set,
+    with_verifier,
 )
 from penstock_cache.word_evidence import WORD_FEATURE_NAMES
-from support.cache_rules import HAS_VERIFIED, SEARCH_ID, VERIFIER_ID, by_verifier, manifest_of, point, rule_of
+from support.cache_rules import HAS_VERIFIED, SEARCH_ID, VERIFIED, VERIFIER_ID, by_verifier, manifest_of, point, rule_of
 
 QUESTION = JudgedText.of("How do I turn on dark mode?")
 
@@ -120,14 +119,13 @@ def test_screen_asks_the_model_without_the_second_encoder() -> None:
     assert (rows[:, HAS_VERIFIED] == 0).all()
 
 
-def test_screen_margin_is_the_distance_to_the_best_other_entry() -> None:
-    """The nearest entry's margin is above the second, every other's is below the nearest; alone it is 1."""
+def test_screen_says_of_an_entry_the_same_whatever_else_is_cached() -> None:
+    """A pair's features do not depend on its neighbours: what was certified on one cache holds for another."""
     rule = rule_of()
-    screened, _ = rule.screen(QUESTION, [candidate("a", 0.9), candidate("b", 0.8), candidate("c", 0.6)])
-    # Differences of numbers below 1 in double precision: exact to 1e-15.
-    assert [item.margin for item in screened] == pytest.approx([0.1, -0.1, -0.3], abs=1e-12)
-    alone, _ = rule.screen(QUESTION, [candidate("a", 0.9), candidate("far", 0.1)])
-    assert [item.margin for item in alone] == [1.0]
+    among, _ = rule.screen(QUESTION, [candidate("near", 0.95), candidate("it", 0.8), candidate("far", 0.6)])
+    (alone,), _ = rule.screen(QUESTION, [candidate("it", 0.8)])
+    (other,) = [item for item in among if item.candidate.entry_id == "it"]
+    np.testing.assert_array_equal(alone.features, other.features)
 
 
 def test_judge_serves_the_likeliest_entry_and_not_the_nearest() -> None:
@@ -182,7 +180,7 @@ def test_features_hold_word_evidence_behind_the_pair_features() -> None:
     rows = []
     for first, second in ((one, other), (other, one)):
         (item,), _ = rule.screen(first, [PairCandidate("x", second, 0.9)])
-        rows.append(rule.features(first, item, math.nan))
+        rows.append(item.features)
     np.testing.assert_array_equal(rows[0], rows[1])
     words = dict(zip(WORD_FEATURE_NAMES, rows[0][len(FEATURE_NAMES) :].tolist(), strict=True))
     assert words == {
@@ -326,9 +324,11 @@ def test_manifest_written_and_read_back_is_the_same() -> None:
     assert manifest.model_sha256 == hashlib.sha256(b"graph").hexdigest()
 
 
-def test_screened_entry_keeps_what_the_judge_needs() -> None:
-    """Screening computes guard report and margin once; judging does not need the vectors again."""
-    (item,), reason = rule_of().screen(QUESTION, [candidate("a", 0.9)])
-    assert isinstance(item, Screened)
-    assert item.candidate.judged.text == "How can I switch on dark mode?"
-    assert reason == "implausible"  # of no meaning while something was kept
+def test_with_verifier_puts_in_the_second_cosine_alone() -> None:
+    """What was computed before the second encoder was asked is used again, with its cosine and flag put in."""
+    (item,), _ = rule_of().screen(QUESTION, [candidate("a", 0.9)])
+    before = item.features.copy()
+    after = with_verifier(item.features, 0.75)
+    np.testing.assert_array_equal(item.features, before)
+    assert (after[VERIFIED], after[HAS_VERIFIED]) == (0.75, 1.0)
+    assert np.flatnonzero(after != before).tolist() == [VERIFIED, HAS_VERIFIED]

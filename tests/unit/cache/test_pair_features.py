@@ -24,7 +24,7 @@ prompts = st.lists(words, max_size=12).map(" ".join)
 
 def _features(one: str, other: str, **values: float) -> dict[str, float]:
     a, b = signature_of(one), signature_of(other)
-    array = pair_features(a, b, compare(a, b), **{"cosine": 0.9, "margin": 0.1} | values)
+    array = pair_features(a, b, compare(a, b), **{"cosine": 0.9} | values)
     assert array.shape == (len(FEATURE_NAMES),)
     assert array.dtype == np.float32
     return dict(zip(FEATURE_NAMES, array.tolist(), strict=True))
@@ -34,9 +34,9 @@ def _features(one: str, other: str, **values: float) -> dict[str, float]:
 def test_pair_features_of_exchanged_prompts_are_equal(one: str, other: str) -> None:
     """The features of (a, b) are exactly those of (b, a), whichever report is handed in."""
     a, b = signature_of(one), signature_of(other)
-    forth = pair_features(a, b, compare(a, b), cosine=0.8, margin=0.2, verify_cosine=0.7)
-    back = pair_features(b, a, compare(b, a), cosine=0.8, margin=0.2, verify_cosine=0.7)
-    mixed = pair_features(a, b, compare(b, a), cosine=0.8, margin=0.2, verify_cosine=0.7)
+    forth = pair_features(a, b, compare(a, b), cosine=0.8, verify_cosine=0.7)
+    back = pair_features(b, a, compare(b, a), cosine=0.8, verify_cosine=0.7)
+    mixed = pair_features(a, b, compare(b, a), cosine=0.8, verify_cosine=0.7)
     np.testing.assert_array_equal(forth, back)
     np.testing.assert_array_equal(forth, mixed)
 
