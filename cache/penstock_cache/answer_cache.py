@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from penstock_cache.categories import GENERAL, CacheMode, CategoryPolicy, ChosenPolicy
 from penstock_cache.contexts import ContextCounter
 from penstock_cache.discard import admission_features, predict_discard
-from penstock_cache.eligibility import Reach, may_store, survey_answer
+from penstock_cache.eligibility import Reach, Reason, is_decodable, may_look_up, may_store, survey_answer
 from penstock_cache.entries import CachedDocument, FloatArray, Neighbour, encode_vector
 from penstock_cache.errors import StoreUnavailable
 from penstock_cache.judging import EntryJudge
@@ -216,6 +216,8 @@ class AnswerCache:
         )
         if verdict.reach is Reach.NOTHING:
             return StoreResult(None, verdict.reason.value)
+        if not is_decodable(answer.body):
+            return StoreResult(None, Reason.UNREADABLE.value)
         judge = self.parts.judge
         is_read = judge is None or judge.reads_whole(look.key.last_user_text)
         kept_vector = vector if verdict.reach is Reach.SEMANTIC and is_read else None
@@ -269,7 +271,9 @@ class AnswerCache:
             return await self.parts.store.delete_tenant(tenant, now=self._clock())
         return await self.parts.store.delete_category(tenant, category, now=self._clock())
 
-    def is_in_time(self, document: CachedDocument, stale_share: float = 0.0) -> bool:
+    def is_in_time(
+        self, document: CachedDocument, stale_share: float = 0.0, asked: CategoryPolicy | None = None
+    ) -> bool:
         """Whether an entry may still be served.
 
         Parameters
@@ -277,12 +281,16 @@ class AnswerCache:
         document : CachedDocument
         stale_share : float, in [0, 1]
             How much of its category's ``max_stale_seconds`` is added to the TTL.
+        asked : CategoryPolicy, optional
+            Of the request, when it may be another than the entry's: the shorter TTL holds.
 
         Returns
         -------
         bool
         """
-        return self._is_in_time(document, self._clock(), stale_share)
+        now = self._clock()
+        is_young = asked is None or now - document.stored_at <= _most_age_seconds(asked, stale_share)
+        return is_young and self._is_in_time(document, now, stale_share)
 
     async def sweep(self) -> None:
         """Drop what has expired; to be called about once a minute."""
@@ -299,8 +307,7 @@ class AnswerCache:
 
     def _is_in_time(self, document: CachedDocument, now: float, stale_share: float) -> bool:
         policy = self._policy(document.category)
-        prolonged_seconds = 0.0 if policy.is_volatile else stale_share * policy.max_stale_seconds
-        return document.is_fresh(now) and now - document.stored_at <= policy.ttl_seconds + prolonged_seconds
+        return document.is_fresh(now) and now - document.stored_at <= _most_age_seconds(policy, stale_share)
 
     def _lifetime_seconds(self, look: Lookup, chosen: ChosenPolicy, *, may_be_stale: bool) -> float:
         """Return how long an entry is kept.
@@ -330,7 +337,8 @@ class AnswerCache:
         return (
             document.tenant == tenant
             and (tenant != SHARED_TENANT or may_cross)
-            and policy.mode is not CacheMode.OFF
+            # by the policy as it is now: a store outlives the configuration that an entry was stored under
+            and may_look_up(look.traits, policy, look.directive).reach is not Reach.NOTHING
             and self._is_in_time(document, now, stale_share)
             and look.directive.accepts_age(now - document.stored_at)
             and accepts(document)
@@ -369,6 +377,7 @@ class AnswerCache:
                     self.parts.mirror.remove(neighbour.entry_id)
                 elif (
                     document.is_semantic
+                    and self._policy(document.category).mode.is_semantic
                     and document.partition == partition
                     and document.encoder_id == self.parts.encoder_id
                     and self._may_serve(document, tenant, look, now, accepts, stale_share)
@@ -441,3 +450,8 @@ class AnswerCache:
                 await self.parts.store.evict(tenant, entry_ids)
             except StoreUnavailable:
                 self._on_problem("store_unavailable")
+
+
+def _most_age_seconds(policy: CategoryPolicy, stale_share: float) -> float:
+    """Return the age up to which a policy serves an entry."""
+    return policy.ttl_seconds + (0.0 if policy.is_volatile else stale_share * policy.max_stale_seconds)

@@ -311,6 +311,15 @@ def survey_answer(body: bytes, *, status: int, is_cut: bool = False) -> AnswerSu
     )
 
 
+def is_decodable(body: bytes) -> bool:
+    """Whether a body can be read whole; `survey_answer` skips what it does not look at, a number out of range, say."""
+    try:
+        _whole_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
 def reads_refusal(text: str) -> bool:
     """Whether an answer opens like a refusal, by its words.
 
@@ -354,6 +363,7 @@ class _Completion(msgspec.Struct):
 
 
 _completion_decoder = msgspec.json.Decoder(_Completion)
+_whole_decoder = msgspec.json.Decoder()
 _DECIDING_FIELDS = (
     "temperature", "n", "seed", "tools", "functions", "logprobs", "top_logprobs", "web_search_options",
 )  # fmt: skip

@@ -78,7 +78,7 @@ class EntryJudge:
         if not screened:
             return Judgement(None, 0.0, near[0][1], reason)
         verified = await self._verify(text, screened)
-        return self.rule.judge(prompt, screened, verified, threshold)
+        return self.rule.judge(screened, verified, threshold)
 
     def note_evidence(self, entry_id: str, *, is_right: bool) -> None:
         """Mix the outcome of an audit, or a person's word, into an entry's precision."""

@@ -64,6 +64,10 @@ _NULLABLE_IN_MESSAGES: Final = frozenset(
     {"annotations", "audio", "content", "function_call", "name", "refusal", "tool_calls"}
 )
 
+MAX_ELEMENTS: Final = 32_768
+"""Most commas and fields of a request that gets a key. Each may be an element that takes some 4 µs to bring to a form,
+and nothing else runs meanwhile; those in texts count too, so past some 2 MB of prose a request has no key."""
+
 _CONTEXT, _PARTITION, _FINGERPRINT = b"penstock-context", b"penstock-part", b"penstock-exact"
 
 
@@ -150,7 +154,8 @@ def cache_key(scope: CacheScope, fields: Mapping[str, bytes]) -> CacheKey:
     Raises
     ------
     CacheError
-        Code ``cache_request_too_deep`` or ``cache_request_unreadable``; the request then goes past the cache.
+        Code ``cache_request_too_deep``, ``cache_request_too_large`` (more than `MAX_ELEMENTS`) or
+        ``cache_request_unreadable``; the request then goes past the cache.
 
     Notes
     -----
@@ -158,6 +163,11 @@ def cache_key(scope: CacheScope, fields: Mapping[str, bytes]) -> CacheKey:
     sorted, numbers by value, defaults dropped (`canonical_fields`), one text part written as a string, and fields of
     `UNKEYED_FIELDS` left out. Takes time linear in the request's size.
     """
+    if len(fields) + sum(bytes(value).count(b",") for value in fields.values()) > MAX_ELEMENTS:
+        raise CacheError(
+            "The request has too many parts to be read in time; it is answered without the cache.",
+            code="cache_request_too_large",
+        )
     messages = canonical_messages(fields)
     opened = _open_last(messages)
     context = _context_digest(canonical_fields(fields), opened)

@@ -285,15 +285,13 @@ class DecisionRule:
         ]  # fmt: skip
         return plausible, reason if not plausible and reason.startswith("guard") else "implausible"
 
-    def judge(
-        self, prompt: JudgedText, screened: Sequence[Screened], verified: Sequence[float], threshold: float
-    ) -> Judgement:
+    def judge(self, screened: Sequence[Screened], verified: Sequence[float], threshold: float) -> Judgement:
         """Choose the entry that is served, if any.
 
         Parameters
         ----------
-        prompt : JudgedText
         screened : sequence of Screened, length n, at least 1
+            As `screen` returned them.
         verified : sequence of float, length n
             Cosines by the second encoder.
         threshold : float

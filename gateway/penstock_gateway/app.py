@@ -21,6 +21,8 @@ from starlette.exceptions import HTTPException
 from penstock_gateway.admission import Gatekeeper
 from penstock_gateway.artifact_watch import ArtifactWatch
 from penstock_gateway.asgi import ClientGoneError, Receive, Scope, Send, read_head, send_error
+from penstock_gateway.caching.start import start_cache
+from penstock_gateway.endpoints.cache import cache_routes
 from penstock_gateway.endpoints.chat import ChatEndpoint
 from penstock_gateway.endpoints.feedback import feedback_routes
 from penstock_gateway.endpoints.inspection import inspection_routes
@@ -139,6 +141,7 @@ def create_app(settings: Settings, *, upstreams: Mapping[str, Upstream] | None =
         )
     )
     inspection.include_router(feedback_routes(pipeline))
+    inspection.include_router(cache_routes(pipeline))
     return PenstockApp(pipeline, gatekeeper, chat, inspection)
 
 
@@ -168,12 +171,16 @@ def _lifespan(
             _log.warning("routing_off", extra={"code": finding.code, "problem": finding.message})
         if pipeline.chooser.parts is not None:
             warn_of_floors(settings, pipeline.chooser.parts.artifact)
+        cache = None
         try:
             if watch is not None:
                 await watch.start()
+            cache = await start_cache(settings, pipeline)
             yield
             if watch is not None:
                 await watch.aclose()
+            if cache is not None:
+                await cache.aclose()
             for upstream in pipeline.upstreams.values():
                 await upstream.aclose()
             if pipeline.chooser.parts is not None:

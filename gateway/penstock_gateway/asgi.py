@@ -47,6 +47,9 @@ class RequestHead:
     max_cost_usd: str | None = None
     min_quality: str | None = None
     include_cost: bool = False
+    cache: str | None = None
+    cache_category: str | None = None
+    cache_marks: str | None = None
     asks_upgrade: bool = False
 
 
@@ -197,14 +200,24 @@ def _request_id(value: bytes) -> str | None:
     return text if 0 < len(value) <= _MAX_REQUEST_ID_BYTES and text.isascii() and text.isprintable() else None
 
 
+_TEXT_CONTROLS = {
+    b"x-penstock-tradeoff": "tradeoff",
+    b"x-penstock-max-cost-usd": "max_cost_usd",
+    b"x-penstock-min-quality": "min_quality",
+    b"x-penstock-cache-category": "cache_category",
+}
+_LIST_CONTROLS = {b"x-penstock-cache": "cache", b"x-penstock-cache-marks": "cache_marks"}
+_COST_CONTROL = b"x-penstock-include-cost"
+_KNOWN_CONTROLS = ", ".join(name.decode() for name in (*_TEXT_CONTROLS, _COST_CONTROL, *_LIST_CONTROLS))
+
+
 def _read_control(head: RequestHead, name: bytes, value: str) -> None:
-    if name == b"x-penstock-tradeoff":
-        head.tradeoff = value
-    elif name == b"x-penstock-max-cost-usd":
-        head.max_cost_usd = value
-    elif name == b"x-penstock-min-quality":
-        head.min_quality = value
-    elif name == b"x-penstock-include-cost":
+    if name in _TEXT_CONTROLS:
+        setattr(head, _TEXT_CONTROLS[name], value)
+    elif name in _LIST_CONTROLS:  # a header that comes twice is one list (RFC 9110 section 5.3): both hold
+        earlier = getattr(head, _LIST_CONTROLS[name])
+        setattr(head, _LIST_CONTROLS[name], value if earlier is None else f"{earlier},{value}")
+    elif name == _COST_CONTROL:
         if value.lower() not in ("true", "false", "1", "0"):
             raise InvalidRequest(
                 "x-penstock-include-cost must be true or false.",
@@ -215,10 +228,7 @@ def _read_control(head: RequestHead, name: bytes, value: str) -> None:
     else:
         shown = name.decode("latin-1")[:60]
         raise InvalidRequest(
-            f"Unknown header '{shown}'. Known: x-penstock-tradeoff, x-penstock-max-cost-usd, "
-            "x-penstock-min-quality, x-penstock-include-cost.",
-            code="unknown_control",
-            param=shown,
+            f"Unknown header '{shown}'. Known: {_KNOWN_CONTROLS}.", code="unknown_control", param=shown
         )
 
 

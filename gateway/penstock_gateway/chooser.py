@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
-from decimal import ROUND_CEILING, Decimal
 from functools import partial
 
 from msgspec import structs
@@ -21,16 +20,23 @@ from penstock_gateway.compatibility import Rejection, reject
 from penstock_gateway.conversations import Warm
 from penstock_gateway.decisions import CandidateReport, RouteDecision
 from penstock_gateway.deployments import TIERS, Deployment
-from penstock_gateway.errors import NoCandidate
 from penstock_gateway.identifiers import identifier_source
-from penstock_gateway.money.prices import format_usd
 from penstock_gateway.request_body import ChatRequest, TradeoffValue
 from penstock_gateway.request_policy import UNLIMITED, PolicyRules, RequestPolicy, tier_rank
+from penstock_gateway.scored import (
+    Scored,
+    candidate_of,
+    no_candidate,
+    rejected_report,
+    reports_of,
+    too_dear,
+    within_limits,
+)
 from penstock_routers.artifact import RouterArtifact
 from penstock_routers.encoder_service import EncoderService
-from penstock_routers.estimates import Estimate
+from penstock_routers.estimates import Estimate, FloatArray
 from penstock_routers.features import prompt_features
-from penstock_routers.policy import Candidate, Choice, RejectReason, RouteReason, decide, forgone_usd
+from penstock_routers.policy import Choice, RejectReason, RouteReason, decide, forgone_usd
 from penstock_routers.policy_explore import Exploration, explore
 from penstock_routers.policy_limits import NO_TIER, Limits, floor_rank, violation
 from penstock_routers.token_counts import ASSUMED_OUTPUT_TOKENS
@@ -51,20 +57,21 @@ class RoutingParts:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scored:
-    """One eligible deployment with its expected output tokens and cost, and what switching to it costs later."""
+class PromptReading:
+    """What encoder and artifact say of a prompt; made once, used by the router and the cache.
 
-    deployment: Deployment
-    output_tokens: float
-    cost_usd: float
-    switch_cost_usd: float = 0.0
+    Attributes
+    ----------
+    vector : ndarray of float32, shape (d,), or None
+        None when there is no encoder, no text, or the encoder failed.
+    estimate : Estimate or None
+    """
 
-    def unranked_report(self) -> CandidateReport:
-        """Return the report of a candidate without estimates."""
-        d = self.deployment
-        return CandidateReport(
-            d.name, d.model, d.arm, d.tier, output_tokens=self.output_tokens, estimated_cost_usd=self.cost_usd
-        )
+    vector: FloatArray | None = None
+    estimate: Estimate | None = None
+
+
+UNREAD = PromptReading()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +119,7 @@ class ArmChooser:
         self._routable = tuple(deployment for deployment in deployments if deployment.is_routable)
         self._default = self._by_name[default_arm]
         self._baseline = self._by_name[baseline]
-        self._tradeoff = tradeoff
+        self.tradeoff = tradeoff
         self.parts = parts
         self._on_failure = on_failure
         self._rules = rules or PolicyRules()
@@ -153,6 +160,7 @@ class ArmChooser:
         tradeoff: TradeoffValue | None,
         policy: RequestPolicy = UNLIMITED,
         warm: Warm | None = None,
+        reading: PromptReading | None = None,
     ) -> RouteDecision:
         """Return the decision for an alias.
 
@@ -165,6 +173,8 @@ class ArmChooser:
             Its limits; the trade-off in it is not looked at.
         warm : Warm, optional
             Who answered the conversation last.
+        reading : PromptReading, optional
+            What `read` said, when it has been asked already.
 
         Returns
         -------
@@ -178,14 +188,14 @@ class ArmChooser:
             expected to cost more than the cap.
         """
         started = time.perf_counter()
-        setting = self._tradeoff if tradeoff is None else tradeoff
+        setting = self.tradeoff if tradeoff is None else tradeoff
         rejections = {deployment.name: reject(request, deployment) for deployment in self._routable}
         eligible = [deployment for deployment in self._routable if rejections[deployment.name] is None]
         if not eligible:
-            raise _no_candidate(self._routable, rejections)
-        estimate = await self._estimate(request)
+            raise no_candidate(self._routable, rejections)
+        estimate = (reading or await self.read(request)).estimate
         decision = self._decide(_Asked(request, setting, policy, warm, self._new_id()), eligible, estimate)
-        rejected = tuple(_rejected(d, rejection) for d in self._routable if (rejection := rejections[d.name]))
+        rejected = tuple(rejected_report(d, rejection) for d in self._routable if (rejection := rejections[d.name]))
         return replace(
             decision,
             candidates=decision.candidates + rejected,
@@ -211,25 +221,41 @@ class ArmChooser:
         asked = _Asked(request, "none", policy, warm, self._new_id())
         scored = self._score(asked, deployment, None)
         if violation(Limits(max_cost_usd=policy.max_cost_usd), tier_rank=NO_TIER, cost_usd=scored.cost_usd):
-            raise _too_dear([scored], policy)
+            raise too_dear([scored], policy)
         report = scored.unranked_report()
         choice = Choice(deployment.name, RouteReason.PHYSICAL_MODEL, (deployment.name,), (0.0,))
         return self._record(asked, choice, (report,), None)
 
-    async def _estimate(self, request: ChatRequest) -> Estimate | None:
-        """Score the prompt on every arm; None when there is nothing to go by."""
+    def cached(self, request: ChatRequest, deployment: Deployment, reading: PromptReading = UNREAD) -> RouteDecision:
+        """Return the decision that records an answer from the cache: nothing is chosen and no model is called.
+
+        Parameters
+        ----------
+        request : ChatRequest
+        deployment : Deployment
+            That gave the stored answer.
+        reading : PromptReading
+        """
+        asked = _Asked(request, "none", UNLIMITED, None, self._new_id())
+        report = replace(self._score(asked, deployment, None).unranked_report(), estimated_cost_usd=0.0)
+        choice = Choice(deployment.name, RouteReason.CACHED, (deployment.name,), (0.0,))
+        return self._record(asked, choice, (report,), reading.estimate)
+
+    async def read(self, request: ChatRequest) -> PromptReading:
+        """Embed the prompt and score it on every arm; empty when there is nothing to go by."""
         parts = self.parts
         if parts is None or not request.routing_text.strip() or request.attachments:
-            return None
+            return UNREAD
         try:
             async with asyncio.timeout(ROUTING_TIMEOUT_SECONDS):
                 vector = await parts.encoder.encode(request.routing_text)
             features = prompt_features(request.routing_text)
-            return parts.artifact.estimate(vector, features, reference_arm=self._default.arm)
+            estimate = parts.artifact.estimate(vector, features, reference_arm=self._default.arm)
         except Exception as error:  # the guard around routing: a router's failure never fails a request
             self._on_failure()
             _log.warning("router_failed", extra={"error": type(error).__name__})
-            return None
+            return UNREAD
+        return PromptReading(vector, estimate)
 
     def _decide(self, asked: _Asked, eligible: list[Deployment], estimate: Estimate | None) -> RouteDecision:
         known = {} if estimate is None else {arm: index for index, arm in enumerate(estimate.arms)}
@@ -237,7 +263,7 @@ class ArmChooser:
         if not asked.policy.has_limits:
             return self._decide_among(asked, scored, estimate, known)
         floor = self._floor(asked.policy, estimate)
-        allowed, refused = _within(scored, asked.policy, floor)
+        allowed, refused = within_limits(scored, asked.policy, floor)
         decision = self._decide_among(asked, allowed, estimate, known)
         floor_name = TIERS[floor] if floor > NO_TIER else None
         return replace(decision, candidates=decision.candidates + refused, floor=floor_name)
@@ -256,14 +282,14 @@ class ArmChooser:
         )
 
     def _decide_among(
-        self, asked: _Asked, allowed: list[_Scored], estimate: Estimate | None, known: dict[str, int]
+        self, asked: _Asked, allowed: list[Scored], estimate: Estimate | None, known: dict[str, int]
     ) -> RouteDecision:
         scored = {s.deployment.name: s for s in allowed if s.deployment.arm in known}
         if estimate is None or self.parts is None or not scored:
             return self._abstain(asked, allowed)
         artifact = self.parts.artifact
         numbers = estimate.numbers()
-        candidates = [_candidate(item, numbers[known[item.deployment.arm]]) for item in scored.values()]
+        candidates = [candidate_of(item, numbers[known[item.deployment.arm]]) for item in scored.values()]
         tradeoff = artifact.tradeoff(asked.setting)
         is_novel = artifact.is_novel(estimate)
         settled = partial(
@@ -286,9 +312,9 @@ class ArmChooser:
                 is_novel=is_novel,
                 min_quality=asked.policy.min_quality,
             )
-        reports = _reports(choice, {c.arm: c for c in candidates}, scored)
+        reports = reports_of(choice, {c.arm: c for c in candidates}, scored)
         unscored = tuple(
-            _rejected(d, Rejection(RejectReason.NO_ESTIMATE, f"the artifact has no arm '{d.arm}'"))
+            rejected_report(d, Rejection(RejectReason.NO_ESTIMATE, f"the artifact has no arm '{d.arm}'"))
             for d in (s.deployment for s in allowed)
             if d.name not in scored
         )
@@ -302,7 +328,7 @@ class ArmChooser:
             forgone = max(0.0, scored[choice.arm].cost_usd - scored[free.arm].cost_usd)
         return replace(decision, forgone_usd=asked.warm.forgone_usd + forgone)
 
-    def _abstain(self, asked: _Asked, allowed: list[_Scored]) -> RouteDecision:
+    def _abstain(self, asked: _Asked, allowed: list[Scored]) -> RouteDecision:
         """Take the default, or when it was filtered the highest tier that is left; with the knob at 0 the cheapest."""
         wants_cheapest = asked.setting == 0.0
         ranking = sorted(
@@ -321,7 +347,7 @@ class ArmChooser:
 
     def _score(
         self, asked: _Asked, deployment: Deployment, estimate: Estimate | None, column: int | None = None
-    ) -> _Scored:
+    ) -> Scored:
         """Return the expected output tokens and cost of one request on one deployment."""
         request, price, warm = asked.request, deployment.price, asked.warm
         tokens = ASSUMED_OUTPUT_TOKENS
@@ -331,14 +357,14 @@ class ArmChooser:
         tokens = min(tokens, float(limit)) * request.choices
         if warm is None:
             cost = (request.input_tokens * float(price.input) + tokens * float(price.output)) / 1e6
-            return _Scored(deployment, tokens, cost)
+            return Scored(deployment, tokens, cost)
         cached = cached_tokens(warm.input_tokens, request.input_tokens)
         is_warm = warm.deployment == deployment.name
         prompt = input_cost_usd(
             request.input_tokens, cached if is_warm else 0, float(price.input), float(price.cached_input)
         )
         switch = 0.0 if is_warm else self._switch_cost_usd(warm, cached)
-        return _Scored(deployment, tokens, prompt + tokens * float(price.output) / 1e6, switch)
+        return Scored(deployment, tokens, prompt + tokens * float(price.output) / 1e6, switch)
 
     def _switch_cost_usd(self, warm: Warm, cached: int) -> float:
         """Return what leaving the deployment that has the conversation cached costs later."""
@@ -398,88 +424,3 @@ class ArmChooser:
         if asked.warm is not None:
             asked = replace(asked, warm=replace(asked.warm, deployment=self._baseline.name))
         return self._score(asked, self._baseline, estimate, column).cost_usd
-
-
-def _within(
-    scored: list[_Scored], policy: RequestPolicy, floor: int
-) -> tuple[list[_Scored], tuple[CandidateReport, ...]]:
-    """Part the candidates into those within the limits and reports of the others."""
-    limits = Limits(floor, policy.max_cost_usd)
-    kept: list[_Scored] = []
-    refused: list[CandidateReport] = []
-    for item in scored:
-        deployment = item.deployment
-        reason = violation(limits, tier_rank=tier_rank(deployment.tier), cost_usd=item.cost_usd)
-        if reason is None:
-            kept.append(item)
-            continue
-        if reason is RejectReason.MAX_COST:
-            detail = f"its expected cost of {_shown_usd(item.cost_usd)} USD is above the cap of {policy.max_cost_usd:g}"
-        else:
-            detail = f"its tier {deployment.tier or '(none)'} is below {TIERS[floor]}, the floor of this prompt"
-        report = replace(item.unranked_report(), rejected=reason, rejected_detail=detail)
-        refused.append(report)
-    if kept:
-        return kept, tuple(refused)
-    above = [item for item in scored if tier_rank(item.deployment.tier) >= floor]
-    if above:
-        raise _too_dear(above, policy)
-    raise NoCandidate(
-        f"This prompt may only be answered by tier {TIERS[floor]} or above, and no such deployment can take it.",
-        code="category_floor_unmet",
-    )
-
-
-def _too_dear(scored: list[_Scored], policy: RequestPolicy) -> NoCandidate:
-    cheapest = min(scored, key=lambda item: (item.cost_usd, item.deployment.name))
-    return NoCandidate(
-        f"The cheapest deployment that may answer, {cheapest.deployment.name}, is expected to cost "
-        f"{_shown_usd(cheapest.cost_usd)} USD; the cap is {policy.max_cost_usd:g} USD.",
-        code="max_cost_exceeded",
-        param="max_cost_usd",
-    )
-
-
-def _candidate(scored: _Scored, numbers: tuple[float, float, float, float]) -> Candidate:
-    return Candidate(scored.deployment.name, *numbers, scored.cost_usd, scored.switch_cost_usd)
-
-
-def _reports(
-    choice: Choice, candidates: dict[str, Candidate], scored: dict[str, _Scored]
-) -> tuple[CandidateReport, ...]:
-    """One report per candidate, in the order of the ranking."""
-    return tuple(
-        CandidateReport(
-            arm,
-            scored[arm].deployment.model,
-            scored[arm].deployment.arm,
-            scored[arm].deployment.tier,
-            quality=candidates[arm].quality,
-            quality_se=candidates[arm].quality_se,
-            gain=candidates[arm].gain,
-            gain_se=candidates[arm].gain_se,
-            output_tokens=scored[arm].output_tokens,
-            estimated_cost_usd=scored[arm].cost_usd,
-            utility=utility,
-            switch_cost_usd=scored[arm].switch_cost_usd or None,
-        )
-        for arm, utility in zip(choice.ranking, choice.utilities, strict=True)
-    )
-
-
-def _rejected(deployment: Deployment, rejection: Rejection) -> CandidateReport:
-    d = deployment
-    return CandidateReport(d.name, d.model, d.arm, d.tier, rejected=rejection.reason, rejected_detail=rejection.detail)
-
-
-def _no_candidate(deployments: Sequence[Deployment], rejections: dict[str, Rejection | None]) -> NoCandidate:
-    found = [(d.name, rejection) for d in deployments if (rejection := rejections[d.name])]
-    reasons = {rejection.reason for _, rejection in found}
-    code = "context_length_exceeded" if reasons == {RejectReason.CONTEXT_LENGTH} else None
-    detail = "; ".join(f"{name}: {rejection.detail}" for name, rejection in found)
-    return NoCandidate(f"No deployment can take this request. {detail}.", code=code)
-
-
-def _shown_usd(cost: float) -> str:
-    """Write an expected cost rounded up, so that it would do as a cap."""
-    return format_usd(Decimal(cost).quantize(Decimal("1e-9"), ROUND_CEILING))

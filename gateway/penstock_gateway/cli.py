@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from penstock_gateway.cache_commands import cache_group, running_findings
+
 if TYPE_CHECKING:
     from penstock_gateway.configuration_problems import ConfigurationError
     from penstock_gateway.decisions import RouteDecision
@@ -98,6 +100,9 @@ def penstock(debug: bool) -> None:
     """Take the options before the subcommand; `run` reads ``--debug`` itself."""
 
 
+penstock.add_command(cache_group)
+
+
 @penstock.command("serve")
 @_config_option
 @click.option("--host", help="Address to bind, over the configuration's.")
@@ -154,22 +159,23 @@ def check_config_command(path: Path | None, insecure: bool, as_json: bool) -> in
 
 @penstock.command("doctor")
 @_config_option
+@click.option("--url", help="Also look at the cache of the gateway that runs there, with the key in $PENSTOCK_API_KEY.")
 @_json_option
-def doctor_command(path: Path | None, as_json: bool) -> int:
+def doctor_command(path: Path | None, url: str | None, as_json: bool) -> int:
     """Look at the installation and the configuration; say what to fix."""
     from penstock_gateway.doctor import examine
-    from penstock_gateway.settings_report import wrapped
+    from penstock_gateway.settings_report import finding_lines
 
-    findings = examine(path, os.environ)
+    findings = [finding.as_dict() for finding in examine(path, os.environ)]
+    if url is not None:
+        findings += running_findings(url)
     if as_json:
-        _write_json({"version": version(), "findings": [finding.as_dict() for finding in findings]})
+        _write_json({"version": version(), "findings": findings})
     else:
         click.echo(f"ok    penstock: {version()}")
         for finding in findings:
-            click.echo(wrapped(f"{finding.level:<5} {finding.subject}: {finding.detail}", 6, _width()))
-            if finding.fix:
-                click.echo(wrapped(f"      fix: {finding.fix}", 11, _width()))
-    return EXIT_REFUSED if any(finding.level == "fail" for finding in findings) else 0
+            click.echo(finding_lines(finding, _width()))
+    return EXIT_REFUSED if any(finding["level"] == "fail" for finding in findings) else 0
 
 
 @penstock.command("route")

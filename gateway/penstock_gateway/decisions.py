@@ -121,6 +121,11 @@ class RouteDecision:
     forgone_usd: float = 0.0
 
     @property
+    def tier(self) -> str | None:
+        """Tier of the chosen deployment."""
+        return next((report.tier for report in self.candidates if report.name == self.chosen), None)
+
+    @property
     def is_explored(self) -> bool:
         """Whether the deployment was drawn instead of the policy's own choice."""
         return self.reason is RouteReason.EXPLORED

@@ -11,13 +11,14 @@ import platform
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from penstock_gateway.artifact_source import is_artifact_url
 from penstock_gateway.configuration_problems import ConfigurationError
+from penstock_gateway.doctor_cache import examine_cache
+from penstock_gateway.findings import Finding
 from penstock_gateway.settings import Settings, find_configuration, load_settings, note_settings
 from penstock_gateway.settings_deployments import model_folder
 from penstock_gateway.settings_models import RoutingSettings
@@ -26,34 +27,13 @@ from penstock_routers.encoder_manifest import read_encoder_folder
 from penstock_routers.errors import RouterError
 from penstock_routers.installation import install_command
 
-Level = Literal["ok", "warn", "fail"]
+if TYPE_CHECKING:
+    from penstock_routers.manifest import Manifest
+
 VersionOf = Callable[[str], str | None]
 
 PINNED_LITELLM = "1.105.3"
 _MINIMUM_PYTHON = (3, 11)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes
-    ----------
-    level : str
-        ``"ok"``, ``"warn"`` (works, but not as it should) or ``"fail"``.
-    subject, detail : str
-    fix : str
-        What to do; empty when nothing needs doing.
-    """
-
-    level: Level
-    subject: str
-    detail: str
-    fix: str = ""
-
-    def as_dict(self) -> dict[str, str]:
-        """Return the finding as plain text fields, for ``--json``."""
-        return asdict(self)
 
 
 def installed_version(distribution: str) -> str | None:
@@ -85,8 +65,10 @@ def examine(
     findings = [_python(), *_builds(version_of), *_options(version_of)]
     settings, found = _configuration(path, environ)
     findings += found
-    findings += _routing(settings.routing if settings else RoutingSettings())
+    found, manifest = _routing(settings.routing if settings else RoutingSettings())
+    findings += found
     if settings is not None:
+        findings += examine_cache(settings, manifest)
         findings.append(_port(settings.server.host, settings.server.port))
     return tuple(findings)
 
@@ -159,26 +141,31 @@ def _configuration(path: Path | None, environ: Mapping[str, str]) -> tuple[Setti
     return settings, [Finding("ok", "configuration", detail), *notes]
 
 
-def _routing(routing: RoutingSettings) -> list[Finding]:
+def _routing(routing: RoutingSettings) -> tuple[list[Finding], Manifest | None]:
+    """Load what routing needs; the manifest is there when it could be."""
     if is_artifact_url(routing.artifact):
-        return [_remote_artifact(routing)]
+        return _remote_artifact(routing)
     parts, refused = load_routing(routing)
     if refused is not None:
-        return [Finding("fail", "routing", f"{refused.message} [{refused.code}]", _routing_fix(routing, refused))]
+        fix = _routing_fix(routing, refused)
+        return [Finding("fail", "routing", f"{refused.message} [{refused.code}]", fix)], None
     if parts is None:
-        return [Finding("warn", "routing", "routing.artifact is none: 'auto' always takes the default arm")]
-    return [Finding("ok", "routing", f"encoder {routing.encoder}, artifact {parts.artifact.id[:19]}")]
+        return [Finding("warn", "routing", "routing.artifact is none: 'auto' always takes the default arm")], None
+    detail = f"encoder {routing.encoder}, artifact {parts.artifact.id[:19]}"
+    return [Finding("ok", "routing", detail)], parts.artifact.manifest
 
 
-def _remote_artifact(routing: RoutingSettings) -> Finding:
+def _remote_artifact(routing: RoutingSettings) -> tuple[list[Finding], Manifest | None]:
     """Fetch and verify the artifact once, as a server does when it starts."""
     try:
         encoder_id = read_encoder_folder(model_folder(routing.encoder))[0].encoder_id
         artifact = asyncio.run(fetch_artifact(routing, encoder_id))
     except RouterError as error:
         refused = RoutingFinding(error.code, error.message)
-        return Finding("fail", "routing", f"{refused.message} [{refused.code}]", _routing_fix(routing, refused))
-    return Finding("ok", "routing", f"encoder {routing.encoder}, artifact {artifact.id[:19]} from {routing.artifact}")
+        fix = _routing_fix(routing, refused)
+        return [Finding("fail", "routing", f"{refused.message} [{refused.code}]", fix)], None
+    detail = f"encoder {routing.encoder}, artifact {artifact.id[:19]} from {routing.artifact}"
+    return [Finding("ok", "routing", detail)], artifact.manifest
 
 
 def _routing_fix(routing: RoutingSettings, refused: RoutingFinding) -> str:

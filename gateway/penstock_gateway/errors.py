@@ -9,6 +9,7 @@
     ├── NotFound                  404  no such path, model or decision
     ├── MethodNotAllowed          405
     ├── RequestTimeout            408  the body did not arrive in time
+    ├── Conflict                  409  the gateway is not set up for what is asked
     ├── RequestTooLarge           413
     ├── HeadTooLarge              431
     ├── UnsupportedMedia          415
@@ -106,6 +107,12 @@ class RequestTimeout(GatewayError):
     """The client did not finish sending its body in time."""
 
     status, type, default_code = 408, "invalid_request_error", "request_timeout"
+
+
+class Conflict(GatewayError):
+    """The gateway is not set up for what is asked."""
+
+    status, type, default_code = 409, "invalid_request_error", "conflict"
 
 
 class RequestTooLarge(GatewayError):

@@ -12,6 +12,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from penstock_gateway.decisions import DECISION_ID_HEADER, RouteDecision, Settlement
 from penstock_gateway.errors import GatewayError
+from penstock_gateway.metrics_cache import CacheMetrics
+from penstock_routers.policy import RouteReason
 
 _OVERHEAD_BUCKETS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 _DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -93,6 +95,7 @@ class GatewayMetrics:
         self.artifact, self.artifact_refused = _artifact_metrics(self.registry)
 
         self._add_event_log()
+        self.cache = CacheMetrics(self.registry)
         self._requests = _Children(self.requests)
         self._duration = _Children(self.duration)
         self._tokens = _Children(self.tokens)
@@ -132,7 +135,7 @@ class GatewayMetrics:
             self.routing.observe(decision.routing_ms / 1000.0)
         if settlement.error_code:
             self.errors.labels(settlement.error_code).inc()
-        usage = settlement.usage
+        usage = None if decision.reason is RouteReason.CACHED else settlement.usage  # no model was at work then
         if usage is not None:
             self._tokens(model, "input").inc(usage.input_tokens)
             self._tokens(model, "cached_input").inc(usage.cached_input_tokens)

@@ -7,24 +7,27 @@ Owns the order of the steps and nothing else: the choice is made in `chooser`, t
 from __future__ import annotations
 
 import logging
-import re
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
-import msgspec
-
+from penstock_cache.lookups import Hit
+from penstock_gateway.answer import Answer, decision_headers, outcome_of
 from penstock_gateway.asgi import RequestHead
-from penstock_gateway.chooser import ArmChooser
+from penstock_gateway.caching.desk import CacheCaller, CacheDesk
+from penstock_gateway.caching.replay import StoredReply
+from penstock_gateway.caching.visit import Visit
+from penstock_gateway.chooser import UNREAD, ArmChooser, PromptReading
 from penstock_gateway.compatibility import body_for
 from penstock_gateway.conversations import Warm, WarmConversations
-from penstock_gateway.decisions import DECISION_ID_HEADER, RecentDecisions, RouteDecision, Settlement
+from penstock_gateway.decisions import RecentDecisions, RouteDecision, Settlement
 from penstock_gateway.deployments import Deployment
-from penstock_gateway.errors import GatewayError, NotFound, UpstreamBroken
+from penstock_gateway.errors import GatewayError, NotFound, UpstreamBroken, UpstreamError
 from penstock_gateway.event_log import EventLog
+from penstock_gateway.identifiers import identifier_source
 from penstock_gateway.metrics import GatewayMetrics
-from penstock_gateway.money.prices import cost_usd, format_usd
+from penstock_gateway.money.prices import cost_usd
 from penstock_gateway.money.usage import Usage
 from penstock_gateway.request_body import (
     AUTO_ALIASES,
@@ -32,21 +35,20 @@ from penstock_gateway.request_body import (
     is_alias,
     parse_alias,
     parse_tradeoff,
-    raw,
 )
-from penstock_gateway.request_policy import PolicyBook, header_policy
+from penstock_gateway.request_policy import PolicyBook, RequestPolicy, header_policy
 from penstock_gateway.upstream.protocol import Upstream, UpstreamReply, UpstreamRequest
+from penstock_routers.policy import RouteReason
 from penstock_routers.token_counts import estimate_tokens
 
 _log = logging.getLogger("penstock.requests")
 
-CLIENT_LEFT_STATUS = 499  # as in nginx's logs; no client ever sees it
+KEPT_PER_ANSWER_BYTE = 8
+"""A stream's chunks take so many times the bytes of the answer that they add up to: a token of four characters travels
+in a chunk of some 150 bytes, and clients' answers repeat id, model and time in each."""
 
-_COMPLETION_ID = re.compile(rb'"id":\s*"([\w.:-]{1,128})"')
-_DONE = re.compile(rb"(?<![^\r\n])data: ?\[DONE\]")  # at the start of a line: text may quote it
+
 _HIGHEST_STATUS = 599
-_object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,8 @@ class Caller:
         ``time.perf_counter()`` when the body was complete.
     max_cost_usd, min_quality : str or None
         Values of the headers of these names.
+    cache : CacheCaller or None
+        What the headers say of the cache.
     """
 
     tenant: str
@@ -74,6 +78,7 @@ class Caller:
     started: float
     max_cost_usd: str | None = None
     min_quality: str | None = None
+    cache: CacheCaller | None = None
 
 
 def caller_of(head: RequestHead, tenant: str, request_id: str) -> Caller:
@@ -86,122 +91,8 @@ def caller_of(head: RequestHead, tenant: str, request_id: str) -> Caller:
         time.perf_counter(),
         head.max_cost_usd,
         head.min_quality,
+        CacheCaller(tenant, head.cache, head.cache_category, head.cache_marks),
     )
-
-
-class Answer:
-    """An upstream reply on its way to the client; settles itself exactly once, however it ends.
-
-    Parameters
-    ----------
-    pipeline : Pipeline
-    caller : Caller
-    request : ChatRequest
-    decision : RouteDecision
-    reply : UpstreamReply
-    overhead_ms : float
-        The gateway's own time before the provider was called.
-    """
-
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        caller: Caller,
-        request: ChatRequest,
-        decision: RouteDecision,
-        reply: UpstreamReply,
-        overhead_ms: float,
-    ) -> None:
-        self.decision = decision
-        self.reply = reply
-        self.overhead_ms = overhead_ms
-        self.is_stream = request.is_stream and reply.status < 400
-        self._pipeline = pipeline
-        self._caller = caller
-        self._request = request
-        self._includes_cost = caller.includes_cost or request.includes_cost
-        self._completion_id: str | None = None
-        self._is_settled = False
-
-    async def body(self) -> bytes:
-        """Return the whole body, untouched unless the client asked for the cost in its usage.
-
-        Raises
-        ------
-        UpstreamError
-            The body broke off or came too late, or is an error without JSON.
-        """
-        reply = self.reply
-        try:
-            body = await reply.read()
-            if reply.status >= 400:
-                _refuse_foreign_error(reply, body)
-        except Exception as error:
-            self.settle(*_outcome_of(error))
-            if isinstance(error, GatewayError):
-                error.headers.update(decision_headers(self.decision, self.overhead_ms))
-            raise
-        settlement = self.settle(reply.status, None if reply.status < 400 else "upstream_status")
-        wants_cost = self._includes_cost and reply.status < 400
-        return _with_cost(body, settlement) if wants_cost and settlement else body
-
-    async def events(self) -> AsyncGenerator[bytes, None]:
-        """Yield the stream's events; a failure becomes an error event and there is no ``[DONE]`` then."""
-        try:
-            async with aclosing(self.reply.events()) as blocks:
-                async for block in blocks:
-                    if self._includes_cost and self._completion_id is None and (found := _COMPLETION_ID.search(block)):
-                        self._completion_id = found[1].decode()
-                    if self._includes_cost and (done := _DONE.search(block)):
-                        yield block[: done.start()] + self._cost_event() + block[done.start() :]
-                    else:
-                        yield block
-            if self._includes_cost:
-                yield self._cost_event()
-            self._settle_stream()
-        except Exception as error:
-            self.settle(200, _outcome_of(error)[1])
-            if not isinstance(error, GatewayError):
-                raise
-            yield error.sse_event()
-
-    def settle(self, status: int, error_code: str | None) -> Settlement | None:
-        """Charge the request once; later calls return None."""
-        if self._is_settled:
-            return None
-        self._is_settled = True
-        return self._pipeline.settle(
-            self._caller, self._request, self.decision, self.reply, status, error_code, self.overhead_ms
-        )
-
-    async def aclose(self) -> None:
-        """Release the provider's connection; a request that has not been settled by now was given up."""
-        self.settle(200 if self.is_stream else CLIENT_LEFT_STATUS, "client_disconnected")
-        await self.reply.aclose()
-
-    def _settle_stream(self) -> Settlement | None:
-        return self.settle(200, None if self.reply.stream_error is None else "upstream_stream_error")
-
-    def _cost_event(self) -> bytes:
-        """Settle the stream and return the opt-in cost chunk; empty when it was settled before, or has failed."""
-        settlement = self._settle_stream()
-        if settlement is None or settlement.usage is None or settlement.error_code is not None:
-            return b""
-        usage = settlement.usage
-        chunk = {
-            "id": self._completion_id or self.decision.id,  # clients group chunks by id
-            "object": "chat.completion.chunk",
-            "created": int(self.decision.created_at),
-            "model": self.decision.chosen,
-            "choices": [],
-            "usage": {
-                "prompt_tokens": usage.input_tokens,
-                "completion_tokens": usage.output_tokens,
-                "total_tokens": usage.input_tokens + usage.output_tokens,
-                **_cost_fields(settlement),
-            },
-        }
-        return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
 
 
 class Pipeline:
@@ -220,6 +111,11 @@ class Pipeline:
         None when no provider's prompt cache is counted on.
     events : EventLog or None
         None when no events are logged.
+
+    Attributes
+    ----------
+    cache : CacheDesk or None
+        None when nothing is answered from a cache, and until the server has started one.
     """
 
     def __init__(
@@ -241,6 +137,14 @@ class Pipeline:
         self.policies = policies
         self.conversations = conversations
         self.events = events
+        self.cache: CacheDesk | None = None
+        self.max_kept_bytes = 0
+        self._new_completion_id = identifier_source("chatcmpl")
+
+    def use_cache(self, desk: CacheDesk) -> None:
+        """Answer from a cache from now on."""
+        self.cache = desk
+        self.max_kept_bytes = KEPT_PER_ANSWER_BYTE * desk.services.settings.max_answer_bytes
 
     async def answer(self, caller: Caller, request: ChatRequest) -> Answer:
         """Choose a deployment, call it, and return its reply.
@@ -260,10 +164,37 @@ class Pipeline:
         GatewayError
             Before any byte of an answer.
         """
-        decision = await self.decide(caller, request)
+        policy = self.policy_of(caller, request)
+        visit = None if self.cache is None else self._visit(self.cache, caller, request, policy)
+        try:
+            if visit is not None and (hit := await visit.exact()):
+                return self._from_cache(caller, request, visit, hit)
+            reading = await self.chooser.read(request) if self._wants_reading(request, visit) else UNREAD
+            decision = await self.decide(caller, request, policy, reading)
+            if visit is not None and (hit := await visit.semantic(reading, decision)):
+                return self._from_cache(caller, request, visit, hit, reading)
+            return await self._from_model(caller, request, decision, visit)
+        except BaseException as error:
+            if visit is not None:
+                visit.close(is_over=isinstance(error, UpstreamError))
+            raise
+
+    def _visit(self, cache: CacheDesk, caller: Caller, request: ChatRequest, policy: RequestPolicy) -> Visit:
+        return cache.open(caller.cache or CacheCaller(caller.tenant), request, policy, self.chooser.tradeoff)
+
+    def _wants_reading(self, request: ChatRequest, visit: Visit | None) -> bool:
+        """Whether encoder and artifact are to be asked: for `auto`, and where another wording may answer."""
+        return is_alias(request.model) or (visit is not None and visit.wants_reading)
+
+    async def _from_model(
+        self, caller: Caller, request: ChatRequest, decision: RouteDecision, visit: Visit | None
+    ) -> Answer:
+        """Call the chosen deployment."""
         deployment = self.deployments[decision.chosen]
         attempt = self._prepare(caller, request, deployment)
         self.decisions.add(caller.tenant, decision)
+        if self.cache is not None:
+            self.cache.services.oversight.load.begin(deployment.name)
         overhead_ms = (time.perf_counter() - caller.started) * 1000.0
         try:
             reply = await self.upstreams[deployment.adapter].send(attempt)
@@ -271,14 +202,84 @@ class Pipeline:
                 await reply.aclose()
                 raise UpstreamBroken("The provider answered with a status that does not exist.")
         except BaseException as error:
-            self.settle(caller, request, decision, None, *_outcome_of(error), overhead_ms)
+            self.settle(caller, request, decision, None, *outcome_of(error), overhead_ms)
             if isinstance(error, GatewayError):
                 error.headers.update(decision_headers(decision, overhead_ms))
             raise
-        return Answer(self, caller, request, decision, reply, overhead_ms)
+        return self._answer(caller, request, decision, reply, overhead_ms, visit)
 
-    async def decide(self, caller: Caller, request: ChatRequest) -> RouteDecision:
+    def _from_cache(
+        self, caller: Caller, request: ChatRequest, visit: Visit, hit: Hit, reading: PromptReading = UNREAD
+    ) -> Answer:
+        """Return a stored answer in the place of a model's."""
+        document = hit.document
+        decision = self.chooser.cached(request, self.deployments[document.arm], reading)
+        self.decisions.add(caller.tenant, decision)
+        reply = StoredReply(
+            document.body,
+            completion_id=self._new_completion_id(),
+            created=int(decision.created_at),
+            wants_usage=request.wants_usage,
+            usage=Usage(input_tokens=document.input_tokens, output_tokens=document.output_tokens),
+        )
+        overhead_ms = (time.perf_counter() - caller.started) * 1000.0
+        return self._answer(caller, request, decision, reply, overhead_ms, visit, hit)
+
+    def _answer(
+        self,
+        caller: Caller,
+        request: ChatRequest,
+        decision: RouteDecision,
+        reply: UpstreamReply,
+        overhead_ms: float,
+        visit: Visit | None,
+        hit: Hit | None = None,
+    ) -> Answer:
+        def settle(status: int, error_code: str | None) -> Settlement:
+            return self.settle(caller, request, decision, reply, status, error_code, overhead_ms)
+
+        return Answer(
+            settle,
+            request,
+            decision,
+            reply,
+            overhead_ms,
+            includes_cost=caller.includes_cost or request.includes_cost,
+            visit=visit,
+            hit=hit,
+            max_kept_bytes=self.max_kept_bytes,
+        )
+
+    def policy_of(self, caller: Caller, request: ChatRequest) -> RequestPolicy:
+        """Return what the request allows.
+
+        Raises
+        ------
+        InvalidRequest
+            An unknown or contradictory control.
+        """
+        given = None if caller.tradeoff is None else parse_tradeoff(caller.tradeoff, param="x-penstock-tradeoff")
+        header = header_policy(tradeoff=given, max_cost_usd=caller.max_cost_usd, min_quality=caller.min_quality)
+        alias = parse_alias(request.model) if is_alias(request.model) else None
+        return self.policies.resolve(caller.tenant, request, header, alias)
+
+    async def decide(
+        self,
+        caller: Caller,
+        request: ChatRequest,
+        policy: RequestPolicy | None = None,
+        reading: PromptReading | None = None,
+    ) -> RouteDecision:
         """Return the decision for an alias or a physical model.
+
+        Parameters
+        ----------
+        caller : Caller
+        request : ChatRequest
+        policy : RequestPolicy, optional
+            What `policy_of` said.
+        reading : PromptReading, optional
+            What the chooser has read already.
 
         Raises
         ------
@@ -289,16 +290,12 @@ class Pipeline:
         NoCandidate
             Nothing can take the request, or nothing may within its limits.
         """
-        given = None if caller.tradeoff is None else parse_tradeoff(caller.tradeoff, param="x-penstock-tradeoff")
-        header = header_policy(tradeoff=given, max_cost_usd=caller.max_cost_usd, min_quality=caller.min_quality)
-        is_routed = is_alias(request.model)
-        alias = parse_alias(request.model) if is_routed else None
-        policy = self.policies.resolve(caller.tenant, request, header, alias)
+        policy = policy or self.policy_of(caller, request)
         warm = None
         if self.conversations is not None and request.is_follow_up:
             warm = self.conversations.find(caller.tenant, request.opening)
-        if is_routed:
-            return await self.chooser.choose(request, policy.tradeoff, policy, warm)
+        if is_alias(request.model):
+            return await self.chooser.choose(request, policy.tradeoff, policy, warm, reading)
         deployment = self.deployments.get(request.model)
         if deployment is None:
             raise self._unknown_model(request.model)
@@ -317,18 +314,22 @@ class Pipeline:
         """Work out the actual cost, remember it, count it and write the request's log line."""
         usage = _usage_of(request, reply)
         deployment = self.deployments[decision.chosen]
+        cost = None if usage is None else cost_usd(usage, deployment.price)
+        is_cached = decision.reason is RouteReason.CACHED
         settlement = Settlement(
             status=status,
             error_code=error_code,
             usage=usage,
-            cost_usd=None if usage is None else cost_usd(usage, deployment.price),
+            cost_usd=Decimal(0) if is_cached else cost,
             duration_ms=(time.perf_counter() - caller.started) * 1000.0,
             overhead_ms=overhead_ms,
         )
         self.decisions.settle(decision.id, settlement)
         self.metrics.observe(decision, settlement)
-        served_arm = None if reply is None else deployment.name
-        if self.conversations is not None and usage is not None and error_code is None:
+        if self.cache is not None and not is_cached:
+            self.cache.services.oversight.load.end(decision.chosen, settlement)
+        served_arm = None if reply is None or is_cached else deployment.name
+        if self.conversations is not None and usage is not None and error_code is None and not is_cached:
             warm = Warm(deployment.name, usage.input_tokens, decision.forgone_usd)
             self.conversations.remember(caller.tenant, request.opening, warm)
         if self.events is not None:
@@ -352,25 +353,6 @@ class Pipeline:
         )
 
 
-def decision_headers(decision: RouteDecision, overhead_ms: float) -> dict[str, str]:
-    """Return the ``x-penstock-`` response headers of one decision."""
-    headers = {
-        "x-penstock-model": _ascii(decision.chosen),
-        "x-penstock-reason": decision.reason.value,
-        DECISION_ID_HEADER: decision.id,
-        "x-penstock-baseline": _ascii(decision.baseline),
-        "x-penstock-overhead-ms": f"{overhead_ms:.3f}",
-    }
-    if decision.artifact_id is not None:
-        headers["x-penstock-artifact"] = decision.artifact_id
-    if decision.estimated_cost_usd is not None:
-        headers["x-penstock-estimated-cost-usd"] = f"{decision.estimated_cost_usd:.9f}"
-    saving = decision.estimated_saving_usd
-    if saving is not None:
-        headers["x-penstock-estimated-saving-usd"] = f"{saving:.9f}"
-    return headers
-
-
 def _usage_of(request: ChatRequest, reply: UpstreamReply | None) -> Usage | None:
     """Return the reported usage, or an estimate, or None when the provider did no work."""
     if reply is None or reply.status >= 400:
@@ -379,44 +361,6 @@ def _usage_of(request: ChatRequest, reply: UpstreamReply | None) -> Usage | None
         return reply.usage
     output_tokens = estimate_tokens(reply.output_bytes)
     return Usage(input_tokens=request.input_tokens, output_tokens=output_tokens, is_estimated=True)
-
-
-def _outcome_of(error: BaseException) -> tuple[int, str]:
-    """Return status and code of a request that ended in `error`; one that was cancelled has been left."""
-    if isinstance(error, GatewayError):
-        return error.status, error.code
-    if isinstance(error, Exception):
-        return 500, "internal_error"
-    return CLIENT_LEFT_STATUS, "client_disconnected"
-
-
-def _refuse_foreign_error(reply: UpstreamReply, body: bytes) -> None:
-    """Pass a provider's JSON error on; hide anything else (an HTML page of some proxy, say)."""
-    try:
-        _object_decoder.decode(body)
-    except _UNREADABLE:
-        raise UpstreamBroken(f"The provider answered with status {reply.status} and no JSON.") from None
-
-
-def _with_cost(body: bytes, settlement: Settlement) -> bytes:
-    """Return the answer with its cost in ``usage``, which is made when the provider sent no object there."""
-    try:
-        fields = _object_decoder.decode(body)
-    except _UNREADABLE:
-        return body  # it has been paid for, so it is passed on as it is
-    try:
-        usage = _object_decoder.decode(fields["usage"])
-    except (KeyError, *_UNREADABLE):
-        usage = {}
-    fields["usage"] = raw({**usage, **_cost_fields(settlement)})
-    return msgspec.json.encode(fields)
-
-
-def _cost_fields(settlement: Settlement) -> dict[str, str | bool | None]:
-    return {
-        "cost_usd": None if settlement.cost_usd is None else format_usd(settlement.cost_usd),
-        "is_cost_estimated": None if settlement.usage is None else settlement.usage.is_estimated,
-    }
 
 
 def _log_fields(caller: Caller, decision: RouteDecision, settlement: Settlement, is_stream: bool) -> dict[str, object]:
@@ -430,7 +374,3 @@ def _log_fields(caller: Caller, decision: RouteDecision, settlement: Settlement,
         "is_stream": is_stream,
         **settlement.as_json(),
     }
-
-
-def _ascii(text: str) -> str:
-    return text.encode("ascii", "replace").decode()

@@ -6,6 +6,7 @@ Owns what must be refused before there is a request that `app` could see. Read `
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import sys
 from typing import Any
@@ -182,4 +183,7 @@ def serve(settings: Settings, app: PenstockApp | None = None, *, listener: socke
         Bound already; in place of the configured address.
     """
     server = server_for(app or create_app(settings), host=settings.server.host, port=settings.server.port)
+    # What stands now stays: 70,000 objects that the collector would walk over, 55 ms in which nothing else runs.
+    gc.collect()
+    gc.freeze()
     server.run(sockets=None if listener is None else [listener])

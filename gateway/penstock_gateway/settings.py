@@ -153,6 +153,21 @@ def _resolve_paths(source: SettingsSource) -> None:
     if isinstance(events, dict) and isinstance(events.get("folder"), str) and events["folder"]:
         source.written["events", "folder"] = events["folder"]
         events["folder"] = str(source.folder / Path(events["folder"]).expanduser())
+    cache = source.tree.get("cache")
+    if isinstance(cache, dict):
+        _resolve_cache_paths(cache, source)
+
+
+def _resolve_cache_paths(cache: dict[str, object], source: SettingsSource) -> None:
+    store = cache.get("store")
+    if isinstance(store, dict) and isinstance(store.get("folder"), str) and store["folder"]:
+        source.written["cache", "store", "folder"] = store["folder"]
+        store["folder"] = str(source.folder / Path(store["folder"]).expanduser())
+    for name in ("rule", "verifier"):
+        text = cache.get(name)
+        if isinstance(text, str) and ("/" in text or text.startswith((".", "~"))):
+            source.written["cache", name] = text
+            cache[name] = str(source.folder / Path(text).expanduser())
 
 
 def _validate(source: SettingsSource) -> Settings | None:

@@ -16,6 +16,7 @@ from penstock_gateway.configuration_problems import Problem, did_you_mean, setti
 from penstock_gateway.environment import BASE_URL_VARIABLES
 from penstock_gateway.model_facts import find_model
 from penstock_gateway.providers import PROVIDERS
+from penstock_gateway.settings_cache_checks import check_cache
 from penstock_gateway.settings_deployments import (
     adapter_of,
     arm_of,
@@ -65,6 +66,7 @@ def check_settings(settings: Settings, source: SettingsSource, *, is_insecure: b
         _check_headers(entry, key, source)
     _check_client_keys(settings, source)
     check_policies(settings, source)
+    check_cache(settings, source)
     if not settings.client_keys and not is_insecure and not is_loopback(settings.server.host):
         source.report(
             ("server", "host"),

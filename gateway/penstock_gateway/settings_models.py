@@ -6,80 +6,35 @@ made from them). It reads no file and no environment. Read `Settings` first; `se
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, StringConstraints
+from pydantic import BeforeValidator, Field, SecretStr
 
 from penstock_gateway.deployments import TIERS, Ability
-
-Tier = Literal["small", "medium", "large", "frontier"]
-Adapter = Literal["direct", "litellm"]
-
-TRADEOFFS = ("cost", "balanced", "quality")
-
-MAX_PRICE_USD_PER_MILLION = Decimal(100_000)
-"""Above this a price is taken for a typing error; the dearest model of the bundled snapshot costs 600."""
-
-
-def _exact_decimal(value: object) -> object:
-    """Turn text and integers into Decimal; a binary float is refused, because 0.1 is not 0.1 in it."""
-    if isinstance(value, bool | float):
-        raise ValueError("should be a decimal number (in Python, pass Decimal or text, not a float)")
-    if isinstance(value, int):
-        return Decimal(value)
-    if isinstance(value, str):
-        try:
-            return Decimal(value)
-        except InvalidOperation:
-            raise ValueError("should be a decimal number") from None
-    return value
-
-
-def _plain_float(value: object) -> object:
-    """Numbers with a point arrive from the file as Decimal; deadlines and the knob need no exactness."""
-    if isinstance(value, Decimal) and value.is_finite():
-        return float(value)
-    return value
+from penstock_gateway.settings_cache import CacheSettings
+from penstock_gateway.settings_types import (
+    Adapter,
+    ArtifactDigest,
+    CostUsd,
+    HeaderName,
+    HostName,
+    Key,
+    LongKey,
+    Name,
+    PollSeconds,
+    PublicKey,
+    Seconds,
+    Section,
+    Share,
+    Text,
+    Tier,
+    Tradeoff,
+    UsdPerMillion,
+    plain_float,
+)
 
 
-def _plain_tradeoff(value: object) -> object:
-    number = _plain_float(value)
-    if isinstance(number, int) and not isinstance(number, bool):
-        number = float(number)
-    if isinstance(number, float):
-        if not 0.0 <= number <= 1.0:
-            raise ValueError("a number should lie between 0 (cheapest) and 1 (best)")
-    elif number not in TRADEOFFS:
-        raise ValueError("should be cost, balanced, quality or a number between 0 and 1")
-    return number
-
-
-UsdPerMillion = Annotated[
-    Decimal,
-    Field(ge=0, le=MAX_PRICE_USD_PER_MILLION, allow_inf_nan=False, max_digits=24),
-    BeforeValidator(_exact_decimal),
-]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(_plain_float)]
-CostUsd = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False), BeforeValidator(_plain_float)]
-Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False), BeforeValidator(_plain_float)]
-PollSeconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False), BeforeValidator(_plain_float)]
-ArtifactDigest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$")]
-PublicKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{43}=$")]
-Tradeoff = Annotated[float | str, BeforeValidator(_plain_tradeoff)]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}$")]
-Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
-Key = Annotated[SecretStr, Field(strict=False, min_length=1, max_length=8192)]
-LongKey = Annotated[SecretStr, Field(strict=False, min_length=16, max_length=1024)]
-HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$")]
-HostName = Annotated[str, StringConstraints(pattern=r"^(\*\.)?[A-Za-z0-9_.:\[\]-]{1,253}$")]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
-
-
-class ServerSettings(_Section):
+class ServerSettings(Section):
     """Where the gateway listens, and how much it takes at once."""
 
     host: Text = Field(
@@ -96,7 +51,7 @@ class ServerSettings(_Section):
     max_in_flight: int = Field(1024, ge=1, le=100_000, description="Requests in progress before new ones get a 503.")
 
 
-class ClientKeySettings(_Section):
+class ClientKeySettings(Section):
     """One key that clients may present."""
 
     name: Name = Field(description="Tenant that the key stands for; shown in logs and decisions.")
@@ -115,9 +70,21 @@ class ClientKeySettings(_Section):
     category_floors: dict[Name, Tier] = Field(
         default_factory=dict, max_length=64, description="Raise `routing.category_floors` for this key."
     )
+    cache_category: Name | None = Field(
+        None, description="Cache category of this key's requests, say `faq`; default: what the router sees in them."
+    )
+    cache_categories: tuple[Name, ...] = Field(
+        (), strict=False, max_length=64, description="Categories that `x-penstock-cache-category` may name."
+    )
+    cache_under_load: bool = Field(
+        False, description="Whether `cache.load` may loosen budget and TTL for this key while a model is overloaded."
+    )
+    may_share_answers: bool = Field(
+        False, description="Whether answers of this key may serve all tenants, in categories that are shared."
+    )
 
 
-class PriceSettings(_Section):
+class PriceSettings(Section):
     """Price of one deployment, USD per million tokens."""
 
     input: UsdPerMillion = Field(description="USD per million prompt tokens.")
@@ -130,7 +97,7 @@ class PriceSettings(_Section):
     )
 
 
-class ParameterSettings(_Section):
+class ParameterSettings(Section):
     """How the model's parameters differ from the common chat schema; replaces the built-in rules where given."""
 
     max_tokens_field: Literal["max_tokens", "max_completion_tokens", "both"] | None = Field(
@@ -142,12 +109,12 @@ class ParameterSettings(_Section):
         max_length=64,
         description="Body fields the model refuses; requests that set one go elsewhere.",
     )
-    droppable: dict[Name, Annotated[bool | int | float | str | None, BeforeValidator(_plain_float)]] | None = Field(
+    droppable: dict[Name, Annotated[bool | int | float | str | None, BeforeValidator(plain_float)]] | None = Field(
         None, description="Fields with one fixed value: dropped when the request asks for just that value."
     )
 
 
-class TimeoutSettings(_Section):
+class TimeoutSettings(Section):
     """Deadlines of one attempt, seconds."""
 
     connect_seconds: Seconds = Field(5.0, description="Connection and TLS.")
@@ -156,7 +123,7 @@ class TimeoutSettings(_Section):
     total_seconds: Seconds = Field(600.0, description="The whole attempt.")
 
 
-class DeploymentSettings(_Section):
+class DeploymentSettings(Section):
     """One callable place of a model."""
 
     name: Name = Field(description="What clients ask for; unique; not `auto…`, which lets Penstock choose.")
@@ -200,13 +167,13 @@ class DeploymentSettings(_Section):
     routable: bool = Field(True, description="Whether `auto` may choose it.")
 
 
-class ExploreSettings(_Section):
+class ExploreSettings(Section):
     """Trying out other deployments than the one chosen, to learn from."""
 
     rate: Share = Field(
         0.0, description="Share of routed requests whose deployment is drawn; 0.01 is enough to learn from."
     )
-    max_cost_ratio: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False), BeforeValidator(_plain_float)] = Field(
+    max_cost_ratio: Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False), BeforeValidator(plain_float)] = Field(
         1.0, description="A drawn deployment costs at most this many times the default arm."
     )
     key: LongKey | None = Field(
@@ -216,7 +183,7 @@ class ExploreSettings(_Section):
     )
 
 
-class RoutingSettings(_Section):
+class RoutingSettings(Section):
     """How `auto` chooses."""
 
     artifact: Text = Field(
@@ -259,7 +226,7 @@ class RoutingSettings(_Section):
         0.25,
         description="Share of the lost cache discount that leaving a conversation's model is charged with; 0: none.",
     )
-    warm_seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False), BeforeValidator(_plain_float)] = Field(
+    warm_seconds: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False), BeforeValidator(plain_float)] = Field(
         300.0, description="How long a provider is expected to keep a prompt in its cache; 0 counts on no cache."
     )
     warm_conversations: int = Field(
@@ -268,7 +235,7 @@ class RoutingSettings(_Section):
     explore: ExploreSettings = Field(default_factory=ExploreSettings, description="Trying out other deployments.")
 
 
-class EventSettings(_Section):
+class EventSettings(Section):
     """The log of decisions and outcomes that routers are fitted on."""
 
     folder: Text | None = Field(None, description="Where segments are written; nothing is without it.")
@@ -283,23 +250,23 @@ class EventSettings(_Section):
     )
 
 
-class DecisionSettings(_Section):
+class DecisionSettings(Section):
     """What is remembered of past decisions."""
 
     keep: int = Field(10_000, ge=0, le=1_000_000, description="Decisions kept in memory for `GET /v1/decisions/{id}`.")
 
 
-class MetricSettings(_Section):
+class MetricSettings(Section):
     """Metrics; nothing to set yet."""
 
 
-class LogSettings(_Section):
+class LogSettings(Section):
     """Logging to standard error, one JSON object a line."""
 
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level written.")
 
 
-class Settings(_Section):
+class Settings(Section):
     """The whole configuration, immutable.
 
     Built by `settings.load_settings` from a file and the environment, or directly in Python. A value of this
@@ -315,6 +282,7 @@ class Settings(_Section):
         (), strict=False, max_length=1000, description="The models that can be called."
     )
     routing: RoutingSettings = Field(default_factory=RoutingSettings, description="How `auto` chooses.")
+    cache: CacheSettings = Field(default_factory=CacheSettings, description="Answering repeats without a model.")
     decisions: DecisionSettings = Field(default_factory=DecisionSettings, description="Memory of past decisions.")
     events: EventSettings = Field(default_factory=EventSettings, description="Log of decisions and outcomes.")
     metrics: MetricSettings = Field(default_factory=MetricSettings, description="Metrics; nothing to set yet.")

@@ -113,6 +113,14 @@ def wrapped(line: str, indent: int, width: int) -> str:
     return fill(line, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
 
 
+def finding_lines(finding: Mapping[str, str], width: int) -> str:
+    """Return a finding of `findings.Finding.as_dict` as lines of text, its fix below it."""
+    shown = wrapped(f"{finding['level']:<5} {finding['subject']}: {finding['detail']}", 6, width)
+    if finding["fix"]:
+        shown += "\n" + wrapped(f"      fix: {finding['fix']}", 11, width)
+    return shown
+
+
 def _row(entry: dict[str, Any]) -> tuple[str, ...]:
     price = entry["price_usd_per_million_tokens"]
     provider = entry["provider"] if entry["adapter"] == "direct" else f"{entry['provider']} (litellm)"

@@ -11,8 +11,9 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from penstock_gateway.configuration_problems import did_you_mean, nearest_match
-from penstock_gateway.settings_models import TRADEOFFS, Settings
+from penstock_gateway.settings_models import Settings
 from penstock_gateway.settings_source import SettingKey, SettingsSource, is_secret
+from penstock_gateway.settings_types import TRADEOFFS
 
 _SHOWN_CHARACTERS = 60
 

@@ -54,6 +54,8 @@ class PromptEncoder:
         self.kind: Kind = manifest.kind
         self._tokenizer = tokenizer
         self._session = session
+        unknown = getattr(tokenizer.model, "unk_token", None)
+        self._unknown_token_id = None if unknown is None else tokenizer.token_to_id(unknown)
 
     @classmethod
     def load(cls, folder: Path, *, device: Device = "auto", threads: int = 1) -> PromptEncoder:
@@ -152,6 +154,26 @@ class PromptEncoder:
     def model_tokens(self, text: str) -> list[int]:
         """Return what the graph gets for a text: cut to the model's limit, special tokens included."""
         return self._framed(self.token_ids(text))
+
+    def reads_whole(self, text: str) -> bool:
+        """Whether two texts like this one may differ anywhere and the encoder sees it.
+
+        Parameters
+        ----------
+        text : str
+
+        Returns
+        -------
+        bool
+            False when a part falls outside the window or the model's limit, or is a token unknown to the tokeniser
+            (a rare sign, a "word" of more than 100 characters): the vector is then the same whatever stands there.
+        """
+        manifest = self.manifest
+        if len(text) > manifest.window.head_characters + manifest.window.tail_characters:
+            return False
+        ids = self.token_ids(text)
+        is_cut = manifest.max_tokens is not None and len(ids) > manifest.max_tokens - manifest.special_token_count
+        return not is_cut and self._unknown_token_id not in ids
 
     def _tokenise(self, texts: Sequence[str]) -> list[list[int]]:
         windowed = [window(text, self.manifest.window) for text in texts]

@@ -34,6 +34,7 @@ class RouteReason(StrEnum):
     ONLY_CANDIDATE = "only_candidate"  # every other arm was filtered
     MIN_QUALITY = "min_quality"  # the cheapest arm that surely reaches the quality asked for
     MIN_QUALITY_UNREACHABLE = "min_quality_unreachable"  # no arm surely reaches it; the one that comes closest
+    CACHED = "cached"  # a stored answer was served; nothing was chosen
     EXPLORED = "explored"  # drawn to learn from, instead of the policy's own choice
 
 

@@ -93,7 +93,7 @@ def test_rule_in_serving_says_of_each_pair_what_the_calibration_said(made: Made)
         counts["judged"] += 1
         verified = float(table.verified[row, column])
         assert float(rule._model(screened[0].features[None, :])[0]) == pytest.approx(plausible, abs=TOLERANCE)
-        served = rule.judge(texts[row], screened, [verified], 0.5)
+        served = rule.judge(screened, [verified], 0.5)
         assert served.probability == pytest.approx(scores.full[row, column], abs=TOLERANCE)
     assert min(counts[name] for name in ("vetoed", "implausible", "judged")) > 50
 

@@ -115,6 +115,21 @@ def test_demo_decisions_of_every_prompt_equal_those_of_penstock_train_predict(
     ]
 
 
+def test_demo_run_once_shows_a_semantic_hit_and_a_refused_near_miss(document: dict[str, Any]) -> None:
+    """The shipped rule answers another wording, refuses the near-miss for a stated reason, and repeats are exact."""
+    shown = document["cache"]
+    assert shown["semantic"] == "on"
+    rows = shown["questions"]
+    assert [row["cache"] for row in rows] == ["miss", "miss", "hit-semantic", "miss", "hit-exact"]
+    first, hit, refused, repeat = rows[1:]
+    assert refused["reason"].startswith("guard:") or refused["reason"] in ("implausible", "below_threshold")
+    assert refused["measured_similarity"] > hit["measured_similarity"] > 0.8
+    assert hit["measured_age_seconds"] >= 0.0
+    assert float(hit["simulated_saving_usd"]) > 0.0 == float(refused["simulated_saving_usd"])
+    assert hit["simulated_saving_usd"] == repeat["simulated_saving_usd"]
+    assert (hit["model"], repeat["measured_similarity"]) == (first["model"], 1.0)
+
+
 @pytest.mark.parametrize("options", [["--tradeoff", "bananas"], ["--port", "70000"]])
 def test_demo_with_a_wrong_option_is_refused_as_wrong_usage(options: list[str]) -> None:
     """A user's mistake gives exit code 2 and a sentence, before anything runs and without a traceback."""
@@ -131,6 +146,10 @@ def test_demo_in_a_pipe_prints_plain_text_and_answers_clients_until_interrupted(
         assert "\x1b" not in text
         assert len(re.findall(r"^ {0,2}\d+ {2}.* sim-", text, flags=re.MULTILINE)) == 40
         assert "Trade-off: cost." in text
+        assert re.search(r"^Price of delivery to Peru\? +hit-semantic +0\.\d{3} +\d+ +0\.\d{6}$", text, re.MULTILINE)
+        assert re.search(
+            r"^What does delivery from Peru cost\? +miss, [\w:]+ +0\.\d{3} +- +0\.000000$", text, re.MULTILINE
+        )
         assert re.search(r"^always sim-frontier +\d\.\d{3} +\d+\.\d{6} +\d+\.\d{6}$", text, flags=re.MULTILINE)
         base_url = re.findall(r"http://127\.0\.0\.1:\d+/v1", text)[0]
         assert f"curl -i {base_url}/chat/completions" in text

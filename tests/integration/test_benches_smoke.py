@@ -125,3 +125,25 @@ def test_family_benches_with_an_unknown_name_are_refused(repository_root: Path, 
     done = _bench(repository_root, name, option, "magic")
     assert done.returncode != 0
     assert "known" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the cache bench reads /proc")
+def test_cache_bench_in_quick_mode_serves_what_it_should_and_compares_with_the_aims(repository_root: Path) -> None:
+    """The quick pass fills both placements, serves hits and only hits, follows every change and restarts."""
+    done = _bench(repository_root, "cache", "--quick", "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert {case["placement"] for case in document["cases"]} == {"one", "spread"}
+    for case in document["cases"]:
+        assert case["problems"] == []
+        assert case["counted_bytes"] > 768.0
+        for store in case["stores"].values():
+            served = {kind: row["hits"] for kind, row in store["look_ups"].items()}
+            assert served["exact hit"] > 0
+            assert served["hit"] > 0
+            assert served["exact miss"] == served["miss"] == 0
+            assert store["churn"]["wall"]["p99_ms"] > 0.0
+    assert document["single_flight"]["calls"] == 1
+    assert document["single_flight"]["answered"] == 100
+    assert {row["store"] for row in document["restarts"]} >= {"file"}
+    assert all(aim["aim"] and aim["found"] for aim in document["aims"])

@@ -16,15 +16,17 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
 from pydantic import SecretStr
 
 from penstock_gateway.app import create_app
+from penstock_gateway.demo.cache_scene import CATEGORY, play_cache_scene
 from penstock_gateway.demo.loopback import LOOPBACK, bind_loopback
 from penstock_gateway.demo.prompts import DEMO_PROMPTS
 from penstock_gateway.demo.results import DemoRow, SettingOutlook, is_abstention, outlook, row_from_decision, strategies
@@ -35,6 +37,7 @@ from penstock_gateway.demo.simulated_upstream import create_simulated_upstream, 
 from penstock_gateway.demo.table import Display, open_display
 from penstock_gateway.deployments import Ability
 from penstock_gateway.server import server_for
+from penstock_gateway.settings_cache import CacheSettings
 from penstock_gateway.settings_models import (
     DeploymentSettings,
     LogSettings,
@@ -164,6 +167,7 @@ def demo_settings(upstream_port: int, gateway_port: int, tradeoff: str | float =
             baseline=BASELINE_MODEL,
             tradeoff=tradeoff,
         ),
+        cache=CacheSettings(mode="semantic", header_categories=(CATEGORY,)),
         log=LogSettings(level="error"),
     )
 
@@ -237,7 +241,7 @@ def _gateway_socket(port: int | None) -> socket.socket:
 
 
 def _show(display: Display, port: int, settings: Settings, prompts: Sequence[str], count_tokens: CountTokens) -> None:
-    """Send every prompt and show rows and totals."""
+    """Send every prompt and show rows, totals and what the cache does."""
     ready = _call(port, "GET", "/readyz")
     display.begin(f"Penstock demo: http://{LOOPBACK}:{port}/v1 in front of four simulated models.", len(prompts))
     opinions = [_has_opinion(port, prompt) for prompt in prompts]
@@ -254,19 +258,21 @@ def _show(display: Display, port: int, settings: Settings, prompts: Sequence[str
         "default_model": settings.default_arm,
         "baseline_model": settings.baseline,
     }
-    display.finish(totals, _other_settings(port, prompts, opinions), facts)
+    outlooks = _other_settings(port, prompts, opinions)
+    scene = play_cache_scene(functools.partial(_ask_with, port), lambda: _call(port, "GET", "/v1/cache"))
+    display.finish(totals, outlooks, scene, facts)
 
 
 def _has_opinion(port: int, prompt: str) -> bool:
     """Ask at a setting above 0: with the knob at 0 the reason is always `cheapest`, known prompt or not."""
-    return not is_abstention(_call(port, "POST", "/v1/route", _body(prompt), tradeoff=DEFAULT_TRADEOFF))
+    return not is_abstention(_route(port, prompt, DEFAULT_TRADEOFF))
 
 
 def _other_settings(port: int, prompts: Sequence[str], opinions: Sequence[bool]) -> list[SettingOutlook]:
     """Ask for the decisions at other trade-offs, without calling a model."""
     outlooks = []
     for setting in OTHER_SETTINGS:
-        decisions = [_call(port, "POST", "/v1/route", _body(prompt), tradeoff=setting) for prompt in prompts]
+        decisions = [_route(port, prompt, setting) for prompt in prompts]
         rows = [
             row_from_decision(0, prompt, made, has_opinion=has_opinion)
             for prompt, made, has_opinion in zip(prompts, decisions, opinions, strict=True)
@@ -275,16 +281,26 @@ def _other_settings(port: int, prompts: Sequence[str], opinions: Sequence[bool])
     return outlooks
 
 
+def _route(port: int, prompt: str, setting: str) -> dict[str, Any]:
+    return _call(port, "POST", "/v1/route", _body(prompt), controls={"x-penstock-tradeoff": setting})
+
+
 def _body(prompt: str) -> dict[str, Any]:
     return {"model": "auto", "messages": [{"role": "user", "content": prompt}]}
 
 
 def _ask(port: int, number: int, prompt: str, *, has_opinion: bool) -> DemoRow:
     """Send one prompt to ``auto`` and read back what the gateway decided and what it came to."""
-    headers: dict[str, str] = {}
-    _call(port, "POST", "/v1/chat/completions", _body(prompt), on_headers=headers.update)
+    headers = _ask_with(port, _body(prompt), {})
     decision = _call(port, "GET", f"/v1/decisions/{headers['x-penstock-decision-id']}")
     return row_from_decision(number, prompt, decision, has_opinion=has_opinion)
+
+
+def _ask_with(port: int, body: dict[str, Any], controls: Mapping[str, str]) -> dict[str, str]:
+    """Send one chat request with control headers and return the response's headers."""
+    headers: dict[str, str] = {}
+    _call(port, "POST", "/v1/chat/completions", body, controls=controls, on_headers=headers.update)
+    return headers
 
 
 def _call(
@@ -293,14 +309,13 @@ def _call(
     path: str,
     body: dict[str, Any] | None = None,
     *,
-    tradeoff: str | None = None,
+    controls: Mapping[str, str] = MappingProxyType({}),
     on_headers: Callable[[dict[str, str]], None] | None = None,
 ) -> dict[str, Any]:
     """Make one loopback HTTP call; `http.client` ignores proxy variables, which must not matter here."""
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=REQUEST_TIMEOUT_SECONDS)
     try:
         payload = None if body is None else json.dumps(body)
-        controls = {} if tradeoff is None else {"x-penstock-tradeoff": tradeoff}
         connection.request(method, path, payload, {"content-type": "application/json", **controls})
         response = connection.getresponse()
         content = response.read()
@@ -318,7 +333,8 @@ def _call(
 
 def _paste_lines(port: int) -> str:
     """Lines to paste, none longer than 80 columns; the JSON is broken where white space means nothing."""
-    base_url = f"http://{LOOPBACK}:{port}/v1"
+    url = f"http://{LOOPBACK}:{port}"
+    base_url = f"{url}/v1"
     request = f"""-H 'content-type: application/json' \\
   -d '{{"model": "auto", "messages": [{{"role": "user", "content":
        "{EXAMPLE_PROMPT}"}}]}}'"""
@@ -332,6 +348,11 @@ The decision alone, with every candidate, without calling a model:
 
 curl -s {base_url}/route \\
   {request}
+
+What the cache holds, and what keeps it from answering:
+
+{_python_command()} -m penstock_gateway cache show --url {url}
+{_python_command()} -m penstock_gateway cache doctor --url {url}
 
 From Python (OpenAI's client: {_python_command()} -m pip install openai):
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
-import textwrap
 from collections import Counter
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any, Protocol, TextIO
@@ -20,6 +19,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from penstock_gateway.demo.cache_scene import CacheScene, scene_as_json
+from penstock_gateway.demo.cache_table import cache_lines
 from penstock_gateway.demo.results import (
     DemoRow,
     SettingOutlook,
@@ -28,6 +29,7 @@ from penstock_gateway.demo.results import (
     row_as_json,
     strategy_as_json,
 )
+from penstock_gateway.demo.text_layout import TEXT_WIDTH, aligned, headings, usd, wrapped
 
 NOTE = (
     "Answers, prices and latencies are SIMULATED: no language model runs and nothing is spent. "
@@ -41,7 +43,6 @@ _PROMPT_WIDTH = 45
 _PIPE_WIDTHS = (3, _PROMPT_WIDTH, 12, 21, 9, 9, 9)
 # A terminal narrower than this has no room for the saving beside the prompt.
 _FULL_COLUMNS = 100
-_TEXT_WIDTH = 100
 # Lines that the live view leaves for the title, the header and the footer.
 _LIVE_MARGIN_LINES = 8
 
@@ -57,8 +58,14 @@ class Display(Protocol):
         """Show one finished prompt."""
         ...
 
-    def finish(self, totals: Sequence[Strategy], outlooks: Sequence[SettingOutlook], facts: dict[str, Any]) -> None:
-        """Show the totals and the other settings; `facts` names artifact, trade-off, default model and base URL."""
+    def finish(
+        self,
+        totals: Sequence[Strategy],
+        outlooks: Sequence[SettingOutlook],
+        scene: CacheScene,
+        facts: dict[str, Any],
+    ) -> None:
+        """Show the totals, the other settings and the cache; `facts` names artifact, trade-off, default model, URL."""
         ...
 
     def say(self, text: str) -> None:
@@ -103,17 +110,24 @@ class PlainDisplay:
 
     def begin(self, heading: str, total: int) -> None:
         """Write the heading and the column titles."""
-        self.say("\n".join([*_wrapped(heading), *_wrapped(NOTE), ""]))
-        self.say("\n".join(_headings(_TITLES, _PIPE_WIDTHS, _RIGHT)))
+        self.say("\n".join([*wrapped(heading), *wrapped(NOTE), ""]))
+        self.say("\n".join(headings(_TITLES, _PIPE_WIDTHS, _RIGHT)))
 
     def add(self, row: DemoRow) -> None:
         """Write one line."""
         self._rows.append(row)
-        self.say(_aligned(_cells(row), _PIPE_WIDTHS, _RIGHT))
+        self.say(aligned(_cells(row), _PIPE_WIDTHS, _RIGHT))
 
-    def finish(self, totals: Sequence[Strategy], outlooks: Sequence[SettingOutlook], facts: dict[str, Any]) -> None:
-        """Write the totals."""
-        self.say("\n" + "\n".join(_summary_lines(self._rows, totals, outlooks, facts, _TEXT_WIDTH)))
+    def finish(
+        self,
+        totals: Sequence[Strategy],
+        outlooks: Sequence[SettingOutlook],
+        scene: CacheScene,
+        facts: dict[str, Any],
+    ) -> None:
+        """Write the totals and the cache."""
+        summary = _summary_lines(self._rows, totals, outlooks, facts, TEXT_WIDTH)
+        self.say("\n".join(["", *summary, "", *cache_lines(scene, TEXT_WIDTH)]))
 
     def say(self, text: str) -> None:
         """Write text at once, so that a pipe sees it while the demonstration runs."""
@@ -136,7 +150,13 @@ class JsonDisplay:
         """Keep one row."""
         self._rows.append(row)
 
-    def finish(self, totals: Sequence[Strategy], outlooks: Sequence[SettingOutlook], facts: dict[str, Any]) -> None:
+    def finish(
+        self,
+        totals: Sequence[Strategy],
+        outlooks: Sequence[SettingOutlook],
+        scene: CacheScene,
+        facts: dict[str, Any],
+    ) -> None:
         """Write the document."""
         document = {
             "note": NOTE,
@@ -146,6 +166,7 @@ class JsonDisplay:
             "decisions_by_reason": dict(Counter(row.reason for row in self._rows)),
             "totals": [strategy_as_json(strategy) for strategy in totals],
             "same_prompts_at_other_settings": [outlook_as_json(point) for point in outlooks],
+            "cache": scene_as_json(scene),
         }
         print(json.dumps(document, indent=2, ensure_ascii=False), file=self._stream, flush=True)
 
@@ -178,12 +199,19 @@ class TerminalDisplay:
             visible = max(3, (self._console.height - _LIVE_MARGIN_LINES) // 2)
             self._live.update(self._table(self._rows[-visible:]))
 
-    def finish(self, totals: Sequence[Strategy], outlooks: Sequence[SettingOutlook], facts: dict[str, Any]) -> None:
-        """Print the whole table and the totals."""
+    def finish(
+        self,
+        totals: Sequence[Strategy],
+        outlooks: Sequence[SettingOutlook],
+        scene: CacheScene,
+        facts: dict[str, Any],
+    ) -> None:
+        """Print the whole table, the totals and the cache."""
         self.close()
         self._console.print(self._table(self._rows))
-        width = min(_TEXT_WIDTH, self._console.width)
-        for line in _summary_lines(self._rows, totals, outlooks, facts, width):
+        width = min(TEXT_WIDTH, self._console.width)
+        summary = _summary_lines(self._rows, totals, outlooks, facts, width)
+        for line in [*summary, "", *cache_lines(scene, width)]:
             self._console.print(Text(line))
 
     def say(self, text: str) -> None:
@@ -225,30 +253,9 @@ def _cells(row: DemoRow) -> tuple[str, ...]:
         row.model,
         row.reason,
         _quality(row.quality),
-        _usd(row.predicted_cost_usd),
-        _usd(row.predicted_saving_usd),
+        usd(row.predicted_cost_usd),
+        usd(row.predicted_saving_usd),
     )
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int], right: Container[int]) -> str:
-    """Pad cells to their columns, those at the positions `right` on the left side."""
-    padded = [
-        cell.rjust(width) if position in right else cell.ljust(width)
-        for position, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    ]
-    return "  ".join(padded).rstrip()
-
-
-def _headings(titles: Sequence[str], widths: Sequence[int], right: Container[int]) -> list[str]:
-    """Return two lines of column titles, one-line titles on the lower, and a rule."""
-    split = [("" if "\n" not in title else title.split("\n")[0], title.split("\n")[-1]) for title in titles]
-    lines = [_aligned([parts[level] for parts in split], widths, right) for level in (0, 1)]
-    return [*lines, _aligned(["-" * width for width in widths], widths, right)]
-
-
-def _wrapped(text: str, width: int = _TEXT_WIDTH) -> list[str]:
-    """Break a sentence between words, continued lines indented."""
-    return textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _summary_lines(
@@ -274,13 +281,13 @@ def _summary_lines(
     ]
     others = "The same prompts at other settings of the trade-off (header x-penstock-tradeoff), all predicted:"
     return [
-        *(line for note in notes for line in _wrapped(note, width)),
+        *(line for note in notes for line in wrapped(note, width)),
         "",
         *_totals_table(totals),
         "",
-        *(line for text in comparisons + explanations for line in _wrapped(text, width)),
+        *(line for text in comparisons + explanations for line in wrapped(text, width)),
         "",
-        *_wrapped(others, width),
+        *wrapped(others, width),
         "",
         *_settings_table(outlooks),
     ]
@@ -289,21 +296,21 @@ def _summary_lines(
 def _totals_table(totals: Sequence[Strategy]) -> list[str]:
     titles = ("strategy", "predicted\nquality", "predicted\ncost USD", "simulated\ncost USD")
     widths, right = (20, 9, 9, 9), range(1, 4)
-    lines = _headings(titles, widths, right)
+    lines = headings(titles, widths, right)
     for total in totals:
-        costs = (_usd(total.predicted_cost_usd), _usd(total.simulated_cost_usd))
-        lines.append(_aligned((total.name, _quality(total.mean_quality), *costs), widths, right))
+        costs = (usd(total.predicted_cost_usd), usd(total.simulated_cost_usd))
+        lines.append(aligned((total.name, _quality(total.mean_quality), *costs), widths, right))
     return lines
 
 
 def _settings_table(outlooks: Sequence[SettingOutlook]) -> list[str]:
     titles = ("trade-off", "predicted\nquality", "predicted\ncost USD", "decisions by tier")
     widths, right = (9, 9, 9, 45), range(1, 3)
-    lines = _headings(titles, widths, right)
+    lines = headings(titles, widths, right)
     for point in outlooks:
-        figures = (_quality(point.mean_quality), _usd(point.predicted_cost_usd))
+        figures = (_quality(point.mean_quality), usd(point.predicted_cost_usd))
         tiers = _counted(Counter(point.decisions_by_tier))
-        lines.append(_aligned((point.tradeoff, *figures, tiers), widths, right))
+        lines.append(aligned((point.tradeoff, *figures, tiers), widths, right))
     return lines
 
 
@@ -322,7 +329,7 @@ def _comparison(routed: Strategy, other: Strategy) -> str:
 def _relation(cost: Decimal, other: Decimal) -> str:
     """Say how two costs compare: in percent up to twice as much, beyond that as a multiple."""
     if not other:
-        return f"{_usd(cost)} against 0 USD"
+        return f"{usd(cost)} against 0 USD"
     if cost > 2 * other:
         return f"{cost / other:.1f} times as much"
     return f"{abs(cost - other) / other * 100:.0f} % {'less' if cost <= other else 'more'}"
@@ -330,10 +337,6 @@ def _relation(cost: Decimal, other: Decimal) -> str:
 
 def _quality(quality: float | None) -> str:
     return "n/a" if quality is None else f"{quality:.3f}"
-
-
-def _usd(amount: Decimal) -> str:
-    return f"{amount:.6f}"
 
 
 def _one_line(text: str) -> str:

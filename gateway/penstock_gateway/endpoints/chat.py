@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
+from penstock_gateway.answer import Answer, decision_headers
 from penstock_gateway.asgi import (
     ClientGoneError,
     Receive,
@@ -20,7 +21,7 @@ from penstock_gateway.asgi import (
 )
 from penstock_gateway.errors import GatewayError, Overloaded, shutting_down, unexpected_failure
 from penstock_gateway.identifiers import identifier_source
-from penstock_gateway.pipeline import Answer, Pipeline, caller_of, decision_headers
+from penstock_gateway.pipeline import Pipeline, caller_of
 from penstock_gateway.request_body import parse_chat_request
 
 _SSE_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
@@ -95,7 +96,7 @@ async def _send_stream(answer: Answer, send: Send, headers: list[tuple[bytes, by
 
 
 def _headers(answer: Answer, request_id: str) -> list[tuple[bytes, bytes]]:
-    own = decision_headers(answer.decision, answer.overhead_ms)
+    own = decision_headers(answer.decision, answer.overhead_ms) | answer.cache_headers
     headers = [(name.encode(), value.encode()) for name, value in own.items()]
     headers.append((b"x-request-id", request_id.encode()))
     headers.extend(pair for pair in answer.reply.headers if pair[0] != b"x-request-id")

@@ -132,7 +132,7 @@ def test_judge_serves_the_likeliest_entry_and_not_the_nearest() -> None:
     """Among screened entries the probability decides; the cosine reported is that entry's."""
     rule = rule_of()
     screened, _ = rule.screen(QUESTION, [candidate("near", 0.95), candidate("right", 0.7)])
-    judgement = rule.judge(QUESTION, screened, [0.5, 0.9], 0.8)
+    judgement = rule.judge(screened, [0.5, 0.9], 0.8)
     assert (judgement.entry_id, judgement.reason, judgement.cosine) == ("right", "served", 0.7)
     assert judgement.probability == pytest.approx(0.9, abs=1e-6)  # features are float32
 
@@ -142,7 +142,7 @@ def test_judge_serves_from_the_threshold_on(threshold: float, is_served: bool) -
     """A probability equal to the threshold is served, one below is not."""
     rule = rule_of()
     screened, _ = rule.screen(QUESTION, [candidate("a", 0.9)])
-    judgement = rule.judge(QUESTION, screened, [0.75], threshold)  # 0.75 is exact in float32
+    judgement = rule.judge(screened, [0.75], threshold)  # 0.75 is exact in float32
     assert (judgement.entry_id == "a") is is_served
     assert judgement.reason == ("served" if is_served else "below_threshold")
 
@@ -166,9 +166,9 @@ def test_judge_entry_found_wrong_before_loses_to_another() -> None:
     rule = rule_of()
     bad = candidate("bad", 0.9, evidence=Evidence(0, 4))
     screened, _ = rule.screen(QUESTION, [bad, candidate("good", 0.89)])
-    assert rule.judge(QUESTION, screened, [0.95, 0.85], 0.8).entry_id == "good"
+    assert rule.judge(screened, [0.95, 0.85], 0.8).entry_id == "good"
     screened, _ = rule.screen(QUESTION, [bad])
-    judgement = rule.judge(QUESTION, screened, [0.95], 0.8)
+    judgement = rule.judge(screened, [0.95], 0.8)
     assert (judgement.entry_id, judgement.reason) == (None, "below_threshold")
     assert judgement.probability == pytest.approx(8 * 0.95 / 12, abs=1e-6)
 
@@ -198,7 +198,7 @@ def test_judge_gets_the_second_cosine_of_each_entry_in_order() -> None:
     screened, _ = rule.screen(QUESTION, [candidate(f"e{number}", 0.9 - number / 100) for number in range(4)])
     for best in range(4):
         verified = [0.95 if number == best else 0.4 for number in range(4)]
-        assert rule.judge(QUESTION, screened, verified, 0.9).entry_id == f"e{best}"
+        assert rule.judge(screened, verified, 0.9).entry_id == f"e{best}"
 
 
 def write(folder: Path, manifest: RuleManifest, graph: bytes = b"graph") -> None:

@@ -8,6 +8,7 @@ import socket
 import click
 import pytest
 
+from penstock_gateway.demo.cache_scene import CATEGORY
 from penstock_gateway.demo.loopback import bind_loopback
 from penstock_gateway.demo.prompts import DEMO_PROMPTS
 from penstock_gateway.demo.run import BASELINE_MODEL, DEFAULT_MODEL, demo, demo_settings, parse_tradeoff, token_counter
@@ -29,6 +30,14 @@ def test_demo_settings_hold_the_four_simulated_models_at_their_prices() -> None:
         assert deployments[name].base_url == "http://127.0.0.1:4010/v1"
     assert (settings.default_arm, settings.baseline) == (DEFAULT_MODEL, BASELINE_MODEL)
     assert settings.server.host == "127.0.0.1"
+
+
+def test_demo_settings_let_a_request_name_the_category_that_is_shown() -> None:
+    """Other wordings are answered by the bundled rule, and no key is needed to ask for it."""
+    settings = demo_settings(4010, 4000)
+    assert (settings.cache.mode, settings.cache.rule) == ("semantic", "default")
+    assert settings.cache.header_categories == (CATEGORY,)
+    assert settings.client_keys == ()
 
 
 @pytest.mark.parametrize(

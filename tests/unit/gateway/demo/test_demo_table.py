@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from penstock_gateway.demo.cache_scene import CacheRow, CacheScene
 from penstock_gateway.demo.results import DemoRow, Forecast, SettingOutlook, Strategy
 from penstock_gateway.demo.table import (
     NOTE,
@@ -33,6 +34,15 @@ TOTALS = [
     Strategy("always sim-frontier", 0.8, Decimal("0.25"), Decimal("0.26")),
     Strategy("always sim-small", 0.6, Decimal("0.004"), Decimal("0.003")),
 ]
+SCENE = CacheScene(
+    (
+        CacheRow("How much is it?", "sim-medium", "miss", "no_neighbour", None, None, Decimal(0)),
+        CacheRow("What does it cost?", "sim-medium", "hit-semantic", None, 0.87, 3.0, Decimal("0.0002")),
+    ),
+    "on",
+    0.01,
+    0.84,
+)
 OUTLOOKS = [SettingOutlook("cost", {"large": 2, "small": 1}, None, Decimal("0.01"))]
 
 
@@ -66,7 +76,7 @@ def _show(display: Display, rows: Sequence[DemoRow]) -> None:
     display.begin("Penstock demo", len(rows))
     for row in rows:
         display.add(row)
-    display.finish(TOTALS, OUTLOOKS, FACTS)
+    display.finish(TOTALS, OUTLOOKS, SCENE, FACTS)
 
 
 def test_plain_display_of_rows_is_aligned_and_has_no_escape_codes() -> None:
@@ -121,6 +131,7 @@ def test_json_display_writes_one_document_and_keeps_messages_apart() -> None:
     assert [row["predicted_quality"] for row in document["prompts"]] == [0.75, None]
     assert [total["strategy"] for total in document["totals"]] == [total.name for total in TOTALS]
     assert document["same_prompts_at_other_settings"][0]["decisions_by_tier"] == {"large": 2, "small": 1}
+    assert [row["cache"] for row in document["cache"]["questions"]] == ["miss", "hit-semantic"]
     assert "hello" in messages.getvalue()
 
 
@@ -144,7 +155,7 @@ def test_terminal_display_of_any_width_breaks_no_line_of_its_tables(width: int) 
     many = {"frontier": 13, "medium": 10, "large": 11, "small": 6}
     display.begin("Penstock demo", 1)
     display.add(_row())
-    display.finish(TOTALS, [SettingOutlook("balanced", many, 0.75, Decimal("0.178244"))], FACTS)
+    display.finish(TOTALS, [SettingOutlook("balanced", many, 0.75, Decimal("0.178244"))], SCENE, FACTS)
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().partition("Trade-off:")[2].splitlines()
     assert "always sim-frontier       0.800   0.250000   0.260000" in lines
@@ -171,6 +182,20 @@ def test_plain_display_of_long_texts_fits_a_common_terminal() -> None:
     _show(PlainDisplay(stream), [_row(1, "word " * 60)])
     assert max(len(line) for line in stream.getvalue().splitlines()) <= 120
     assert NOTE in _unwrapped(stream.getvalue())
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_displays_for_people_end_with_the_cache(width: int) -> None:
+    """Terminal and pipe show the same last part, below the totals."""
+    stream = io.StringIO()
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, height=20, legacy_windows=False)
+    for display in (PlainDisplay(stream), TerminalDisplay(console)):
+        _show(display, [_row()])
+    assert isinstance(console.file, io.StringIO)
+    for text in (stream.getvalue(), console.file.getvalue()):
+        last = text.partition("The answer cache")[2]
+        assert text.index("always sim-small") < text.index("The answer cache")
+        assert "What does it cost?  hit-semantic" in last
 
 
 def test_open_display_for_a_pipe_is_plain() -> None:

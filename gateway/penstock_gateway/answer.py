@@ -1,0 +1,240 @@
+"""An answer on its way to the client, from a provider or from the cache.
+
+Owns what happens between the reply and the client: the cost in the usage, the end of a stream, the one settlement, and
+the offer to the cache. Read `Answer`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+import msgspec
+
+from penstock_cache.lookups import Hit
+from penstock_gateway.caching.assembly import KeptStream
+from penstock_gateway.caching.visit import Visit
+from penstock_gateway.decisions import DECISION_ID_HEADER, RouteDecision, Settlement
+from penstock_gateway.errors import GatewayError, UpstreamBroken
+from penstock_gateway.money.prices import format_usd
+from penstock_gateway.request_body import ChatRequest, raw
+from penstock_gateway.upstream.protocol import UpstreamReply
+
+CLIENT_LEFT_STATUS = 499  # as in nginx's logs; no client ever sees it
+
+_COMPLETION_ID = re.compile(rb'"id":\s*"([\w.:-]{1,128})"')
+_DONE = re.compile(rb"(?<![^\r\n])data: ?\[DONE\]")  # at the start of a line: text may quote it
+_object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+class Answer:
+    """An upstream reply on its way to the client; settles itself exactly once, however it ends.
+
+    Parameters
+    ----------
+    settle : callable
+        Charges the request, given status and error code; called once.
+    request : ChatRequest
+    includes_cost : bool
+        The client wants the actual cost in the answer.
+    decision : RouteDecision
+    reply : UpstreamReply
+    overhead_ms : float
+        The gateway's own time before the provider was called.
+    visit : Visit or None
+        The request's dealings with the cache.
+    hit : Hit or None
+        What was served; None when a model answered.
+    max_kept_bytes : int
+        Largest stream that is kept to be stored.
+    """
+
+    def __init__(
+        self,
+        settle: Callable[[int, str | None], Settlement],
+        request: ChatRequest,
+        decision: RouteDecision,
+        reply: UpstreamReply,
+        overhead_ms: float,
+        *,
+        includes_cost: bool,
+        visit: Visit | None = None,
+        hit: Hit | None = None,
+        max_kept_bytes: int = 0,
+    ) -> None:
+        self.decision = decision
+        self.reply = reply
+        self.overhead_ms = overhead_ms
+        self.is_stream = request.is_stream and reply.status < 400
+        self._settle = settle
+        self._includes_cost = includes_cost
+        self._completion_id: str | None = None
+        self._is_settled = False
+        self._settlement: Settlement | None = None
+        self._visit = visit
+        self._hit = hit
+        self._kept = KeptStream(max_kept_bytes) if self.is_stream and self._may_keep else None
+
+    @property
+    def cache_headers(self) -> dict[str, str]:
+        """Return what the response says of the cache; nothing when there is none."""
+        return {} if self._visit is None else self._visit.headers(self._hit)
+
+    @property
+    def _may_keep(self) -> bool:
+        return self._visit is not None and self._hit is None and self._visit.wants_answer
+
+    async def body(self) -> bytes:
+        """Return the whole body, untouched unless the client asked for the cost in its usage.
+
+        Raises
+        ------
+        UpstreamError
+            The body broke off or came too late, or is an error without JSON.
+        """
+        reply = self.reply
+        try:
+            body = await reply.read()
+            if reply.status >= 400:
+                _refuse_foreign_error(reply, body)
+        except Exception as error:
+            self.settle(*outcome_of(error))
+            if isinstance(error, GatewayError):
+                error.headers.update(decision_headers(self.decision, self.overhead_ms))
+            raise
+        settlement = self.settle(reply.status, None if reply.status < 400 else "upstream_status")
+        if self._may_keep and reply.status == 200:
+            self._keep(body, settlement)
+        wants_cost = self._includes_cost and reply.status < 400
+        return _with_cost(body, settlement) if wants_cost and settlement else body
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """Yield the stream's events; a failure becomes an error event and there is no ``[DONE]`` then."""
+        try:
+            async with aclosing(self.reply.events()) as blocks:
+                async for block in blocks:
+                    if self._kept is not None:
+                        self._kept.add(block)
+                    if self._includes_cost and self._completion_id is None and (found := _COMPLETION_ID.search(block)):
+                        self._completion_id = found[1].decode()
+                    if self._includes_cost and (done := _DONE.search(block)):
+                        yield block[: done.start()] + self._cost_event() + block[done.start() :]
+                    else:
+                        yield block
+            if self._includes_cost:
+                yield self._cost_event()
+            self._settle_stream()
+            if self._kept is not None and self.reply.stream_error is None and (stream := self._kept.complete()):
+                self._keep(stream, self._settlement, is_stream=True)
+        except Exception as error:
+            self.settle(200, outcome_of(error)[1])
+            if not isinstance(error, GatewayError):
+                raise
+            yield error.sse_event()
+
+    def settle(self, status: int, error_code: str | None) -> Settlement | None:
+        """Charge the request once; later calls return None."""
+        if self._is_settled:
+            return None
+        self._is_settled = True
+        self._settlement = self._settle(status, error_code)
+        return self._settlement
+
+    def _keep(self, answer: bytes, settlement: Settlement | None, *, is_stream: bool = False) -> None:
+        """Offer a complete answer to the cache."""
+        if self._visit is not None and settlement is not None:
+            self._visit.keep(answer, self.decision, settlement, is_stream=is_stream)
+
+    async def aclose(self) -> None:
+        """Release the provider's connection; a request that has not been settled by now was given up."""
+        self.settle(200 if self.is_stream else CLIENT_LEFT_STATUS, "client_disconnected")
+        if self._visit is not None:
+            self._visit.close(is_over=self._settlement is None or self._settlement.error_code != "client_disconnected")
+        await self.reply.aclose()
+
+    def _settle_stream(self) -> Settlement | None:
+        return self.settle(200, None if self.reply.stream_error is None else "upstream_stream_error")
+
+    def _cost_event(self) -> bytes:
+        """Settle the stream and return the opt-in cost chunk; empty when it was settled before, or has failed."""
+        settlement = self._settle_stream()
+        if settlement is None or settlement.usage is None or settlement.error_code is not None:
+            return b""
+        usage = settlement.usage
+        chunk = {
+            "id": self._completion_id or self.decision.id,  # clients group chunks by id
+            "object": "chat.completion.chunk",
+            "created": int(self.decision.created_at),
+            "model": self.decision.chosen,
+            "choices": [],
+            "usage": {
+                "prompt_tokens": usage.input_tokens,
+                "completion_tokens": usage.output_tokens,
+                "total_tokens": usage.input_tokens + usage.output_tokens,
+                **_cost_fields(settlement),
+            },
+        }
+        return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+
+
+def decision_headers(decision: RouteDecision, overhead_ms: float) -> dict[str, str]:
+    """Return the ``x-penstock-`` response headers of one decision."""
+    headers = {
+        "x-penstock-model": _ascii(decision.chosen),
+        "x-penstock-reason": decision.reason.value,
+        DECISION_ID_HEADER: decision.id,
+        "x-penstock-baseline": _ascii(decision.baseline),
+        "x-penstock-overhead-ms": f"{overhead_ms:.3f}",
+    }
+    if decision.artifact_id is not None:
+        headers["x-penstock-artifact"] = decision.artifact_id
+    if decision.estimated_cost_usd is not None:
+        headers["x-penstock-estimated-cost-usd"] = f"{decision.estimated_cost_usd:.9f}"
+    saving = decision.estimated_saving_usd
+    if saving is not None:
+        headers["x-penstock-estimated-saving-usd"] = f"{saving:.9f}"
+    return headers
+
+
+def outcome_of(error: BaseException) -> tuple[int, str]:
+    """Return status and code of a request that ended in `error`; one that was cancelled has been left."""
+    if isinstance(error, GatewayError):
+        return error.status, error.code
+    if isinstance(error, Exception):
+        return 500, "internal_error"
+    return CLIENT_LEFT_STATUS, "client_disconnected"
+
+
+def _refuse_foreign_error(reply: UpstreamReply, body: bytes) -> None:
+    """Pass a provider's JSON error on; hide anything else (an HTML page of some proxy, say)."""
+    try:
+        _object_decoder.decode(body)
+    except _UNREADABLE:
+        raise UpstreamBroken(f"The provider answered with status {reply.status} and no JSON.") from None
+
+
+def _with_cost(body: bytes, settlement: Settlement) -> bytes:
+    """Return the answer with its cost in ``usage``, which is made when the provider sent no object there."""
+    try:
+        fields = _object_decoder.decode(body)
+    except _UNREADABLE:
+        return body  # it has been paid for, so it is passed on as it is
+    try:
+        usage = _object_decoder.decode(fields["usage"])
+    except (KeyError, *_UNREADABLE):
+        usage = {}
+    fields["usage"] = raw({**usage, **_cost_fields(settlement)})
+    return msgspec.json.encode(fields)
+
+
+def _cost_fields(settlement: Settlement) -> dict[str, str | bool | None]:
+    return {
+        "cost_usd": None if settlement.cost_usd is None else format_usd(settlement.cost_usd),
+        "is_cost_estimated": None if settlement.usage is None else settlement.usage.is_estimated,
+    }
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "replace").decode()

@@ -1,0 +1,125 @@
+"""Candidates with their costs: which are within a request's limits, and how each is reported.
+
+Owns the reports of a decision and the errors when nothing is left. Pure. Read `within_limits`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from decimal import ROUND_CEILING, Decimal
+
+from penstock_gateway.compatibility import Rejection
+from penstock_gateway.decisions import CandidateReport
+from penstock_gateway.deployments import TIERS, Deployment
+from penstock_gateway.errors import NoCandidate
+from penstock_gateway.money.prices import format_usd
+from penstock_gateway.request_policy import RequestPolicy, tier_rank
+from penstock_routers.policy import Candidate, Choice, RejectReason
+from penstock_routers.policy_limits import Limits, violation
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One eligible deployment with its expected output tokens and cost, and what switching to it costs later."""
+
+    deployment: Deployment
+    output_tokens: float
+    cost_usd: float
+    switch_cost_usd: float = 0.0
+
+    def unranked_report(self) -> CandidateReport:
+        """Return the report of a candidate without estimates."""
+        d = self.deployment
+        return CandidateReport(
+            d.name, d.model, d.arm, d.tier, output_tokens=self.output_tokens, estimated_cost_usd=self.cost_usd
+        )
+
+
+def within_limits(
+    scored: list[Scored], policy: RequestPolicy, floor: int
+) -> tuple[list[Scored], tuple[CandidateReport, ...]]:
+    """Part the candidates into those within the limits and reports of the others."""
+    limits = Limits(floor, policy.max_cost_usd)
+    kept: list[Scored] = []
+    refused: list[CandidateReport] = []
+    for item in scored:
+        deployment = item.deployment
+        reason = violation(limits, tier_rank=tier_rank(deployment.tier), cost_usd=item.cost_usd)
+        if reason is None:
+            kept.append(item)
+            continue
+        if reason is RejectReason.MAX_COST:
+            detail = f"its expected cost of {_shown_usd(item.cost_usd)} USD is above the cap of {policy.max_cost_usd:g}"
+        else:
+            detail = f"its tier {deployment.tier or '(none)'} is below {TIERS[floor]}, the floor of this prompt"
+        report = replace(item.unranked_report(), rejected=reason, rejected_detail=detail)
+        refused.append(report)
+    if kept:
+        return kept, tuple(refused)
+    above = [item for item in scored if tier_rank(item.deployment.tier) >= floor]
+    if above:
+        raise too_dear(above, policy)
+    raise NoCandidate(
+        f"This prompt may only be answered by tier {TIERS[floor]} or above, and no such deployment can take it.",
+        code="category_floor_unmet",
+    )
+
+
+def too_dear(scored: list[Scored], policy: RequestPolicy) -> NoCandidate:
+    """Return the refusal of a request whose cheapest candidate costs more than its cap."""
+    cheapest = min(scored, key=lambda item: (item.cost_usd, item.deployment.name))
+    return NoCandidate(
+        f"The cheapest deployment that may answer, {cheapest.deployment.name}, is expected to cost "
+        f"{_shown_usd(cheapest.cost_usd)} USD; the cap is {policy.max_cost_usd:g} USD.",
+        code="max_cost_exceeded",
+        param="max_cost_usd",
+    )
+
+
+def candidate_of(scored: Scored, numbers: tuple[float, float, float, float]) -> Candidate:
+    """Return a deployment as the policy weighs it; `numbers` are quality, gain and their standard errors."""
+    return Candidate(scored.deployment.name, *numbers, scored.cost_usd, scored.switch_cost_usd)
+
+
+def reports_of(
+    choice: Choice, candidates: dict[str, Candidate], scored: dict[str, Scored]
+) -> tuple[CandidateReport, ...]:
+    """One report per candidate, in the order of the ranking."""
+    return tuple(
+        CandidateReport(
+            arm,
+            scored[arm].deployment.model,
+            scored[arm].deployment.arm,
+            scored[arm].deployment.tier,
+            quality=candidates[arm].quality,
+            quality_se=candidates[arm].quality_se,
+            gain=candidates[arm].gain,
+            gain_se=candidates[arm].gain_se,
+            output_tokens=scored[arm].output_tokens,
+            estimated_cost_usd=scored[arm].cost_usd,
+            utility=utility,
+            switch_cost_usd=scored[arm].switch_cost_usd or None,
+        )
+        for arm, utility in zip(choice.ranking, choice.utilities, strict=True)
+    )
+
+
+def rejected_report(deployment: Deployment, rejection: Rejection) -> CandidateReport:
+    """Return the report of a deployment that could not take the request."""
+    d = deployment
+    return CandidateReport(d.name, d.model, d.arm, d.tier, rejected=rejection.reason, rejected_detail=rejection.detail)
+
+
+def no_candidate(deployments: Sequence[Deployment], rejections: dict[str, Rejection | None]) -> NoCandidate:
+    """Return the refusal of a request that no deployment can take, with each one's reason."""
+    found = [(d.name, rejection) for d in deployments if (rejection := rejections[d.name])]
+    reasons = {rejection.reason for _, rejection in found}
+    code = "context_length_exceeded" if reasons == {RejectReason.CONTEXT_LENGTH} else None
+    detail = "; ".join(f"{name}: {rejection.detail}" for name, rejection in found)
+    return NoCandidate(f"No deployment can take this request. {detail}.", code=code)
+
+
+def _shown_usd(cost: float) -> str:
+    """Write an expected cost rounded up, so that it would do as a cap."""
+    return format_usd(Decimal(cost).quantize(Decimal("1e-9"), ROUND_CEILING))
