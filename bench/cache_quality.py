@@ -311,18 +311,18 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
-    parser.add_argument("--quick", action="store_true", help="our own corpus alone, a part of it, two orders")
+    parser.add_argument("--quick", action="store_true", help="a part of our own corpus, one order")
     parser.add_argument("--orders", type=int, default=20, help="seeded orders of each set")
     parser.add_argument("--sets", default=",".join(SETS), help="what to measure, comma-separated")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     names = ["own corpus"] if options.quick else [name for name in options.sets.split(",") if name in SETS]
-    orders = 2 if options.quick else options.orders
+    orders = 1 if options.quick else options.orders
     machine = describe_machine(("penstock", "numpy", "scikit-learn", "onnxruntime"))
     for line in machine_lines(machine):
         print(line)
     fitted = [] if options.quick else [name for name, source in SETS.items() if source.may_fit and name not in names]
-    tables = _tables([*names, *fitted], 1_600 if options.quick else None)
+    tables = _tables([*names, *fitted], 800 if options.quick else None)
     results: dict[str, list[dict[str, Any]]] = {}
     for name in [name for name in names if name in tables]:
         results[name] = _measure_set(name, tables, orders, options)
