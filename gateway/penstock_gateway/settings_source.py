@@ -292,7 +292,7 @@ class _TreeReader:
         if text.startswith(_OTHER_REFERENCE):
             names, text = [text.removeprefix(_OTHER_REFERENCE)], "${" + text.removeprefix(_OTHER_REFERENCE) + "}"
         if not names:
-            is_open = key[-1] == "redis_url" and "@" not in text  # an address without a password
+            is_open = key[-1:] == ("redis_url",) and "@" not in text  # an address without a password
             if is_secret(key) and text and not is_open and not (is_plain and plain_value(text) is None):
                 file = {"client_keys": "key_file", "deployments": "api_key_file"}.get(str(key[0]))
                 file = file if key[-1] in ("key", "api_key") and "headers" not in key else None
