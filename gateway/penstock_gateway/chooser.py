@@ -65,10 +65,13 @@ class PromptReading:
     vector : ndarray of float32, shape (d,), or None
         None when there is no encoder, no text, or the encoder failed.
     estimate : Estimate or None
+    duration_ms : float
+        What embedding and estimating took.
     """
 
     vector: FloatArray | None = None
     estimate: Estimate | None = None
+    duration_ms: float = 0.0
 
 
 UNREAD = PromptReading()
@@ -199,7 +202,7 @@ class ArmChooser:
         return replace(
             decision,
             candidates=decision.candidates + rejected,
-            routing_ms=(time.perf_counter() - started) * 1000.0,
+            routing_ms=(time.perf_counter() - started) * 1000.0 + (0.0 if reading is None else reading.duration_ms),
         )
 
     def physical(
@@ -246,6 +249,7 @@ class ArmChooser:
         parts = self.parts
         if parts is None or not request.routing_text.strip() or request.attachments:
             return UNREAD
+        started = time.perf_counter()
         try:
             async with asyncio.timeout(ROUTING_TIMEOUT_SECONDS):
                 vector = await parts.encoder.encode(request.routing_text)
@@ -255,7 +259,7 @@ class ArmChooser:
             self._on_failure()
             _log.warning("router_failed", extra={"error": type(error).__name__})
             return UNREAD
-        return PromptReading(vector, estimate)
+        return PromptReading(vector, estimate, (time.perf_counter() - started) * 1000.0)
 
     def _decide(self, asked: _Asked, eligible: list[Deployment], estimate: Estimate | None) -> RouteDecision:
         known = {} if estimate is None else {arm: index for index, arm in enumerate(estimate.arms)}

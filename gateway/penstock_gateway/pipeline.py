@@ -169,9 +169,11 @@ class Pipeline:
         try:
             if visit is not None and (hit := await visit.exact()):
                 return self._from_cache(caller, request, visit, hit)
+            if visit is None:
+                return await self._from_model(caller, request, await self.decide(caller, request, policy), None)
             reading = await self.chooser.read(request) if self._wants_reading(request, visit) else UNREAD
             decision = await self.decide(caller, request, policy, reading)
-            if visit is not None and (hit := await visit.semantic(reading, decision)):
+            if hit := await visit.semantic(reading, decision):
                 return self._from_cache(caller, request, visit, hit, reading)
             return await self._from_model(caller, request, decision, visit)
         except BaseException as error:
@@ -182,9 +184,9 @@ class Pipeline:
     def _visit(self, cache: CacheDesk, caller: Caller, request: ChatRequest, policy: RequestPolicy) -> Visit:
         return cache.open(caller.cache or CacheCaller(caller.tenant), request, policy, self.chooser.tradeoff)
 
-    def _wants_reading(self, request: ChatRequest, visit: Visit | None) -> bool:
+    def _wants_reading(self, request: ChatRequest, visit: Visit) -> bool:
         """Whether encoder and artifact are to be asked: for `auto`, and where another wording may answer."""
-        return is_alias(request.model) or (visit is not None and visit.wants_reading)
+        return is_alias(request.model) or visit.wants_reading
 
     async def _from_model(
         self, caller: Caller, request: ChatRequest, decision: RouteDecision, visit: Visit | None

@@ -272,3 +272,25 @@ async def test_cache_that_is_off_adds_no_header(tmp_path) -> None:
         for _ in range(2):
             assert "x-penstock-cache" not in (await gateway.chat()).headers
         assert len(gateway.upstream.requests) == 2
+
+
+async def test_cache_follower_that_fails_is_counted_and_begun_again(settings, monkeypatch) -> None:
+    """An index that cannot take a change says so and goes on following, instead of standing still."""
+    monkeypatch.setattr("penstock_gateway.caching.start.RESTART_SECONDS", 0.01)
+    async with running(settings, plain) as gateway:
+        desk = gateway.app.pipeline.cache
+        assert desk is not None
+        mirror = desk.services.cache.parts.mirror
+        add, failures = mirror.add, []
+
+        def failing_once(record, vector) -> None:
+            if not failures:
+                failures.append(record.entry_id)
+                raise RuntimeError("the index broke")
+            add(record, vector)
+
+        monkeypatch.setattr(mirror, "add", failing_once)
+        await (await gateway.chat()).read()
+        await stored(gateway)
+        assert failures
+        assert 'penstock_cache_problems_total{code="cache_failed"} 1.0' in await gateway.metrics()

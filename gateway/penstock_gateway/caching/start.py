@@ -10,16 +10,16 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from penstock_cache.answer_cache import AnswerCache, CacheParts
 from penstock_cache.categories import DEFAULT_POLICIES, CacheMode, CategoryPolicy
-from penstock_cache.errors import CacheError, RuleError, StoreUnavailable
+from penstock_cache.errors import RuleError, StoreUnavailable
 from penstock_cache.index.partitions import PartitionedIndex
 from penstock_cache.judging import EntryJudge
 from penstock_cache.lookups import Verifier
@@ -49,6 +49,7 @@ _log = logging.getLogger("penstock.cache")
 
 DEFAULT_RULE: Final = "cache-rule"
 SWEEP_SECONDS: Final = 60.0
+RESTART_SECONDS: Final = 1.0
 _NO_ENCODER_DIMENSION: Final = 64  # of the index of an exact-only cache, which stays empty
 _DRAIN_SECONDS: Final = 5.0
 
@@ -140,8 +141,12 @@ async def start_cache(settings: Settings, pipeline: Pipeline) -> RunningCache | 
     metrics.entries.set_function(lambda: len(mirror))
     metrics.is_in_step.set_function(lambda: float(follower.is_in_step))
     running = RunningCache(CacheDesk(services), finding, store, verifier, [])
-    for name, work in (("follow", follower.run(store)), ("sweep", _sweep(answers, services))):
-        running._tasks.append(asyncio.create_task(work, name=f"cache-{name}"))
+    works: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+        "follow": lambda: follower.run(store),
+        "sweep": lambda: _sweep(answers),
+    }
+    for name, work in works.items():
+        running._tasks.append(asyncio.create_task(_kept_going(work, services), name=f"cache-{name}"))
     if finding is not None:
         _log.warning("cache_exact_only", extra={"code": finding})
     pipeline.use_cache(running.desk)
@@ -263,10 +268,17 @@ async def _store(settings: CacheSettings, on_problem: Callable[[str], None]) -> 
     return MemoryDocumentStore()
 
 
-async def _sweep(answers: AnswerCache, services: CacheServices) -> None:
+async def _kept_going(work: Callable[[], Coroutine[Any, Any, None]], services: CacheServices) -> None:
+    """Run something for as long as the cache lives; what fails is counted, logged and begun again."""
+    while True:
+        try:
+            await work()
+        except Exception as failure:  # the edge of a background task: without it the index would stand still, unseen
+            services.note_failure(failure)
+        await asyncio.sleep(RESTART_SECONDS)
+
+
+async def _sweep(answers: AnswerCache) -> None:
     while True:
         await asyncio.sleep(SWEEP_SECONDS)
-        try:
-            await answers.sweep()
-        except CacheError as failure:
-            services.note_failure(failure)
+        await answers.sweep()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -176,3 +177,11 @@ async def test_choose_knob_zero_is_cheapest_and_one_is_best() -> None:
     artifact = FakeArtifact({"small": 0.3, "frontier": 0.9})
     assert (await chooser(artifact).choose(request(), 0.0)).chosen == "small"
     assert (await chooser(artifact).choose(request(), 1.0)).chosen == "frontier"
+
+
+async def test_choose_with_a_reading_made_before_counts_its_time() -> None:
+    """`routing_ms` is embedding, estimating and deciding, whoever did the first two."""
+    chosen = chooser(FakeArtifact(EQUAL_QUALITY))
+    reading = replace(await chosen.read(request()), duration_ms=250.0)
+    decision = await chosen.choose(request(), None, reading=reading)
+    assert decision.routing_ms >= 250.0
