@@ -5,7 +5,6 @@ Owns `CachedDocument` and its encoding. No I/O, no clock. Read `CachedDocument` 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 import msgspec
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock_cache.errors import DocumentDamaged
+from penstock_cache.sealing import seal, unseal
 
 FloatArray = NDArray[np.float32]
 
@@ -118,8 +118,7 @@ def encode_vector(vector: FloatArray) -> bytes:
 
 def encode_document(document: CachedDocument) -> bytes:
     """Return a document as bytes with a checksum in front."""
-    content = _encoder.encode(document)
-    return _checksum(content) + content
+    return seal(_encoder.encode(document), _CHECKSUM_BYTES)
 
 
 def decode_document(stored: bytes) -> CachedDocument:
@@ -130,8 +129,8 @@ def decode_document(stored: bytes) -> CachedDocument:
     DocumentDamaged
         The bytes were cut or changed, or come from another schema.
     """
-    content = stored[_CHECKSUM_BYTES:]
-    if len(stored) <= _CHECKSUM_BYTES or _checksum(content) != stored[:_CHECKSUM_BYTES]:
+    content = unseal(stored, _CHECKSUM_BYTES)
+    if content is None:
         raise DocumentDamaged("A stored answer is damaged; it was dropped.")
     try:
         document = _decoder.decode(content)
@@ -155,7 +154,3 @@ class Neighbour:
 
     entry_id: str
     cosine: float
-
-
-def _checksum(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=_CHECKSUM_BYTES).digest()

@@ -6,13 +6,12 @@ the encoding of both. No I/O, no clock. Read `IndexEvent` first.
 
 from __future__ import annotations
 
-import hashlib
-
 import msgspec
 import numpy as np
 
 from penstock_cache.entries import CACHE_SCHEMA, CachedDocument, FloatArray
 from penstock_cache.errors import DocumentDamaged
+from penstock_cache.sealing import seal, unseal
 
 _CHECKSUM_BYTES = 8
 
@@ -142,8 +141,7 @@ _change_decoder: msgspec.msgpack.Decoder[WireChange] = msgspec.msgpack.Decoder(W
 
 def encode_record(record: IndexRecord) -> bytes:
     """Return a record as bytes with a checksum in front."""
-    content = _encoder.encode(record)
-    return _checksum(content) + content
+    return seal(_encoder.encode(record), _CHECKSUM_BYTES)
 
 
 def decode_record(stored: bytes) -> IndexRecord:
@@ -154,8 +152,8 @@ def decode_record(stored: bytes) -> IndexRecord:
     DocumentDamaged
         The bytes were cut or changed, or come from another schema.
     """
-    content = stored[_CHECKSUM_BYTES:]
-    if len(stored) <= _CHECKSUM_BYTES or _checksum(content) != stored[:_CHECKSUM_BYTES]:
+    content = unseal(stored, _CHECKSUM_BYTES)
+    if content is None:
         raise DocumentDamaged("An index record is damaged; it was left out.", code="cache_record_damaged")
     try:
         record = _record_decoder.decode(content)
@@ -185,7 +183,3 @@ def decode_change(stored: bytes) -> WireChange:
         return _change_decoder.decode(stored)
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise DocumentDamaged("A logged change cannot be read; it was left out.", code="cache_change_damaged") from None
-
-
-def _checksum(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=_CHECKSUM_BYTES).digest()
