@@ -12,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 # ARGS goes to the command of demo, serve, train, test and bench.
 ARGS ?=
 # The benches in the order in which `make bench` runs them; BENCH=encoder runs one, as do cache and cache_quality.
-BENCH ?= overhead encoder conversations router training
+BENCH ?= overhead encoder conversations router training usage_estimates
 
 .PHONY: help setup demo serve test test-all check format bench train evaluate prices export-encoders pins build clean
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from support import isolation
+from support.fault_report import write_fault_table
 from support.redis_server import HOW_TO_GET_IT, NOT_INSTALLED, redis_binary, running_redis
 
 isolation.install()
@@ -58,7 +59,8 @@ def redis_url(_redis_url_of_session: str) -> Iterator[str]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say in one line that tests were skipped for want of a Redis server, and how to get one."""
+    """Show what each fault came to, and say in one line that tests were skipped for want of a Redis server."""
+    write_fault_table(terminalreporter)
     skipped = terminalreporter.stats.get("skipped", [])
     without_redis = sum(1 for report in skipped if NOT_INSTALLED in str(report.longrepr))
     if without_redis:

@@ -8,25 +8,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from penstock_gateway.accounts.directory import Directory
+from penstock_gateway.accounts.principal import Principal
 from penstock_gateway.asgi import RequestHead
-from penstock_gateway.errors import Forbidden, Unauthenticated
-from penstock_gateway.key_ring import KeyRing
+from penstock_gateway.errors import Forbidden
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 WILDCARD_ADDRESSES = frozenset({"0.0.0.0", "::", ""})
-OPEN_TENANT = "default"
 
 _HOST_AND_PORT = re.compile(r"(?:\[(?P<address>[^\[\]]+)\]|(?P<name>[^:\[\]]+))(?::[0-9]*)?")
 
 
 class Gatekeeper:
-    """Admits a request to a tenant.
+    """Admits a request and says who asks.
 
     Parameters
     ----------
-    key_ring : KeyRing
-    has_keys : bool
-        Whether any client key is configured; without one every local caller is the tenant `OPEN_TENANT`.
+    directory : Directory
+        Of keys; where none are asked for, every local caller is the same principal.
     bound_host : str
         The address that the server listens on.
     allowed_hosts : iterable of str
@@ -39,39 +38,31 @@ class Gatekeeper:
     configured: it needs a client key, which such a page does not have (``--insecure`` gives up both).
     """
 
-    def __init__(self, key_ring: KeyRing, *, has_keys: bool, bound_host: str, allowed_hosts: Iterable[str]) -> None:
-        self._key_ring = key_ring
-        self._has_keys = has_keys
+    def __init__(self, directory: Directory, *, bound_host: str, allowed_hosts: Iterable[str]) -> None:
+        self._directory = directory
         listed = {_host_name(name) for name in allowed_hosts}
         is_open = bound_host in WILDCARD_ADDRESSES and not listed
         self._hosts = None if is_open else LOOPBACK_HOSTS | listed | {_host_name(bound_host)}
         self._domains = tuple(name.removeprefix("*") for name in listed if name.startswith("*."))
 
-    def admit(self, head: RequestHead) -> str:
-        """Return the tenant of a request.
+    def admit(self, head: RequestHead) -> Principal:
+        """Return who sends a request.
 
         Raises
         ------
         Forbidden
             Code ``host_not_allowed``.
         Unauthenticated
-            Code ``missing_api_key`` or ``invalid_api_key``.
+            Code ``missing_api_key``, ``invalid_api_key``, ``api_key_expired`` or ``api_key_revoked``.
+        InvalidRequest
+            Code ``unknown_tag``.
         """
         if not self._allows_host(_host_name(head.host)):
             raise Forbidden(
                 "This Host header is not allowed; add the name to server.allowed_hosts.", code="host_not_allowed"
             )
-        if not self._has_keys:
-            return OPEN_TENANT
-        if head.credential is None:
-            raise Unauthenticated(
-                "A client key is required: send 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",
-                code="missing_api_key",
-            )
-        tenant = self._key_ring.tenant_of(head.credential)
-        if tenant is None:
-            raise Unauthenticated("This client key is not known.", code="invalid_api_key")
-        return tenant
+        principal = self._directory.authenticate(head.credential)
+        return self._directory.with_tags(principal, head.tags) if head.tags else principal
 
     def _allows_host(self, name: str) -> bool:
         return self._hosts is None or name in self._hosts or (bool(self._domains) and name.endswith(self._domains))

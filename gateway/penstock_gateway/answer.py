@@ -7,21 +7,28 @@ the offer to the cache. Read `Answer`.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 import msgspec
 
 from penstock_cache.lookups import Hit
+from penstock_gateway.attempts.draining import DrainDesk
+from penstock_gateway.attempts.reply import AttemptReply
 from penstock_gateway.caching.assembly import KeptStream
 from penstock_gateway.caching.visit import Visit
 from penstock_gateway.decisions import DECISION_ID_HEADER, RouteDecision, Settlement
-from penstock_gateway.errors import GatewayError, UpstreamBroken
+from penstock_gateway.errors import GatewayError, Unauthenticated, UpstreamBroken
 from penstock_gateway.money.prices import format_usd
-from penstock_gateway.request_body import ChatRequest, raw
+from penstock_gateway.request_body import raw
+from penstock_gateway.settling import Passage
 from penstock_gateway.upstream.protocol import UpstreamReply
+from penstock_routers.token_counts import tokens_at_most
 
 CLIENT_LEFT_STATUS = 499  # as in nginx's logs; no client ever sees it
+REVOCATION_SECONDS = 1.0
+"""How often a stream under way looks whether its key is still valid."""
 
 _COMPLETION_ID = re.compile(rb'"id":\s*"([\w.:-]{1,128})"')
 _DONE = re.compile(rb"(?<![^\r\n])data: ?\[DONE\]")  # at the start of a line: text may quote it
@@ -36,40 +43,43 @@ class Answer:
     ----------
     settle : callable
         Charges the request, given status and error code; called once.
-    request : ChatRequest
-    includes_cost : bool
-        The client wants the actual cost in the answer.
-    decision : RouteDecision
-    reply : UpstreamReply
-    overhead_ms : float
-        The gateway's own time before the provider was called.
+    passage : Passage
+        With a reply.
     visit : Visit or None
         The request's dealings with the cache.
     hit : Hit or None
         What was served; None when a model answered.
     max_kept_bytes : int
         Largest stream that is kept to be stored.
+    drains : DrainDesk or None
+        Reads on for its usage what a client has left, where the deployment says so.
+    is_revoked : callable
+        Whether a key has been revoked meanwhile, by its id.
     """
 
     def __init__(
         self,
         settle: Callable[[int, str | None], Settlement],
-        request: ChatRequest,
-        decision: RouteDecision,
-        reply: UpstreamReply,
-        overhead_ms: float,
+        passage: Passage,
         *,
-        includes_cost: bool,
         visit: Visit | None = None,
         hit: Hit | None = None,
         max_kept_bytes: int = 0,
+        drains: DrainDesk | None = None,
+        is_revoked: Callable[[str], bool] = lambda _: False,
     ) -> None:
-        self.decision = decision
+        reply, request = passage.reply, passage.request
+        assert reply is not None
+        self.passage = passage
+        self.decision = passage.decision
         self.reply = reply
-        self.overhead_ms = overhead_ms
+        self.overhead_ms = passage.overhead_ms
         self.is_stream = request.is_stream and reply.status < 400
         self._settle = settle
-        self._includes_cost = includes_cost
+        self._includes_cost = passage.caller.includes_cost or request.includes_cost
+        self._drains = drains
+        self._is_revoked = is_revoked
+        self._looked_at = 0.0
         self._completion_id: str | None = None
         self._is_settled = False
         self._settlement: Settlement | None = None
@@ -77,10 +87,16 @@ class Answer:
         self._hit = hit
         self._kept = KeptStream(max_kept_bytes) if self.is_stream and self._may_keep else None
 
-    @property
-    def cache_headers(self) -> dict[str, str]:
-        """Return what the response says of the cache; nothing when there is none."""
-        return {} if self._visit is None else self._visit.headers(self._hit)
+    def headers(self) -> dict[str, str]:
+        """Return the ``x-penstock-`` headers of the response, and the caller's rate limits."""
+        passage = self.passage
+        served = None if passage.served is None else passage.served.deployment
+        headers = decision_headers(self.decision, self.overhead_ms, served=served, attempts=len(passage.records))
+        if self._visit is not None:
+            headers.update(self._visit.headers(self._hit))
+        if passage.hold is not None:
+            headers.update(passage.hold.headers())
+        return headers
 
     @property
     def _may_keep(self) -> bool:
@@ -123,6 +139,7 @@ class Answer:
                         yield block[: done.start()] + self._cost_event() + block[done.start() :]
                     else:
                         yield block
+                    await self._keep_up()
             if self._includes_cost:
                 yield self._cost_event()
             self._settle_stream()
@@ -142,17 +159,54 @@ class Answer:
         self._settlement = self._settle(status, error_code)
         return self._settlement
 
+    async def _keep_up(self) -> None:
+        """Let the stream go on, or not: its budget has to reach, and its key has to be valid still.
+
+        Raises
+        ------
+        QuotaExceeded, Overloaded, Unauthenticated
+        """
+        hold = self.passage.hold
+        if hold is None or self._hit is not None:
+            return
+        if hold.is_metered and not self._is_settled:
+            usage = self.reply.usage
+            reported = 0 if usage is None else usage.output_tokens
+            await hold.keep_up(max(tokens_at_most(self.reply.output_bytes), reported))
+        now = time.monotonic()
+        if now - self._looked_at >= REVOCATION_SECONDS:
+            self._looked_at = now
+            if self._is_revoked(hold.principal.key_id):
+                raise Unauthenticated("This client key has been revoked.", code="api_key_revoked")
+
     def _keep(self, answer: bytes, settlement: Settlement | None, *, is_stream: bool = False) -> None:
         """Offer a complete answer to the cache."""
         if self._visit is not None and settlement is not None:
             self._visit.keep(answer, self.decision, settlement, is_stream=is_stream)
 
     async def aclose(self) -> None:
-        """Release the provider's connection; a request that has not been settled by now was given up."""
-        self.settle(200 if self.is_stream else CLIENT_LEFT_STATUS, "client_disconnected")
+        """Release the provider's connection; a request that has not been settled by now was given up.
+
+        Where the deployment says so, what is left of the answer is read on in the background, for its usage.
+        """
+        status = 200 if self.is_stream else CLIENT_LEFT_STATUS
+        if not self._is_settled and self._drains is not None and self._drain(self._drains, status):
+            return
+        self.settle(status, "client_disconnected")
         if self._visit is not None:
             self._visit.close(is_over=self._settlement is None or self._settlement.error_code != "client_disconnected")
         await self.reply.aclose()
+
+    def _drain(self, drains: DrainDesk, status: int) -> bool:
+        """Hand the rest of the answer over; False when it is not wanted or there is no room for it."""
+
+        def on_done() -> None:
+            self.settle(status, "client_disconnected")
+            if self._visit is not None:
+                self._visit.close(is_over=False)
+
+        reply = self.reply
+        return isinstance(reply, AttemptReply) and self.is_stream and reply.may_drain and drains.drain(reply, on_done)
 
     def _settle_stream(self) -> Settlement | None:
         return self.settle(200, None if self.reply.stream_error is None else "upstream_stream_error")
@@ -167,7 +221,7 @@ class Answer:
             "id": self._completion_id or self.decision.id,  # clients group chunks by id
             "object": "chat.completion.chunk",
             "created": int(self.decision.created_at),
-            "model": self.decision.chosen,
+            "model": settlement.served or self.decision.chosen,
             "choices": [],
             "usage": {
                 "prompt_tokens": usage.input_tokens,
@@ -179,10 +233,21 @@ class Answer:
         return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
 
 
-def decision_headers(decision: RouteDecision, overhead_ms: float) -> dict[str, str]:
-    """Return the ``x-penstock-`` response headers of one decision."""
+def decision_headers(
+    decision: RouteDecision, overhead_ms: float, *, served: str | None = None, attempts: int = 0
+) -> dict[str, str]:
+    """Return the ``x-penstock-`` response headers of one decision.
+
+    Parameters
+    ----------
+    decision : RouteDecision
+    overhead_ms : float
+    served : str or None
+        Deployment that answered, when a provider did.
+    attempts : int
+    """
     headers = {
-        "x-penstock-model": _ascii(decision.chosen),
+        "x-penstock-model": _ascii(served or decision.chosen),
         "x-penstock-reason": decision.reason.value,
         DECISION_ID_HEADER: decision.id,
         "x-penstock-baseline": _ascii(decision.baseline),
@@ -192,6 +257,10 @@ def decision_headers(decision: RouteDecision, overhead_ms: float) -> dict[str, s
         headers["x-penstock-artifact"] = decision.artifact_id
     if decision.estimated_cost_usd is not None:
         headers["x-penstock-estimated-cost-usd"] = f"{decision.estimated_cost_usd:.9f}"
+    if attempts > 1:
+        headers["x-penstock-attempts"] = str(attempts)
+    if served is not None and served != decision.chosen:
+        headers["x-penstock-intended-model"] = _ascii(decision.chosen)
     saving = decision.estimated_saving_usd
     if saving is not None:
         headers["x-penstock-estimated-saving-usd"] = f"{saving:.9f}"
@@ -232,7 +301,7 @@ def _with_cost(body: bytes, settlement: Settlement) -> bytes:
 def _cost_fields(settlement: Settlement) -> dict[str, str | bool | None]:
     return {
         "cost_usd": None if settlement.cost_usd is None else format_usd(settlement.cost_usd),
-        "is_cost_estimated": None if settlement.usage is None else settlement.usage.is_estimated,
+        "is_cost_estimated": settlement.has_estimate,
     }
 
 

@@ -18,10 +18,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from penstock_gateway.accounts.start import open_directory
 from penstock_gateway.admission import Gatekeeper
 from penstock_gateway.artifact_watch import ArtifactWatch
 from penstock_gateway.asgi import ClientGoneError, Receive, Scope, Send, read_head, send_error
-from penstock_gateway.caching.start import start_cache
 from penstock_gateway.endpoints.cache import cache_routes
 from penstock_gateway.endpoints.chat import ChatEndpoint
 from penstock_gateway.endpoints.feedback import feedback_routes
@@ -34,12 +34,13 @@ from penstock_gateway.errors import (
     shutting_down,
     unexpected_failure,
 )
-from penstock_gateway.key_ring import KeyRing
 from penstock_gateway.pipeline import Pipeline
-from penstock_gateway.request_log import start_request_log
+from penstock_gateway.redis_servers import RedisServers
+from penstock_gateway.running_gateway import GatewayParts, RunningGateway
 from penstock_gateway.settings import Settings
+from penstock_gateway.settings_models import ServerSettings
 from penstock_gateway.upstream.protocol import Upstream
-from penstock_gateway.wiring import RoutingFinding, build_pipeline, build_watch, warn_of_floors
+from penstock_gateway.wiring import RoutingFinding, build_pipeline, build_watch
 
 _log = logging.getLogger("penstock.app")
 
@@ -57,13 +58,29 @@ class PenstockApp:
     chat : ChatEndpoint
     inspection : FastAPI
         Answers everything but the hot endpoint.
+    running : RunningGateway
+        What is started and stopped with it.
     """
 
-    def __init__(self, pipeline: Pipeline, gatekeeper: Gatekeeper, chat: ChatEndpoint, inspection: FastAPI) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        gatekeeper: Gatekeeper,
+        chat: ChatEndpoint,
+        inspection: FastAPI,
+        running: RunningGateway,
+    ) -> None:
         self.pipeline = pipeline
+        self.running = running
         self.inspection = inspection
         self._gatekeeper = gatekeeper
         self._chat = chat
+
+    def use_bounds(self, server: ServerSettings) -> None:
+        """Follow another configuration's hosts and limits."""
+        directory = self.running.parts.directory
+        self._gatekeeper = Gatekeeper(directory, bound_host=server.host, allowed_hosts=server.allowed_hosts)
+        self._chat.max_body_bytes, self._chat.max_in_flight = server.max_body_bytes, server.max_in_flight
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Admit, then dispatch: the chat endpoint directly, the rest through FastAPI."""
@@ -90,11 +107,11 @@ class PenstockApp:
             await self.inspection(scope, receive, send)
             return
         head = read_head(scope)
-        tenant = self._gatekeeper.admit(head)
+        principal = self._gatekeeper.admit(head)
         if path == _CHAT_PATH and scope["method"] == "POST":
-            await self._chat(scope, receive, send, head, tenant)
+            await self._chat(scope, receive, send, head, principal)
             return
-        scope["penstock.tenant"] = tenant
+        scope["penstock.principal"] = principal
         await self.inspection(scope, receive, send)
 
 
@@ -115,9 +132,16 @@ def create_app(settings: Settings, *, upstreams: Mapping[str, Upstream] | None =
     watch, encoder_finding = build_watch(settings, pipeline)
     finding = finding or encoder_finding
     server = settings.server
+    servers = RedisServers(pipeline.metrics.redis)
+    directory = open_directory(
+        settings,
+        redis=servers.guard(settings, "accounts") if settings.accounts.store == "redis" else None,
+        on_problem=lambda problem: pipeline.metrics.account_problems.labels(problem).inc(),
+    )
+    pipeline.attempts.is_revoked = directory.is_revoked_now
+    running = RunningGateway(GatewayParts(settings, pipeline, finding, watch, directory, servers))
     gatekeeper = Gatekeeper(
-        KeyRing.from_settings(settings),
-        has_keys=bool(settings.client_keys),
+        directory,
         bound_host=server.host,
         allowed_hosts=server.allowed_hosts,
     )
@@ -128,7 +152,7 @@ def create_app(settings: Settings, *, upstreams: Mapping[str, Upstream] | None =
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,  # a Location would name http:// behind a TLS proxy, and carry the key there
-        lifespan=_lifespan(settings, pipeline, finding, watch),
+        lifespan=_lifespan(running),
     )
     _add_error_handlers(inspection, pipeline)
     inspection.include_router(
@@ -142,7 +166,7 @@ def create_app(settings: Settings, *, upstreams: Mapping[str, Upstream] | None =
     )
     inspection.include_router(feedback_routes(pipeline))
     inspection.include_router(cache_routes(pipeline))
-    return PenstockApp(pipeline, gatekeeper, chat, inspection)
+    return PenstockApp(pipeline, gatekeeper, chat, inspection, running)
 
 
 def _readiness(pipeline: Pipeline, finding: RoutingFinding | None, watch: ArtifactWatch | None) -> dict[str, Any]:
@@ -159,38 +183,14 @@ def _readiness(pipeline: Pipeline, finding: RoutingFinding | None, watch: Artifa
     }
 
 
-def _lifespan(
-    settings: Settings, pipeline: Pipeline, finding: RoutingFinding | None, watch: ArtifactWatch | None
-) -> Any:
+def _lifespan(running: RunningGateway) -> Any:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        stop_log = start_request_log(level=settings.log.level, on_drop=pipeline.metrics.log_dropped.inc)
-        if pipeline.events is not None:
-            pipeline.events.start()
-        if finding is not None:
-            _log.warning("routing_off", extra={"code": finding.code, "problem": finding.message})
-        if pipeline.chooser.parts is not None:
-            warn_of_floors(settings, pipeline.chooser.parts.artifact)
-        cache = None
         try:
-            if watch is not None:
-                await watch.start()
-            cache = await start_cache(settings, pipeline)
+            await running.start()
             yield
-            if watch is not None:
-                await watch.aclose()
-            if cache is not None:
-                await cache.aclose()
-            for upstream in pipeline.upstreams.values():
-                await upstream.aclose()
-            if pipeline.chooser.parts is not None:
-                await pipeline.chooser.parts.encoder.aclose()
-            elif watch is not None:
-                await watch.encoder.aclose()
         finally:
-            if pipeline.events is not None:
-                await asyncio.to_thread(pipeline.events.stop)
-            stop_log()
+            await running.aclose()
 
     return lifespan
 

@@ -50,6 +50,8 @@ class RequestHead:
     cache: str | None = None
     cache_category: str | None = None
     cache_marks: str | None = None
+    tags: str | None = None
+    timeout: str | None = None
     asks_upgrade: bool = False
 
 
@@ -205,8 +207,13 @@ _TEXT_CONTROLS = {
     b"x-penstock-max-cost-usd": "max_cost_usd",
     b"x-penstock-min-quality": "min_quality",
     b"x-penstock-cache-category": "cache_category",
+    b"x-penstock-timeout": "timeout",
 }
-_LIST_CONTROLS = {b"x-penstock-cache": "cache", b"x-penstock-cache-marks": "cache_marks"}
+_LIST_CONTROLS = {
+    b"x-penstock-cache": "cache",
+    b"x-penstock-cache-marks": "cache_marks",
+    b"x-penstock-tags": "tags",
+}
 _COST_CONTROL = b"x-penstock-include-cost"
 _KNOWN_CONTROLS = ", ".join(name.decode() for name in (*_TEXT_CONTROLS, _COST_CONTROL, *_LIST_CONTROLS))
 

@@ -20,6 +20,7 @@ from penstock_gateway.compatibility import Rejection, reject
 from penstock_gateway.conversations import Warm
 from penstock_gateway.decisions import CandidateReport, RouteDecision
 from penstock_gateway.deployments import TIERS, Deployment
+from penstock_gateway.errors import GatewayError
 from penstock_gateway.identifiers import identifier_source
 from penstock_gateway.request_body import ChatRequest, TradeoffValue
 from penstock_gateway.request_policy import UNLIMITED, PolicyRules, RequestPolicy, tier_rank
@@ -134,6 +135,11 @@ class ArmChooser:
         """Identifier of the artifact in force."""
         return self.parts.artifact.id if self.parts else None
 
+    @property
+    def encoder_id(self) -> str | None:
+        """Identifier of the encoder in force."""
+        return self.parts.artifact.manifest.encoder.id if self.parts else None
+
     def with_artifact(self, artifact: RouterArtifact, encoder: EncoderService, arms: Mapping[str, str]) -> ArmChooser:
         """Return a chooser that decides by another artifact and is the same otherwise.
 
@@ -192,7 +198,7 @@ class ArmChooser:
         """
         started = time.perf_counter()
         setting = self.tradeoff if tradeoff is None else tradeoff
-        rejections = {deployment.name: reject(request, deployment) for deployment in self._routable}
+        rejections = {d.name: _not_allowed(d, policy) or reject(request, d) for d in self._routable}
         eligible = [deployment for deployment in self._routable if rejections[deployment.name] is None]
         if not eligible:
             raise no_candidate(self._routable, rejections)
@@ -243,6 +249,24 @@ class ArmChooser:
         report = replace(self._score(asked, deployment, None).unranked_report(), estimated_cost_usd=0.0)
         choice = Choice(deployment.name, RouteReason.CACHED, (deployment.name,), (0.0,))
         return self._record(asked, choice, (report,), reading.estimate)
+
+    async def shadow(self, request: ChatRequest, policy: RequestPolicy = UNLIMITED) -> RouteDecision | None:
+        """Return what would have been chosen had the client left the choice to the gateway.
+
+        Parameters
+        ----------
+        request : ChatRequest
+        policy : RequestPolicy
+
+        Returns
+        -------
+        RouteDecision or None
+            None when nothing could have been chosen.
+        """
+        try:
+            return await self.choose(request, policy.tradeoff, policy)
+        except GatewayError:
+            return None
 
     async def read(self, request: ChatRequest) -> PromptReading:
         """Embed the prompt and score it on every arm; empty when there is nothing to go by."""
@@ -353,7 +377,8 @@ class ArmChooser:
         self, asked: _Asked, deployment: Deployment, estimate: Estimate | None, column: int | None = None
     ) -> Scored:
         """Return the expected output tokens and cost of one request on one deployment."""
-        request, price, warm = asked.request, deployment.price, asked.warm
+        request, warm = asked.request, asked.warm
+        price = deployment.price.rates_for(request.input_tokens)
         tokens = ASSUMED_OUTPUT_TOKENS
         if estimate is not None and column is not None:
             tokens = float(estimate.output_tokens[column])
@@ -428,3 +453,9 @@ class ArmChooser:
         if asked.warm is not None:
             asked = replace(asked, warm=replace(asked.warm, deployment=self._baseline.name))
         return self._score(asked, self._baseline, estimate, column).cost_usd
+
+
+def _not_allowed(deployment: Deployment, policy: RequestPolicy) -> Rejection | None:
+    if policy.choosable is None or deployment.name in policy.choosable:
+        return None
+    return Rejection(RejectReason.NOT_ALLOWED, "this key may not use it")

@@ -20,6 +20,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from penstock_gateway.cache_commands import cache_group, running_findings
+from penstock_gateway.commands.budgets import budgets_group
+from penstock_gateway.commands.groups import tags_group, teams_group
+from penstock_gateway.commands.keys import keys_group
+from penstock_gateway.commands.reconcile import reconcile_command
+from penstock_gateway.commands.report import report_group
+from penstock_gateway.commands.spend import spend_group
+from penstock_gateway.events.commands import events_group
 
 if TYPE_CHECKING:
     from penstock_gateway.configuration_problems import ConfigurationError
@@ -101,6 +108,10 @@ def penstock(debug: bool) -> None:
 
 
 penstock.add_command(cache_group)
+penstock.add_command(events_group)
+for _group in (keys_group, teams_group, tags_group, budgets_group, spend_group, report_group):
+    penstock.add_command(_group)
+spend_group.add_command(reconcile_command)
 
 
 @penstock.command("serve")
@@ -111,14 +122,22 @@ penstock.add_command(cache_group)
 def serve_command(path: Path | None, host: str | None, port: int | None, insecure: bool) -> int:
     """Run the gateway until interrupted."""
     settings = _load(path, host=host, port=port, is_insecure=insecure)
+    given_host, given_port = host, port
+    from penstock_gateway.accounts.start import start_problem
     from penstock_gateway.app import create_app
+    from penstock_gateway.configurations import reloading_app
     from penstock_gateway.doctor import port_problem
     from penstock_gateway.server import free_port, serve
     from penstock_gateway.settings_model_checks import routing_obstacle
+    from penstock_gateway.settings_restart import ConfigurationReader
 
     problem = port_problem(settings.server.host, settings.server.port)
     if problem is not None:
         raise click.ClickException(f"{problem}; stop what listens there, or use --port")
+    if settings.admin.port and (problem := port_problem(settings.admin.host, settings.admin.port)) is not None:
+        raise click.ClickException(f"{problem}; stop what listens there, or change admin.port")
+    if (problem := start_problem(settings)) is not None:
+        raise click.ClickException(problem)
     host = settings.server.host
     app = create_app(settings)
     listener = None if settings.server.port else free_port(host)
@@ -128,7 +147,8 @@ def serve_command(path: Path | None, host: str | None, port: int | None, insecur
     deployments = f"{count} deployment{'' if count == 1 else 's'}, default {settings.default_arm}"
     base_url = f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{port}/v1"
     click.echo(f"penstock {version()}: base URL {base_url} with {deployments}{off}", err=True)
-    serve(settings, app, listener=listener)
+    reader = ConfigurationReader(path, os.environ, host=given_host, port=given_port, is_insecure=insecure)
+    serve(settings, reloading_app(app, settings, reader), listener=listener)
     return 0
 
 
@@ -228,6 +248,7 @@ def demo_command(once: bool, port: int | None, tradeoff: str, as_json: bool) -> 
 def prices_command(pattern: str | None, provider: str | None, as_json: bool) -> int:
     """List the bundled prices; PATTERN is a part of the model's name."""
     from penstock_gateway.configuration_problems import did_you_mean
+    from penstock_gateway.money.price_text import long_prompt_text, price_fields, service_text
     from penstock_gateway.money.prices import format_usd
     from penstock_gateway.money.snapshot import load_snapshot
     from penstock_gateway.settings_report import table
@@ -235,29 +256,35 @@ def prices_command(pattern: str | None, provider: str | None, as_json: bool) -> 
     snapshot = load_snapshot()
     if provider is not None and provider not in snapshot.models:
         raise click.UsageError(f"no prices of {provider!r}; {did_you_mean(provider, list(snapshot.models))}")
-    rows = [
-        (
-            name,
-            model,
-            format_usd(facts.input),
-            format_usd(facts.input if facts.cached_input is None else facts.cached_input),
-            format_usd(facts.output),
-            format_usd(facts.output if facts.reasoning is None else facts.reasoning),
-            str(facts.context_tokens),
-        )
+    found = [
+        (name, model, facts.price(snapshot), facts)
         for name, models in snapshot.models.items()
         for model, facts in models.items()
         if (provider is None or name == provider) and (pattern is None or pattern.lower() in model.lower())
     ]
-    head = ("provider", "model", "input", "cached_input", "output", "reasoning", "context_tokens")
     if as_json:
-        models = [dict(zip(head, row, strict=True)) for row in rows]
+        shown = [
+            {"provider": name, "model": model, **price_fields(price), "context_tokens": str(facts.context_tokens)}
+            for name, model, price, facts in found
+        ]
         unit = "USD per million tokens"
-        _write_json({"source": snapshot.name, "as_of": snapshot.as_of, "unit": unit, "models": models})
+        _write_json({"source": snapshot.name, "as_of": snapshot.as_of, "unit": unit, "models": shown})
         return 0
-    short = ("provider", "model", "in", "cached", "out", "reasoning", "context")
-    click.echo("\n".join(table(short, rows, right=(2, 3, 4, 5, 6), spare=(6, 5, 3), width=_width())))
-    click.echo(f"\n{len(rows)} models; USD per million tokens; {snapshot.name}, {snapshot.as_of}", err=True)
+    rows = [
+        (
+            name,
+            model,
+            *(format_usd(getattr(price.standard, rate)) for rate in ("input", "cached_input", "cache_write", "output")),
+            long_prompt_text(price.above),
+            service_text(price),
+            str(facts.context_tokens),
+        )
+        for name, model, price, facts in found
+    ]
+    head = ("provider", "model", "in", "cached", "write", "out", "long prompts", "service tiers", "context")
+    click.echo("\n".join(table(head, rows, right=(2, 3, 4, 5, 8), spare=(7, 8, 6, 4, 3), width=_width())))
+    summary = f"{len(rows)} models; USD per million tokens, more kinds with --json; {snapshot.name}, {snapshot.as_of}"
+    click.echo(f"\n{summary}", err=True)
     return 0
 
 
@@ -312,8 +339,8 @@ def _decide(
     import asyncio
 
     from penstock_gateway.artifact_source import is_artifact_url
+    from penstock_gateway.callers import Caller
     from penstock_gateway.errors import GatewayError
-    from penstock_gateway.pipeline import Caller
     from penstock_gateway.request_body import parse_chat_request
     from penstock_gateway.wiring import build_pipeline, build_watch
 

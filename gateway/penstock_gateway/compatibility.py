@@ -71,7 +71,9 @@ def reject(request: ChatRequest, deployment: Deployment) -> Rejection | None:
     return _reject_parameter(request.fields, deployment) or _reject_adapter(request, deployment)
 
 
-def body_for(request: ChatRequest, deployment: Deployment, *, is_routed: bool, asks_usage: bool) -> JsonObject:
+def body_for(
+    request: ChatRequest, deployment: Deployment, *, is_routed: bool, asks_usage: bool, max_tokens: int | None = None
+) -> JsonObject:
     """Return the body as it shall reach the model.
 
     Parameters
@@ -82,6 +84,8 @@ def body_for(request: ChatRequest, deployment: Deployment, *, is_routed: bool, a
         Penstock chose the deployment, so parameters are translated; otherwise they stay as written.
     asks_usage : bool
         Ask a stream for its usage although the client did not.
+    max_tokens : int, optional
+        Limit on output tokens that a budget sets where the client gave none.
 
     Returns
     -------
@@ -94,6 +98,9 @@ def body_for(request: ChatRequest, deployment: Deployment, *, is_routed: bool, a
         _rename_token_limit(body, deployment.parameters.max_tokens_field)
         for name in deployment.parameters.droppable:
             body.pop(name, None)
+    if max_tokens is not None:
+        wanted = deployment.parameters.max_tokens_field
+        body["max_tokens" if wanted == "both" else wanted] = raw(max_tokens)
     if asks_usage:
         body["stream_options"] = _with_usage(body.get("stream_options"))
     return body

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from penstock_gateway.attempts.records import AttemptRecord
 from penstock_gateway.money.prices import format_usd
 from penstock_gateway.money.usage import Usage
 from penstock_routers.policy import RejectReason, RouteReason
@@ -93,6 +94,8 @@ class RouteDecision:
         Name of the deployment that answered this conversation last, while its provider has the prompt cached.
     forgone_usd : float
         What staying there has cost so far, this request included.
+    shadow : RouteDecision or None
+        In observe mode, what would have been decided about a request that names its model.
     routing_ms : float
         Time spent embedding, estimating and deciding.
     """
@@ -119,6 +122,7 @@ class RouteDecision:
     floor: str | None = None
     warm: str | None = None
     forgone_usd: float = 0.0
+    shadow: RouteDecision | None = None
 
     @property
     def tier(self) -> str | None:
@@ -163,6 +167,7 @@ class RouteDecision:
             "warm_model": self.warm,
             "artifact": self.artifact_id,
             "routing_ms": round(self.routing_ms, 3),
+            "shadow": None if self.shadow is None else _shadow_json(self.shadow),
             "candidates": [candidate.as_json() for candidate in self.candidates],
         }
 
@@ -179,9 +184,17 @@ class Settlement:
     error_code : str or None
     usage : Usage or None
     cost_usd : Decimal or None
-        Exact cost; marked by ``usage.is_estimated`` when the provider reported no usage.
+        Exact cost of all attempts; None when no provider did any work, or a price is not known.
     duration_ms, overhead_ms : float
         Whole request, and the gateway's own share before the provider was called.
+    served : str or None
+        Name of the deployment that answered; None when no provider did.
+    attempts : tuple of AttemptRecord
+        In the order in which they began, the one that answered included.
+    first_byte_ms : float or None
+        From the complete body of the request to the first byte of the answer.
+    is_cost_estimated : bool or None
+        Whether some usage was not reported, or some price is that of models like it; None: as the usage says.
     """
 
     status: int
@@ -190,6 +203,17 @@ class Settlement:
     cost_usd: Decimal | None
     duration_ms: float
     overhead_ms: float
+    served: str | None = None
+    attempts: tuple[AttemptRecord, ...] = ()
+    first_byte_ms: float | None = None
+    is_cost_estimated: bool | None = None
+
+    @property
+    def has_estimate(self) -> bool | None:
+        """Whether the cost, or the usage where there is no cost, is an estimate; None where there is neither."""
+        if self.is_cost_estimated is not None:
+            return self.is_cost_estimated
+        return None if self.usage is None else self.usage.is_estimated
 
     def as_json(self) -> dict[str, Any]:
         """Return the settlement as plain values."""
@@ -198,7 +222,7 @@ class Settlement:
             "status": self.status,
             "error_code": self.error_code,
             "cost_usd": None if self.cost_usd is None else format_usd(self.cost_usd),
-            "is_cost_estimated": None if usage is None else usage.is_estimated,
+            "is_cost_estimated": self.has_estimate,
             "input_tokens": None if usage is None else usage.input_tokens,
             "cached_input_tokens": None if usage is None else usage.cached_input_tokens,
             "output_tokens": None if usage is None else usage.output_tokens,
@@ -214,18 +238,31 @@ class RecentDecisions:
     Parameters
     ----------
     keep : int
-        How many decisions are remembered; the oldest go first.
+        How many decisions are remembered; the oldest go first. May be changed at any time.
     """
 
     def __init__(self, keep: int) -> None:
-        self._keep = keep
+        self.keep = keep
         self._records: OrderedDict[str, tuple[str, RouteDecision, Settlement | None]] = OrderedDict()
+        self._requests: dict[tuple[str, str], str] = {}
+        self._requests_of: dict[str, tuple[str, str]] = {}
 
-    def add(self, tenant: str, decision: RouteDecision) -> None:
-        """Remember a decision whose request is under way."""
+    def add(self, tenant: str, decision: RouteDecision, request_id: str = "") -> None:
+        """Remember a decision whose request is under way.
+
+        Parameters
+        ----------
+        tenant : str
+        decision : RouteDecision
+        request_id : str
+            By which the tenant may ask for it, too; empty for none. Clients may use one twice: the last one counts.
+        """
         self._records[decision.id] = (tenant, decision, None)
-        if len(self._records) > self._keep:
-            self._records.popitem(last=False)
+        if request_id:
+            self._requests[tenant, request_id] = decision.id
+            self._requests_of[decision.id] = (tenant, request_id)
+        while len(self._records) > self.keep:
+            self._forget(self._records.popitem(last=False)[0])
 
     def settle(self, decision_id: str, settlement: Settlement) -> None:
         """Attach the outcome, unless the decision has been forgotten."""
@@ -240,6 +277,19 @@ class RecentDecisions:
             return None
         return record[1], record[2]
 
+    def id_of_request(self, tenant: str, request_id: str) -> str | None:
+        """Return the id of the decision of a tenant's own request, or None."""
+        return self._requests.get((tenant, request_id))
+
+    def request_id_of(self, decision_id: str) -> str:
+        """Return the id of the request that a decision was made for; empty when there is none."""
+        return self._requests_of.get(decision_id, ("", ""))[1]
+
+    def _forget(self, decision_id: str) -> None:
+        key = self._requests_of.pop(decision_id, None)
+        if key is not None and self._requests.get(key) == decision_id:
+            del self._requests[key]
+
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 5)
@@ -248,3 +298,13 @@ def _rounded(value: float | None) -> float | None:
 def _usd(value: float | None) -> str | None:
     """Write an estimate as plain decimal text, to a billionth of a dollar."""
     return None if value is None else format_usd(Decimal(f"{value:.9f}"))
+
+
+def _shadow_json(shadow: RouteDecision) -> dict[str, Any]:
+    return {
+        "model": shadow.chosen,
+        "reason": shadow.reason,
+        "estimated_cost_usd": _usd(shadow.estimated_cost_usd),
+        "category": shadow.category,
+        "novelty": _rounded(shadow.novelty),
+    }

@@ -5,6 +5,7 @@ Built once from the settings; immutable; holds its credential masked in ``repr``
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -78,6 +79,14 @@ class Deployment:
         Whether ``auto`` may choose it.
     provider : str
         Who serves it; shown as ``owned_by``.
+    group : str or None
+        Deployments of one group are interchangeable; clients may ask for the group's name.
+    fallbacks : tuple of str
+        Names of deployments or groups that answer instead when it fails and a client asked for it by name.
+    max_parallel_requests : int or None, at least 1
+        Requests at once that it takes; None for no limit.
+    on_disconnect : str
+        ``"cancel"`` or ``"drain"``: what becomes of an answer whose client has left.
     """
 
     name: str
@@ -99,3 +108,44 @@ class Deployment:
     total_timeout_seconds: float = 600.0
     is_routable: bool = True
     provider: str = ""
+    group: str | None = None
+    fallbacks: tuple[str, ...] = ()
+    max_parallel_requests: int | None = None
+    on_disconnect: str = "cancel"
+
+
+def members(deployments: Iterable[Deployment], group: str) -> tuple[Deployment, ...]:
+    """Return the deployments of a group, in the order of the configuration; empty when there is no such group."""
+    return tuple(deployment for deployment in deployments if deployment.group == group)
+
+
+def named_plan(deployments: Mapping[str, Deployment], name: str) -> tuple[Deployment, ...]:
+    """Return what answers a request for a deployment or group by name: it, then the fallbacks that it names.
+
+    Parameters
+    ----------
+    deployments : mapping of str to Deployment
+        By name.
+    name : str
+        Of a deployment, else of a group, whose first member's fallbacks hold.
+
+    Returns
+    -------
+    tuple of Deployment
+        In the order of preference, each once, of each group its first member: the others are found when the request
+        is sent. Empty when nothing has that name.
+    """
+    first = _first_of(deployments, name)
+    if first is None:
+        return ()
+    plan = {first.name: first}
+    for fallback in first.fallbacks:
+        other = _first_of(deployments, fallback)
+        if other is not None:
+            plan.setdefault(other.name, other)
+    return tuple(plan.values())
+
+
+def _first_of(deployments: Mapping[str, Deployment], name: str) -> Deployment | None:
+    found = deployments.get(name)
+    return found or next(iter(members(deployments.values(), name)), None)

@@ -14,6 +14,8 @@
     ├── HeadTooLarge              431
     ├── UnsupportedMedia          415
     ├── NoCandidate               400  no deployment can take this request; names each one's reason
+    ├── RateLimited               429  requests, tokens or parallel requests of a key, team or tag; a full queue
+    ├── QuotaExceeded             429  a budget is used up
     ├── UpstreamError             502  the provider failed; the subclasses say how
     │   ├── UpstreamUnreachable   502  refused, DNS, TLS
     │   ├── UpstreamTimeout       504  no answer within the deadline
@@ -137,6 +139,18 @@ class NoCandidate(GatewayError):
     """No deployment can take this request; the message names each one's reason."""
 
     status, type, default_code = 400, "invalid_request_error", "no_candidate"
+
+
+class RateLimited(GatewayError):
+    """A key, team or tag asks too much at a time, or too many requests wait; ``Retry-After`` says when to come back."""
+
+    status, type, default_code = 429, "rate_limit_error", "rate_limit_exceeded"
+
+
+class QuotaExceeded(GatewayError):
+    """A budget is used up: waiting for the next window, or a higher limit, helps."""
+
+    status, type, default_code = 429, "insufficient_quota", "budget_exceeded"
 
 
 class UpstreamError(GatewayError):

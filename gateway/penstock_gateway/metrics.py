@@ -12,7 +12,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from penstock_gateway.decisions import DECISION_ID_HEADER, RouteDecision, Settlement
 from penstock_gateway.errors import GatewayError
+from penstock_gateway.metrics_attempts import AttemptMetrics
 from penstock_gateway.metrics_cache import CacheMetrics
+from penstock_gateway.metrics_ledger import LedgerMetrics
+from penstock_gateway.metrics_redis import RedisMetrics
 from penstock_routers.policy import RouteReason
 
 _OVERHEAD_BUCKETS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -43,6 +46,25 @@ class GatewayMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._add_requests()
+        self._add_money()
+        self.log_dropped = Counter(
+            "penstock_log_dropped", "Log lines dropped because the queue was full.", registry=self.registry
+        )
+        self.artifact, self.artifact_refused = _artifact_metrics(self.registry)
+        self.account_problems, self.admin_errors = _account_metrics(self.registry)
+        self._add_event_log()
+        self.cache = CacheMetrics(self.registry)
+        self.ledger = LedgerMetrics(self.registry)
+        self.redis = RedisMetrics(self.registry)
+        self.attempts = AttemptMetrics(self.registry)
+        self._requests = _Children(self.requests)
+        self._duration = _Children(self.duration)
+        self._tokens = _Children(self.tokens)
+        self._first_byte = _Children(self.first_byte)
+        self._cost = _Children(self.cost)
+
+    def _add_requests(self) -> None:
         self.requests = Counter(
             "penstock_requests",
             "Requests by served model, HTTP status and route reason.",
@@ -76,11 +98,11 @@ class GatewayMetrics:
             buckets=_OVERHEAD_BUCKETS,
             registry=self.registry,
         )
-        self.tokens = Counter("penstock_tokens", "Tokens by model and kind.", ("model", "kind"), registry=self.registry)
-        self.cost = Counter(
-            "penstock_cost_usd",
-            "Cost in USD by model; is_estimated tells whether the provider reported usage.",
-            ("model", "is_estimated"),
+        self.first_byte = Histogram(
+            "penstock_time_to_first_byte_seconds",
+            "From the complete request to the first byte of the provider's answer.",
+            ("model",),
+            buckets=_DURATION_BUCKETS,
             registry=self.registry,
         )
         self.in_flight = Gauge("penstock_in_flight_requests", "Requests under way.", registry=self.registry)
@@ -89,23 +111,32 @@ class GatewayMetrics:
             "Times the router failed and the default arm answered.",
             registry=self.registry,
         )
-        self.log_dropped = Counter(
-            "penstock_log_dropped", "Log lines dropped because the queue was full.", registry=self.registry
-        )
-        self.artifact, self.artifact_refused = _artifact_metrics(self.registry)
 
-        self._add_event_log()
-        self.cache = CacheMetrics(self.registry)
-        self._requests = _Children(self.requests)
-        self._duration = _Children(self.duration)
-        self._tokens = _Children(self.tokens)
-        self._cost = _Children(self.cost)
+    def _add_money(self) -> None:
+        self.tokens = Counter("penstock_tokens", "Tokens by model and kind.", ("model", "kind"), registry=self.registry)
+        self.cost = Counter(
+            "penstock_cost_usd",
+            "Cost in USD by model; is_estimated tells whether the provider reported usage.",
+            ("model", "is_estimated"),
+            registry=self.registry,
+        )
+        self.unpriced = Counter(
+            "penstock_unpriced_requests",
+            "Requests whose cost nobody knows, because their model has no price.",
+            ("model",),
+            registry=self.registry,
+        )
 
     def _add_event_log(self) -> None:
         self.events_dropped = Counter(
             "penstock_events_dropped",
-            "Events that the log left out, or wrote without detail, because too many were waiting.",
+            "Decisions left out or without detail; outcomes and feedback only when the process ended on a dead disk.",
             ("kind",),
+            registry=self.registry,
+        )
+        self.event_places = Gauge(
+            "penstock_event_places",
+            "Requests under way, and outcomes and feedback that are not on disk yet.",
             registry=self.registry,
         )
         self.event_problems = Counter(
@@ -127,7 +158,7 @@ class GatewayMetrics:
 
     def observe(self, decision: RouteDecision, settlement: Settlement) -> None:
         """Count one finished request."""
-        model = decision.chosen
+        model = settlement.served or decision.chosen
         self._requests(model, str(settlement.status), decision.reason.value).inc()
         self._duration(model).observe(settlement.duration_ms / 1000.0)
         self.overhead.observe(settlement.overhead_ms / 1000.0)
@@ -142,11 +173,27 @@ class GatewayMetrics:
             self._tokens(model, "output").inc(usage.output_tokens)
             self._tokens(model, "reasoning").inc(usage.reasoning_tokens)
         if usage is not None and settlement.cost_usd is not None:
-            self._cost(model, str(usage.is_estimated).lower()).inc(float(settlement.cost_usd))
+            self._cost(model, str(bool(settlement.has_estimate)).lower()).inc(float(settlement.cost_usd))
+        if settlement.first_byte_ms is not None:
+            self._first_byte(model).observe(settlement.first_byte_ms / 1000.0)
 
     def render(self) -> bytes:
         """Return the exposition in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+def _account_metrics(registry: CollectorRegistry) -> tuple[Counter, Counter]:
+    """What goes wrong with the store of keys, and what the admin API refuses."""
+    problems = Counter(
+        "penstock_account_problems",
+        "Times the store of keys went away, was damaged, lost or of another pepper, or blocked keys were found.",
+        ("problem",),
+        registry=registry,
+    )
+    errors = Counter(
+        "penstock_admin_errors", "Errors that the admin API showed, by stable code.", ("code",), registry=registry
+    )
+    return problems, errors
 
 
 def _artifact_metrics(registry: CollectorRegistry) -> tuple[Gauge, Counter]:

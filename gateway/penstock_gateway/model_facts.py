@@ -69,14 +69,7 @@ def find_model(provider: str, model: str, adapter: str) -> ModelFacts | None:
         return None
     snapshot = load_snapshot()
     return ModelFacts(
-        price=Price(
-            input=found.input,
-            cached_input=found.input if found.cached_input is None else found.cached_input,
-            output=found.output,
-            reasoning=found.output if found.reasoning is None else found.reasoning,
-            source=snapshot.name,
-            as_of=snapshot.as_of,
-        ),
+        price=found.price(snapshot),
         context_tokens=min(found.context_tokens, found.dearer_above_tokens or found.context_tokens),
         provider_context_tokens=found.context_tokens,
         max_output_tokens=found.max_output_tokens,

@@ -1,33 +1,33 @@
-"""One chat request from parsed body to settled bill: a step per line in `Pipeline.answer`.
+"""One chat request from parsed body to settled bill: a step per line in `Pipeline.answer` and `Pipeline._from_model`.
 
-Owns the order of the steps and nothing else: the choice is made in `chooser`, the provider is called in
-`upstream`, prices live in `money`.
+Owns the order of the steps and nothing else: the choice is made in `chooser`, money is held in `spending`, providers
+are called by `calling`, and the request ends in `settling`.
 """
 
 from __future__ import annotations
 
-import logging
-import time
+import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from decimal import Decimal
+from dataclasses import replace
+from functools import partial
 
 from penstock_cache.lookups import Hit
-from penstock_gateway.answer import Answer, decision_headers, outcome_of
-from penstock_gateway.asgi import RequestHead
+from penstock_gateway.accounts.principal import Principal
+from penstock_gateway.answer import CLIENT_LEFT_STATUS, Answer, decision_headers, outcome_of
 from penstock_gateway.caching.desk import CacheCaller, CacheDesk
 from penstock_gateway.caching.replay import StoredReply
 from penstock_gateway.caching.visit import Visit
+from penstock_gateway.callers import Caller
+from penstock_gateway.calling import AttemptDesk
 from penstock_gateway.chooser import UNREAD, ArmChooser, PromptReading
-from penstock_gateway.compatibility import body_for
-from penstock_gateway.conversations import Warm, WarmConversations
+from penstock_gateway.conversations import WarmConversations
 from penstock_gateway.decisions import RecentDecisions, RouteDecision, Settlement
-from penstock_gateway.deployments import Deployment
-from penstock_gateway.errors import GatewayError, NotFound, UpstreamBroken, UpstreamError
-from penstock_gateway.event_log import EventLog
+from penstock_gateway.deployments import Deployment, members
+from penstock_gateway.errors import Forbidden, GatewayError, NotFound, UpstreamError
+from penstock_gateway.events.log import EventLog
+from penstock_gateway.events.records import CacheNote
 from penstock_gateway.identifiers import identifier_source
 from penstock_gateway.metrics import GatewayMetrics
-from penstock_gateway.money.prices import cost_usd
 from penstock_gateway.money.usage import Usage
 from penstock_gateway.request_body import (
     AUTO_ALIASES,
@@ -37,62 +37,15 @@ from penstock_gateway.request_body import (
     parse_tradeoff,
 )
 from penstock_gateway.request_policy import PolicyBook, RequestPolicy, header_policy
-from penstock_gateway.upstream.protocol import Upstream, UpstreamReply, UpstreamRequest
+from penstock_gateway.settings_models import Settings
+from penstock_gateway.settling import Passage, Place, Settler
+from penstock_gateway.spending import SpendDesk
+from penstock_gateway.upstream.protocol import Upstream
 from penstock_routers.policy import RouteReason
-from penstock_routers.token_counts import estimate_tokens
-
-_log = logging.getLogger("penstock.requests")
 
 KEPT_PER_ANSWER_BYTE = 8
 """A stream's chunks take so many times the bytes of the answer that they add up to: a token of four characters travels
 in a chunk of some 150 bytes, and clients' answers repeat id, model and time in each."""
-
-
-_HIGHEST_STATUS = 599
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks, and with which control headers.
-
-    Attributes
-    ----------
-    tenant : str
-    request_id : str
-    tradeoff : str or None
-        Value of ``x-penstock-tradeoff``.
-    includes_cost : bool
-        ``x-penstock-include-cost``.
-    started : float
-        ``time.perf_counter()`` when the body was complete.
-    max_cost_usd, min_quality : str or None
-        Values of the headers of these names.
-    cache : CacheCaller or None
-        What the headers say of the cache.
-    """
-
-    tenant: str
-    request_id: str
-    tradeoff: str | None
-    includes_cost: bool
-    started: float
-    max_cost_usd: str | None = None
-    min_quality: str | None = None
-    cache: CacheCaller | None = None
-
-
-def caller_of(head: RequestHead, tenant: str, request_id: str) -> Caller:
-    """Return who sent a request whose body is complete by now."""
-    return Caller(
-        tenant,
-        request_id,
-        head.tradeoff,
-        head.include_cost,
-        time.perf_counter(),
-        head.max_cost_usd,
-        head.min_quality,
-        CacheCaller(tenant, head.cache, head.cache_category, head.cache_marks),
-    )
 
 
 class Pipeline:
@@ -100,10 +53,12 @@ class Pipeline:
 
     Parameters
     ----------
+    settings : Settings
+        In force, the default arm filled in.
     deployments : sequence of Deployment
     chooser : ArmChooser
-    upstreams : mapping of str to Upstream
-        By adapter name.
+    attempts : AttemptDesk
+    spending : SpendDesk
     decisions : RecentDecisions
     metrics : GatewayMetrics
     policies : PolicyBook
@@ -114,37 +69,78 @@ class Pipeline:
 
     Attributes
     ----------
+    observes : bool
+        Whether requests that name a model get a shadow decision.
     cache : CacheDesk or None
         None when nothing is answered from a cache, and until the server has started one.
     """
 
     def __init__(
         self,
+        settings: Settings,
         deployments: Sequence[Deployment],
         chooser: ArmChooser,
-        upstreams: Mapping[str, Upstream],
+        attempts: AttemptDesk,
+        spending: SpendDesk,
         decisions: RecentDecisions,
         metrics: GatewayMetrics,
         policies: PolicyBook,
         conversations: WarmConversations | None = None,
         events: EventLog | None = None,
     ) -> None:
+        self.settings = settings
         self.deployments = {deployment.name: deployment for deployment in deployments}
         self.chooser = chooser
-        self.upstreams = upstreams
+        self.attempts = attempts
+        self.spending = spending
         self.decisions = decisions
         self.metrics = metrics
         self.policies = policies
         self.conversations = conversations
         self.events = events
+        self.observes = settings.routing.observe
         self.cache: CacheDesk | None = None
         self.max_kept_bytes = 0
+        self._settler = Settler(
+            self.deployments, decisions, metrics, spending, conversations, events, lambda: self.chooser.encoder_id
+        )
         self._new_completion_id = identifier_source("chatcmpl")
+
+    @property
+    def upstreams(self) -> Mapping[str, Upstream]:
+        """What speaks to providers, by adapter name."""
+        return self.attempts.upstreams
 
     def use_cache(self, desk: CacheDesk) -> None:
         """Answer from a cache from now on."""
         self.cache = desk
         self.max_kept_bytes = KEPT_PER_ANSWER_BYTE * desk.services.settings.max_answer_bytes
+
+    def use_spending(self, desk: SpendDesk) -> None:
+        """Hold and charge at this desk from now on."""
+        self.spending = self._settler.spending = desk
+
+    def use_router(self, chooser: ArmChooser, deployments: Mapping[str, Deployment]) -> None:
+        """Decide by another artifact, in which deployments may have other arms, from now on."""
+        self.chooser = chooser
+        self.deployments = dict(deployments)
+        self._know(self.deployments)
+
+    def adopt(
+        self, settings: Settings, deployments: Sequence[Deployment], chooser: ArmChooser, policies: PolicyBook
+    ) -> None:
+        """Put another configuration in force for the requests that come from now on; those under way end as they began.
+
+        A deployment that is gone is still known by name, because answers of it may be under way.
+        """
+        self.settings = settings
+        self.observes = settings.routing.observe
+        self.policies = policies
+        self.use_router(chooser, {deployment.name: deployment for deployment in deployments})
+
+    def _know(self, deployments: Mapping[str, Deployment]) -> None:
+        known = {**self._settler.deployments, **deployments}
+        self._settler.deployments = self.attempts.deployments = known
 
     async def answer(self, caller: Caller, request: ChatRequest) -> Answer:
         """Choose a deployment, call it, and return its reply.
@@ -165,18 +161,23 @@ class Pipeline:
             Before any byte of an answer.
         """
         policy = self.policy_of(caller, request)
-        visit = None if self.cache is None else self._visit(self.cache, caller, request, policy)
+        place = None if self.events is None else Place(self.events)
+        visit = None
         try:
+            visit = None if self.cache is None else self._visit(self.cache, caller, request, policy)
             if visit is not None and (hit := await visit.exact()):
-                return self._from_cache(caller, request, visit, hit)
+                return await self._from_cache(caller, request, place, visit, hit)
             if visit is None:
-                return await self._from_model(caller, request, await self.decide(caller, request, policy), None)
+                decision = await self.decide(caller, request, policy)
+                return await self._from_model(caller, request, policy, place, decision, None)
             reading = await self.chooser.read(request) if self._wants_reading(request, visit) else UNREAD
             decision = await self.decide(caller, request, policy, reading)
             if hit := await visit.semantic(reading, decision):
-                return self._from_cache(caller, request, visit, hit, reading)
-            return await self._from_model(caller, request, decision, visit)
+                return await self._from_cache(caller, request, place, visit, hit, reading)
+            return await self._from_model(caller, request, policy, place, decision, visit)
         except BaseException as error:
+            if place is not None:
+                place.release()
             if visit is not None:
                 visit.close(is_over=isinstance(error, UpstreamError))
             raise
@@ -189,68 +190,84 @@ class Pipeline:
         return is_alias(request.model) or visit.wants_reading
 
     async def _from_model(
-        self, caller: Caller, request: ChatRequest, decision: RouteDecision, visit: Visit | None
+        self,
+        caller: Caller,
+        request: ChatRequest,
+        policy: RequestPolicy,
+        place: Place | None,
+        decision: RouteDecision,
+        visit: Visit | None,
     ) -> Answer:
-        """Call the chosen deployment."""
-        deployment = self.deployments[decision.chosen]
-        attempt = self._prepare(caller, request, deployment)
-        self.decisions.add(caller.tenant, decision)
+        """Hold the money, call the chosen deployment or its fallbacks, and return the answer that came."""
+        note = None if visit is None else CacheNote(visit.status)
+        passage = Passage(caller, request, decision, place=place, cache=note)
+        plan = self.attempts.plan(caller.principal, request, decision)
+        passage.hold = await self.spending.admit(caller.principal, request, plan[0], decision.id)
+        self.decisions.add(caller.tenant, decision, caller.request_id)
         if self.cache is not None:
-            self.cache.services.oversight.load.begin(deployment.name)
-        overhead_ms = (time.perf_counter() - caller.started) * 1000.0
+            self.cache.services.oversight.load.begin(decision.chosen)
+        passage.overhead_ms = passage.since_start_ms()
+        if self.observes and decision.reason is RouteReason.PHYSICAL_MODEL:
+            passage.shadow = asyncio.ensure_future(self.chooser.shadow(request, policy))  # beside the call
+        passage.on_drained = partial(self.settle, passage, CLIENT_LEFT_STATUS, "client_disconnected")
         try:
-            reply = await self.upstreams[deployment.adapter].send(attempt)
-            if reply.status > _HIGHEST_STATUS:
-                await reply.aclose()
-                raise UpstreamBroken("The provider answered with a status that does not exist.")
+            await self.attempts.call(passage, plan)
         except BaseException as error:
-            self.settle(caller, request, decision, None, *outcome_of(error), overhead_ms)
+            if not passage.is_draining:
+                self.settle(passage, *outcome_of(error))
+            elif place is not None:
+                place.lend()
             if isinstance(error, GatewayError):
-                error.headers.update(decision_headers(decision, overhead_ms))
+                error.headers.update(decision_headers(decision, passage.overhead_ms))
             raise
-        return self._answer(caller, request, decision, reply, overhead_ms, visit)
+        return self._answer(passage, visit)
 
-    def _from_cache(
-        self, caller: Caller, request: ChatRequest, visit: Visit, hit: Hit, reading: PromptReading = UNREAD
+    async def _from_cache(
+        self,
+        caller: Caller,
+        request: ChatRequest,
+        place: Place | None,
+        visit: Visit,
+        hit: Hit,
+        reading: PromptReading = UNREAD,
     ) -> Answer:
         """Return a stored answer in the place of a model's."""
         document = hit.document
-        decision = self.chooser.cached(request, self.deployments[document.arm], reading)
-        self.decisions.add(caller.tenant, decision)
-        reply = StoredReply(
+        deployment = self.attempts.deployments[document.arm]
+        decision = self.chooser.cached(request, deployment, reading)
+        passage = Passage(caller, request, decision, place=place, cache=CacheNote(hit.kind, hit.similarity))
+        passage.hold = await self.spending.admit(caller.principal, request, deployment, decision.id, is_cached=True)
+        self.decisions.add(caller.tenant, decision, caller.request_id)
+        passage.reply = StoredReply(
             document.body,
             completion_id=self._new_completion_id(),
             created=int(decision.created_at),
             wants_usage=request.wants_usage,
             usage=Usage(input_tokens=document.input_tokens, output_tokens=document.output_tokens),
         )
-        overhead_ms = (time.perf_counter() - caller.started) * 1000.0
-        return self._answer(caller, request, decision, reply, overhead_ms, visit, hit)
+        passage.overhead_ms = passage.since_start_ms()
+        return self._answer(passage, visit, hit)
 
-    def _answer(
-        self,
-        caller: Caller,
-        request: ChatRequest,
-        decision: RouteDecision,
-        reply: UpstreamReply,
-        overhead_ms: float,
-        visit: Visit | None,
-        hit: Hit | None = None,
-    ) -> Answer:
+    def _answer(self, passage: Passage, visit: Visit | None, hit: Hit | None = None) -> Answer:
         def settle(status: int, error_code: str | None) -> Settlement:
-            return self.settle(caller, request, decision, reply, status, error_code, overhead_ms)
+            return self.settle(passage, status, error_code)
 
         return Answer(
             settle,
-            request,
-            decision,
-            reply,
-            overhead_ms,
-            includes_cost=caller.includes_cost or request.includes_cost,
+            passage,
             visit=visit,
             hit=hit,
             max_kept_bytes=self.max_kept_bytes,
+            drains=self.attempts.drains,
+            is_revoked=self.attempts.is_revoked,
         )
+
+    def settle(self, passage: Passage, status: int, error_code: str | None) -> Settlement:
+        """End a request; see `Settler.settle`."""
+        settlement = self._settler.settle(passage, status, error_code)
+        if self.cache is not None and not passage.is_cached:
+            self.cache.services.oversight.load.end(passage.decision.chosen, settlement)
+        return settlement
 
     def policy_of(self, caller: Caller, request: ChatRequest) -> RequestPolicy:
         """Return what the request allows.
@@ -259,11 +276,42 @@ class Pipeline:
         ------
         InvalidRequest
             An unknown or contradictory control.
+        Forbidden
+            ``model_not_allowed``.
         """
         given = None if caller.tradeoff is None else parse_tradeoff(caller.tradeoff, param="x-penstock-tradeoff")
         header = header_policy(tradeoff=given, max_cost_usd=caller.max_cost_usd, min_quality=caller.min_quality)
         alias = parse_alias(request.model) if is_alias(request.model) else None
-        return self.policies.resolve(caller.tenant, request, header, alias)
+        principal = caller.principal
+        policy = self.policies.resolve(caller.tenant, request, header, alias, principal.policy)
+        if principal.budget_rules and policy.min_quality is None:
+            setting = self.spending.tradeoff(principal, policy.tradeoff, self.chooser.tradeoff)
+            policy = replace(policy, tradeoff=setting)
+        self._check_allowed(principal, request.model)
+        if principal.choosable_models is not None:
+            policy = replace(policy, choosable=self._choosable(principal.choosable_models))
+        return policy
+
+    def _check_allowed(self, principal: Principal, model: str) -> None:
+        """Refuse a model that the key may not ask for; a group's name allows its deployments.
+
+        Raises
+        ------
+        Forbidden
+            ``model_not_allowed``.
+        """
+        if principal.may_ask_for(model):
+            return
+        deployment = self.deployments.get(model)
+        if deployment is None or deployment.group is None or not principal.may_ask_for(deployment.group):
+            shown = ", ".join(sorted(principal.allowed_models or ())[:12]) or "none"
+            raise Forbidden(
+                f"This key may not use the model '{model[:80]}'. It may use: {shown}.", code="model_not_allowed"
+            )
+
+    def _choosable(self, names: frozenset[str]) -> frozenset[str]:
+        """Return the deployments among names of deployments and groups."""
+        return frozenset(d.name for d in self.deployments.values() if d.name in names or d.group in names)
 
     async def decide(
         self,
@@ -298,81 +346,19 @@ class Pipeline:
             warm = self.conversations.find(caller.tenant, request.opening)
         if is_alias(request.model):
             return await self.chooser.choose(request, policy.tradeoff, policy, warm, reading)
-        deployment = self.deployments.get(request.model)
+        deployment = self.deployments.get(request.model) or next(
+            iter(members(self.deployments.values(), request.model)), None
+        )
         if deployment is None:
             raise self._unknown_model(request.model)
         return self.chooser.physical(request, deployment, policy, warm)
 
-    def settle(
-        self,
-        caller: Caller,
-        request: ChatRequest,
-        decision: RouteDecision,
-        reply: UpstreamReply | None,
-        status: int,
-        error_code: str | None,
-        overhead_ms: float,
-    ) -> Settlement:
-        """Work out the actual cost, remember it, count it and write the request's log line."""
-        usage = _usage_of(request, reply)
-        deployment = self.deployments[decision.chosen]
-        cost = None if usage is None else cost_usd(usage, deployment.price)
-        is_cached = decision.reason is RouteReason.CACHED
-        settlement = Settlement(
-            status=status,
-            error_code=error_code,
-            usage=usage,
-            cost_usd=Decimal(0) if is_cached else cost,
-            duration_ms=(time.perf_counter() - caller.started) * 1000.0,
-            overhead_ms=overhead_ms,
-        )
-        self.decisions.settle(decision.id, settlement)
-        self.metrics.observe(decision, settlement)
-        if self.cache is not None and not is_cached:
-            self.cache.services.oversight.load.end(decision.chosen, settlement)
-        served_arm = None if reply is None or is_cached else deployment.name
-        if self.conversations is not None and usage is not None and error_code is None and not is_cached:
-            warm = Warm(deployment.name, usage.input_tokens, decision.forgone_usd)
-            self.conversations.remember(caller.tenant, request.opening, warm)
-        if self.events is not None:
-            self.events.note_request(caller.tenant, request, decision, settlement, served_arm)
-        _log.info("request", extra=_log_fields(caller, decision, settlement, request.is_stream))
-        return settlement
-
-    def _prepare(self, caller: Caller, request: ChatRequest, deployment: Deployment) -> UpstreamRequest:
-        may_ask = "stream_options" not in deployment.parameters.unsupported
-        asks_usage = request.is_stream and not request.wants_usage and may_ask
-        body = body_for(request, deployment, is_routed=is_alias(request.model), asks_usage=asks_usage)
-        return UpstreamRequest(deployment, body, request.is_stream, asks_usage, caller.request_id)
-
     def _unknown_model(self, model: str) -> NotFound:
-        known = [*AUTO_ALIASES, *self.deployments]
+        groups = dict.fromkeys(d.group for d in self.deployments.values() if d.group is not None)
+        known = [*AUTO_ALIASES, *groups, *self.deployments]
         shown = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
         return NotFound(
             f"The model '{model[:80]}' does not exist here. Known: {shown}; or auto@0.7.",
             code="model_not_found",
             param="model",
         )
-
-
-def _usage_of(request: ChatRequest, reply: UpstreamReply | None) -> Usage | None:
-    """Return the reported usage, or an estimate, or None when the provider did no work."""
-    if reply is None or reply.status >= 400:
-        return None
-    if reply.usage is not None:
-        return reply.usage
-    output_tokens = estimate_tokens(reply.output_bytes)
-    return Usage(input_tokens=request.input_tokens, output_tokens=output_tokens, is_estimated=True)
-
-
-def _log_fields(caller: Caller, decision: RouteDecision, settlement: Settlement, is_stream: bool) -> dict[str, object]:
-    return {
-        "request_id": caller.request_id,
-        "tenant": caller.tenant,
-        "decision_id": decision.id,
-        "requested_model": decision.requested_model[:80],
-        "model": decision.chosen,
-        "reason": decision.reason.value,
-        "is_stream": is_stream,
-        **settlement.as_json(),
-    }

@@ -1,6 +1,6 @@
-"""Speaking to Redis for the cache.
+"""Speaking to Redis.
 
-Owns the import of redis-py, URLs, connections and deadlines, and translates every error of Redis into
+Owns the import of redis-py and the choice of transport, and translates every error of redis-py into
 `StoreUnavailable`, without its text: that may name hosts and keys. It knows nothing of what is stored. Read
 `RedisClient`, which fulfils `penstock_cache.stores.RedisCommands`.
 """
@@ -10,44 +10,44 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Coroutine
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
-from penstock_cache.errors import StoreUnavailable
-from penstock_gateway.errors import GatewayError
+from penstock_gateway.redis_errors import RedisRefused, late, refused, unreachable
+from penstock_gateway.redis_multiplexed import GRACE_SECONDS, MultiplexedRedis
+from penstock_gateway.redis_url import RedisNotUsable, read_url
 from penstock_routers.installation import install_command
 
-_log = logging.getLogger(__name__)
+__all__ = ["CONNECTIONS", "GRACE_SECONDS", "RedisClient", "RedisNotUsable"]
+
+_log = logging.getLogger("penstock.redis")
 
 CONNECTIONS = 8
-"""Commands on the way at once; more wait, within their deadlines. A command takes some 0.2 ms, so eight keep up with
-more look-ups than one process can make, and few need to be opened again after a failure."""
-GRACE_SECONDS = 1.0
-"""How long a command may go on after its deadline."""
+"""Commands of redis-py on the way at once; more wait, within their deadlines. A command takes some 0.2 ms, so eight
+keep up with more look-ups than one process can make, and few need to be opened again after a failure."""
 
-_SCHEMES = {
-    "redis": False,
-    "rediss": False,
-    "unix": False,
-    "redis+cluster": True,
-    "rediss+cluster": True,
-}
-_URL_OPTIONS = frozenset({"db", "ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname"})
 # Commands whose replies redis-py would rearrange: the cache wants them as they are.
 _RAW = ("HSCAN", "PING", "SMEMBERS", "XREAD")
+# Errors from whose text redis-py cuts off the first word.
+_WORDS = {
+    "ClusterDownError": "CLUSTERDOWN",
+    "ExecAbortError": "EXECABORT",
+    "MasterDownError": "MASTERDOWN",
+    "NoPermissionError": "NOPERM",
+    "NoScriptError": "NOSCRIPT",
+    "OutOfMemoryError": "OOM",
+    "ReadOnlyError": "READONLY",
+    "TryAgainError": "TRYAGAIN",
+}
 _CLOSE_SECONDS = 1.0
 _BLOCKING_CONNECTIONS = 16  # at least one for each shard of the log, all of which may wait at once
 
 
-class RedisNotUsable(GatewayError):
-    """The redis extra is missing (``missing_extra``), or the URL is not one of Redis (``invalid_redis_url``)."""
-
-    default_code = "invalid_redis_url"
-
-
 class RedisClient:
-    """Sends commands through redis-py's asyncio client.
+    """Sends commands to one server or cluster.
 
     Parameters
     ----------
@@ -56,6 +56,10 @@ class RedisClient:
         User and password in it are percent-encoded. Options after ``?``: ``db`` and redis-py's ``ssl_…`` for
         certificates; others are refused.
     connections : int, at least 1
+        Of redis-py.
+    is_multiplexed : bool
+        Put all commands on one connection (`MultiplexedRedis`). A cluster is always spoken to through redis-py, with
+        a connection for each command on the way.
 
     Attributes
     ----------
@@ -66,29 +70,25 @@ class RedisClient:
     RedisNotUsable
     """
 
-    def __init__(self, url: str, *, connections: int = CONNECTIONS) -> None:
-        scheme = _checked_scheme(url)
-        self.is_cluster = _SCHEMES[scheme]
+    def __init__(self, url: str, *, connections: int = CONNECTIONS, is_multiplexed: bool = True) -> None:
+        place = read_url(url)
+        self.is_cluster = place.is_cluster
         self._url = url
         self._connections = connections
-        self._turns = asyncio.Semaphore(connections)
-        self._sending: set[asyncio.Task[object]] = set()
-        self._redis = _import_redis()
-        try:
-            self._client: Any = _cluster_client(url) if self.is_cluster else _client(url)
-        except (ValueError, self._redis.RedisError, self._redis.RedisClusterException):
-            raise RedisNotUsable("The Redis URL has an option with a value that Redis's client refuses.") from None
-        for command in _RAW:
-            self._client.set_response_callback(command, _as_it_is)
+        self._transport: MultiplexedRedis | _Pool
+        if is_multiplexed and not place.is_cluster:
+            if find_spec("redis") is None or find_spec("hiredis") is None:
+                raise _missing_extra()
+            self._transport = MultiplexedRedis(place)
+        else:
+            self._transport = _Pool(url, is_cluster=place.is_cluster, connections=connections)
 
     def __repr__(self) -> str:
         """Return where it leads, without user, password and options."""
-        parts = urlsplit(self._url)
-        place = parts.path if parts.scheme == "unix" else f"{parts.hostname}:{parts.port or 6379}"
-        return f"RedisClient({parts.scheme}://{place})"
+        return f"RedisClient({urlsplit(self._url).scheme}://{read_url(self._url).shown})"
 
-    async def execute(self, *command: bytes | int, deadline_seconds: float) -> object:
-        """Send a command and return its reply.
+    def execute(self, *command: bytes | int, deadline_seconds: float) -> Coroutine[Any, Any, object]:
+        """Send a command and return its reply, once awaited.
 
         Parameters
         ----------
@@ -99,6 +99,7 @@ class RedisClient:
         Raises
         ------
         StoreUnavailable
+            Or `RedisRefused`, which names the first word of the error that Redis answered with.
 
         Notes
         -----
@@ -107,20 +108,48 @@ class RedisClient:
         all connections, and opening them again takes longer than a look-up has. After that the connection is closed, so
         that no late reply is ever taken for that of another command.
         """
+        return self._transport.execute(command, deadline_seconds)
+
+    def apart(self) -> RedisClient:
+        """Return a client with connections of its own, for commands that block."""
+        connections = max(self._connections, _BLOCKING_CONNECTIONS)
+        return RedisClient(self._url, connections=connections, is_multiplexed=False)
+
+    async def aclose(self) -> None:
+        """Close the connections; what is on the way is given up."""
+        await self._transport.aclose()
+
+
+class _Pool:
+    """redis-py's asyncio client: one command at a time on each of a few connections."""
+
+    def __init__(self, url: str, *, is_cluster: bool, connections: int) -> None:
+        self._turns = asyncio.Semaphore(connections)
+        self._sending: set[asyncio.Task[object]] = set()
+        self._redis = _import_redis()
+        try:
+            self._client: Any = _cluster_client(url) if is_cluster else _client(url)
+        except (ValueError, self._redis.RedisError, self._redis.RedisClusterException):
+            raise RedisNotUsable("The Redis URL has an option with a value that Redis's client refuses.") from None
+        for command in _RAW:
+            self._client.set_response_callback(command, _as_it_is)
+
+    async def execute(self, command: tuple[bytes | int, ...], deadline_seconds: float) -> object:
+        """Send a command when a connection is free; at most so many tasks exist as there are connections."""
         if deadline_seconds <= 0.0:
-            raise _late()
+            raise late()
         end = time.monotonic() + deadline_seconds
         try:
             async with asyncio.timeout(deadline_seconds):
                 await self._turns.acquire()
         except TimeoutError:
-            raise _late() from None
+            raise late() from None
         sending = asyncio.get_running_loop().create_task(self._send(command, deadline_seconds + GRACE_SECONDS))
         self._sending.add(sending)
         sending.add_done_callback(self._note_sent)
         await asyncio.wait((sending,), timeout=max(0.0, end - time.monotonic()))
         if not sending.done():
-            raise _late()
+            raise late()
         return sending.result()
 
     async def _send(self, command: tuple[bytes | int, ...], limit_seconds: float) -> object:
@@ -131,26 +160,22 @@ class RedisClient:
                 reply: object = await self._client.execute_command(name.decode(), *arguments)
                 return reply
         except (TimeoutError, self._redis.TimeoutError):
-            raise _late() from None
+            raise late() from None
         except self._redis.AuthenticationError:
-            raise _refused("credential") from None
+            raise RedisRefused("credential") from None
         except (OSError, self._redis.ConnectionError) as error:
-            raise _unreachable(error) from None
+            raise unreachable(type(error).__name__) from None
         except self._redis.ResponseError as error:
-            raise _refused(str(error).split(" ", 1)[0]) from None
+            raise refused(_WORDS.get(type(error).__name__, str(error))) from None
         except Exception as error:  # a server that speaks something else than Redis, or a cluster without nodes
             _log.warning("redis_broken", extra={"problem": type(error).__name__})
-            raise _unreachable(error) from None
+            raise unreachable(type(error).__name__) from None
 
     def _note_sent(self, sending: asyncio.Task[object]) -> None:
         self._sending.discard(sending)
         self._turns.release()
         if not sending.cancelled():
             sending.exception()  # seen, should nobody wait for it any more
-
-    def apart(self) -> RedisClient:
-        """Return a client with connections of its own, for commands that block."""
-        return RedisClient(self._url, connections=max(self._connections, _BLOCKING_CONNECTIONS))
 
     async def aclose(self) -> None:
         """Close the connections; what is on the way is given up."""
@@ -164,31 +189,19 @@ class RedisClient:
             _log.warning("redis_not_closed", extra={"problem": type(error).__name__})
 
 
-def _checked_scheme(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # raises when it is no number
-        options = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
-    except ValueError:
-        raise RedisNotUsable("The Redis URL cannot be read: is something in the password to be escaped?") from None
-    if parts.scheme not in _SCHEMES:
-        raise RedisNotUsable(f"A Redis URL begins with one of {', '.join(f'{name}://' for name in _SCHEMES)}.")
-    unknown = sorted(set(options) - _URL_OPTIONS)
-    if unknown:
-        raise RedisNotUsable(f"A Redis URL may have the options {', '.join(sorted(_URL_OPTIONS))} and no other.")
-    return parts.scheme
-
-
 def _import_redis() -> ModuleType:
     try:
         import redis
         import redis.asyncio
     except ImportError as error:
-        raise RedisNotUsable(
-            f"The cache is to use Redis, whose client is not installed: {install_command('redis')}",
-            code="missing_extra",
-        ) from error
+        raise _missing_extra() from error
     return redis
+
+
+def _missing_extra() -> RedisNotUsable:
+    return RedisNotUsable(
+        f"Redis is asked for, and its client is not installed: {install_command('redis')}", code="missing_extra"
+    )
 
 
 def _client(url: str) -> Any:
@@ -216,17 +229,3 @@ def _options(redis: Any) -> dict[str, Any]:
 
 def _as_it_is(reply: object, **_: object) -> object:
     return reply
-
-
-def _late() -> StoreUnavailable:
-    return StoreUnavailable("Redis did not answer in time.", code="cache_store_timeout")
-
-
-def _unreachable(error: Exception) -> StoreUnavailable:
-    return StoreUnavailable(f"Redis cannot be reached ({type(error).__name__}).", code="cache_store_unreachable")
-
-
-def _refused(reason: str) -> StoreUnavailable:
-    """Return the error of a refused command; `reason` is the reply's first word, such as ``OOM`` or ``WRONGTYPE``."""
-    known = reason if (reason.isalpha() and reason.isupper()) or reason == "credential" else "an error"
-    return StoreUnavailable(f"Redis refused a command ({known}).", code="cache_store_refused")

@@ -109,17 +109,23 @@ def start_request_log(*, level: str, on_drop: Callable[[], None], stream: IO[str
         Stops the writer after flushing what is queued.
     """
     handler = _BatchHandler(stream or sys.stderr, on_drop)
+    set_log_level(level)
     # uvicorn warns about every malformed request, so that anyone who can connect could fill the log: errors only.
-    levels = {logging.getLogger("penstock"): level.upper(), logging.getLogger("uvicorn.error"): "ERROR"}
-    for logger, least in levels.items():
-        logger.setLevel(least)
+    logging.getLogger("uvicorn.error").setLevel("ERROR")
+    loggers = (logging.getLogger("penstock"), logging.getLogger("uvicorn.error"))
+    for logger in loggers:
         logger.propagate = False
         logger.addHandler(handler)
 
     def stop() -> None:
-        for logger in levels:
+        for logger in loggers:
             logger.removeHandler(handler)
             logger.propagate = True
         handler.close()
 
     return stop
+
+
+def set_log_level(level: str) -> None:
+    """Write lines from this level on: ``debug``, ``info``, ``warning`` or ``error``."""
+    logging.getLogger("penstock").setLevel(level.upper())

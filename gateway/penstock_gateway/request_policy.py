@@ -38,6 +38,8 @@ class RequestPolicy:
     floors : dict of str to int
         Category to rank of the lowest tier that may answer it.
     explore_rate : float, in [0, 1]
+    choosable : frozenset of str or None
+        Deployments that may be chosen; None: all.
     """
 
     tradeoff: TradeoffValue | None = None
@@ -45,6 +47,7 @@ class RequestPolicy:
     min_quality: float | None = None
     floors: Mapping[str, int] = field(default_factory=dict)
     explore_rate: float = 0.0
+    choosable: frozenset[str] | None = None
 
     @property
     def has_limits(self) -> bool:
@@ -92,7 +95,12 @@ class PolicyBook:
         self._by_tenant = {entry.name: _policy_of(entry, own) for entry in settings.client_keys}
 
     def resolve(
-        self, tenant: str, request: ChatRequest, header: RequestPolicy, alias: TradeoffValue | None
+        self,
+        tenant: str,
+        request: ChatRequest,
+        header: RequestPolicy,
+        alias: TradeoffValue | None,
+        default: RequestPolicy | None = None,
     ) -> RequestPolicy:
         """Return the policy of one request.
 
@@ -105,6 +113,8 @@ class PolicyBook:
             What its headers say; see `header_policy`.
         alias : str, float or None
             Trade-off named by the model alias.
+        default : RequestPolicy, optional
+            Of the caller's key; without one the configuration's, by tenant.
 
         Returns
         -------
@@ -121,7 +131,8 @@ class PolicyBook:
         A request's trade-off or quality takes the place of its key's, whichever of the two that is. Its cap can lower
         its key's but not raise it. Floors and exploration are not the client's to set.
         """
-        default = self._by_tenant.get(tenant, self._own)
+        if default is None or default is UNLIMITED:
+            default = self._by_tenant.get(tenant, self._own)
         in_body = request.tradeoff, request.max_cost_usd, request.min_quality
         if header is UNLIMITED and alias is None and in_body == (None, None, None):
             return default  # as nearly every request is

@@ -6,16 +6,13 @@ Owns the checks of that section alone. Read `check_cache`.
 from __future__ import annotations
 
 import difflib
-from importlib.util import find_spec
 from pathlib import Path
 
 from penstock_cache.categories import DEFAULT_POLICIES
 from penstock_cache.rule import MANIFEST_FILE
 from penstock_gateway.settings_models import Settings
+from penstock_gateway.settings_redis_checks import check_redis_url
 from penstock_gateway.settings_source import SettingKey, SettingsSource
-from penstock_routers.installation import install_command
-
-_REDIS_SCHEMES = ("redis://", "rediss://", "unix://", "redis+cluster://", "rediss+cluster://")
 
 
 def check_cache(settings: Settings, source: SettingsSource) -> None:
@@ -68,13 +65,7 @@ def _check_store(settings: Settings, source: SettingsSource) -> None:
         source.report((*key, "folder"), "is needed by the file store", "write folder: ./cache")
     if store.kind != "redis":
         return
-    if store.redis_url is None:
-        if (*key, "redis_url") not in source.unresolved:
-            source.report((*key, "redis_url"), "is needed by the redis store", "write redis_url: ${REDIS_URL}")
-    elif not store.redis_url.get_secret_value().startswith(_REDIS_SCHEMES):
-        source.report((*key, "redis_url"), "is not a Redis URL", "redis://HOST:6379/0, or rediss:// for TLS")
-    if find_spec("redis") is None:
-        source.report((*key, "kind"), "redis is not installed", install_command("redis"))
+    check_redis_url(settings, source, "cache")
 
 
 def _hint(name: str, known: list[str]) -> str:

@@ -16,19 +16,22 @@ from penstock_gateway.configuration_problems import Problem, did_you_mean, setti
 from penstock_gateway.environment import BASE_URL_VARIABLES
 from penstock_gateway.model_facts import find_model
 from penstock_gateway.providers import PROVIDERS
+from penstock_gateway.settings_account_checks import check_accounts
+from penstock_gateway.settings_attempts_checks import check_attempts
 from penstock_gateway.settings_cache_checks import check_cache
 from penstock_gateway.settings_deployments import (
     adapter_of,
     arm_of,
     base_url_of,
-    facts_of,
-    price_of,
     provider_of,
     read_artifact_arms,
     read_reference_arm,
 )
+from penstock_gateway.settings_ledger_checks import check_ledger
 from penstock_gateway.settings_models import DeploymentSettings, RoutingSettings, Settings
 from penstock_gateway.settings_policy_checks import check_policies
+from penstock_gateway.settings_price_checks import check_price, notes_on_price
+from penstock_gateway.settings_redis_checks import check_redis
 from penstock_gateway.settings_secrets import SecretFileError, is_readable_by_others, read_secret
 from penstock_gateway.settings_source import SettingKey, SettingsSource
 from penstock_routers.installation import install_command
@@ -61,17 +64,21 @@ def check_settings(settings: Settings, source: SettingsSource, *, is_insecure: b
         is_known = len(source.problems) == count and not source.muted & {(*key, "name"), (*key, "provider")}
         _check_base_url(entry, key, source)
         if is_known:  # else price and key would be looked for under a wrong name
-            _check_price(entry, key, source)
+            check_price(settings, entry, key, source)
             _check_credential(entry, key, source)
         _check_headers(entry, key, source)
     _check_client_keys(settings, source)
     check_policies(settings, source)
     check_cache(settings, source)
-    if not settings.client_keys and not is_insecure and not is_loopback(settings.server.host):
+    check_ledger(settings, source)
+    check_redis(settings, source)
+    check_attempts(settings, source)
+    check_accounts(settings, source, is_admin_local=is_loopback(settings.admin.host))
+    if not settings.asks_for_keys and not is_insecure and not is_loopback(settings.server.host):
         source.report(
             ("server", "host"),
             f"{settings.server.host} can be reached from other machines and there are no client keys",
-            "add client_keys, bind 127.0.0.1, or start with --insecure",
+            "add client_keys or an accounts.store, bind 127.0.0.1, or start with --insecure",
         )
 
 
@@ -183,16 +190,6 @@ def _check_base_url(entry: DeploymentSettings, key: SettingKey, source: Settings
         source.report(key, "should end before /chat/completions", "for example https://host/v1")
 
 
-def _check_price(entry: DeploymentSettings, key: SettingKey, source: SettingsSource) -> None:
-    try:
-        price_of(entry, facts_of(entry))
-    except LookupError:
-        model = entry.model or entry.name
-        message = f"the price of {provider_of(entry)} model {model!r} is not known"
-        hint = "add 'price: {input: …, output: …}', USD per million tokens; 0 for a model of your own"
-        source.report((*key, "price"), message, hint)
-
-
 def _check_credential(entry: DeploymentSettings, key: SettingKey, source: SettingsSource) -> None:
     if entry.api_key is not None and entry.api_key_file is not None:
         source.report((*key, "api_key_file"), "is given together with api_key", "keep one of them")
@@ -270,9 +267,8 @@ def note_settings(settings: Settings, environ: Mapping[str, str] | None = None) 
     notes: list[Problem] = []
     for index, entry in enumerate(settings.deployments):
         where = setting_path(("deployments", index))
-        notes += [
-            Problem(entry.name, where, text, hint) for text, hint in _deployment_notes(entry, arms, environ or {})
-        ]
+        found = _deployment_notes(entry, arms, environ or {}) + notes_on_price(settings, entry)
+        notes += [Problem(entry.name, where, text, hint) for text, hint in found]
     if settings.routing.artifact != "none":
         notes += _routing_notes(settings, arms)
     if settings.events.folder is not None and settings.events.capture_content:
@@ -330,23 +326,6 @@ def _deployment_notes(
         guesses, them = ("are cautious guesses", "them") if len(guessed) > 1 else ("is a cautious guess", "it")
         text = f"the price list does not know {model!r}: {', '.join(guessed)} {guesses}"
         notes.append((text, f"set {them}"))
-    if facts is not None and facts.context_tokens < facts.provider_context_tokens and entry.price is None:
-        if (entry.context_tokens or 0) > facts.context_tokens:
-            notes.append(
-                (
-                    f"the provider charges more beyond {facts.context_tokens} prompt tokens; the bill of longer "
-                    "prompts will be too low",
-                    "lower context_tokens",
-                )
-            )
-        elif entry.context_tokens is None:
-            notes.append(
-                (
-                    f"'auto' sends it at most {facts.context_tokens} prompt tokens: the provider charges more beyond, "
-                    f"up to its own limit of {facts.provider_context_tokens}",
-                    "set context_tokens to change that",
-                )
-            )
     if facts is not None and facts.deprecated_on:
         notes.append((f"its maker switches it off on {facts.deprecated_on}", "plan its replacement"))
     return notes

@@ -12,11 +12,12 @@ from pathlib import Path
 import msgspec
 
 from penstock_gateway.configuration_problems import ConfigurationError, Problem, setting_path
+from penstock_gateway.deployment_prices import known_price, stand_in_price
 from penstock_gateway.deployments import TIERS, Ability, Deployment, ParameterRules
 from penstock_gateway.model_facts import ModelFacts, find_model, find_rules
 from penstock_gateway.money.prices import Price
 from penstock_gateway.providers import PROVIDERS
-from penstock_gateway.settings_models import DeploymentSettings, PriceSettings, RoutingSettings, Settings
+from penstock_gateway.settings_models import DeploymentSettings, RoutingSettings, Settings
 from penstock_gateway.settings_secrets import SecretFileError, read_secret
 from penstock_routers.bundled import bundled_folder
 from penstock_routers.errors import ArtifactError, RouterError
@@ -62,7 +63,7 @@ def build_deployments(settings: Settings, *, artifact_arms: Collection[str] | No
     problems: list[Problem] = []
     for index, entry in enumerate(settings.deployments):
         try:
-            deployments.append(_build(entry, arms))
+            deployments.append(_build(settings, entry, arms))
         except (LookupError, SecretFileError) as error:
             problems.append(Problem("settings", setting_path(("deployments", index)), str(error)))
     if problems:
@@ -70,7 +71,7 @@ def build_deployments(settings: Settings, *, artifact_arms: Collection[str] | No
     return tuple(deployments)
 
 
-def _build(entry: DeploymentSettings, arms: Collection[str]) -> Deployment:
+def _build(settings: Settings, entry: DeploymentSettings, arms: Collection[str]) -> Deployment:
     provider, adapter = provider_of(entry), adapter_of(entry)
     model = entry.model or entry.name
     facts = facts_of(entry)
@@ -81,7 +82,7 @@ def _build(entry: DeploymentSettings, arms: Collection[str]) -> Deployment:
         base_url=base_url_of(entry),
         tier=entry.tier,
         arm=arm_of(entry, arms),
-        price=price_of(entry, facts),
+        price=price_in(settings, entry),
         context_tokens=entry.context_tokens or (facts.context_tokens if facts else UNKNOWN_CONTEXT_TOKENS),
         max_output_tokens=entry.max_output_tokens or (facts.max_output_tokens if facts else UNKNOWN_MAX_OUTPUT_TOKENS),
         abilities=_abilities_of(entry, facts),
@@ -94,6 +95,10 @@ def _build(entry: DeploymentSettings, arms: Collection[str]) -> Deployment:
         total_timeout_seconds=entry.timeouts.total_seconds,
         is_routable=entry.routable,
         provider=provider,
+        group=entry.group,
+        fallbacks=entry.fallbacks,
+        max_parallel_requests=entry.max_parallel_requests,
+        on_disconnect=entry.on_disconnect,
     )
 
 
@@ -125,28 +130,22 @@ def facts_of(entry: DeploymentSettings) -> ModelFacts | None:
     return find_model(provider_of(entry), entry.model or entry.name, adapter_of(entry))
 
 
-def price_of(entry: DeploymentSettings, facts: ModelFacts | None) -> Price:
-    """Return the configured price, else the snapshot's.
+def price_in(settings: Settings, entry: DeploymentSettings) -> Price:
+    """Return the price of a deployment: configured, the snapshot's, or what ``money.unknown_price`` makes of none.
 
     Raises
     ------
     LookupError
-        Neither is there.
+        It has none, and that is not allowed.
     """
-    if entry.price is not None:
-        return _configured_price(entry.price)
-    if facts is None:
+    if (known := known_price(entry, facts_of(entry))) is not None:
+        return known
+    policy = entry.unknown_price or settings.money.unknown_price
+    if policy == "deny":
         raise LookupError(f"deployment {entry.name!r} has no price")
-    return facts.price
-
-
-def _configured_price(price: PriceSettings) -> Price:
-    return Price(
-        input=price.input,
-        cached_input=price.input if price.cached_input is None else price.cached_input,
-        output=price.output,
-        reasoning=price.output if price.reasoning is None else price.reasoning,
-    )
+    others = [other for other in settings.deployments if entry.tier is not None and other.tier == entry.tier]
+    tier_prices = [price for other in others if (price := known_price(other, facts_of(other))) is not None]
+    return stand_in_price(provider_of(entry), entry.tier, tier_prices, is_allowed=policy == "allow")
 
 
 def arm_of(entry: DeploymentSettings, arms: Collection[str]) -> str:

@@ -11,11 +11,24 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, SecretStr
 
 from penstock_gateway.deployments import TIERS, Ability
+from penstock_gateway.settings_accounts import (
+    AccountsSettings,
+    AdminSettings,
+    KeyFields,
+    NamedKeySettings,
+    TagSettings,
+    TeamSettings,
+)
+from penstock_gateway.settings_attempts import AttemptSettings, OnDisconnect
 from penstock_gateway.settings_cache import CacheSettings
+from penstock_gateway.settings_events import EventSettings
+from penstock_gateway.settings_ledger import LedgerSettings
+from penstock_gateway.settings_money import MoneySettings, UnknownPrice
+from penstock_gateway.settings_prices import PriceSettings
+from penstock_gateway.settings_redis import RedisSettings
 from penstock_gateway.settings_types import (
     Adapter,
     ArtifactDigest,
-    CostUsd,
     HeaderName,
     HostName,
     Key,
@@ -29,7 +42,6 @@ from penstock_gateway.settings_types import (
     Text,
     Tier,
     Tradeoff,
-    UsdPerMillion,
     plain_float,
 )
 
@@ -49,52 +61,13 @@ class ServerSettings(Section):
     )
     max_body_bytes: int = Field(20_971_520, ge=1024, le=1_073_741_824, description="Largest request body, bytes.")
     max_in_flight: int = Field(1024, ge=1, le=100_000, description="Requests in progress before new ones get a 503.")
+    reload_on_change: bool = Field(
+        False, description="Read the configuration again when its file, or a key file, changes; SIGHUP always does it."
+    )
 
 
-class ClientKeySettings(Section):
+class ClientKeySettings(KeyFields, NamedKeySettings):
     """One key that clients may present."""
-
-    name: Name = Field(description="Tenant that the key stands for; shown in logs and decisions.")
-    key: LongKey | None = Field(None, description="The key, by reference only: `${VARIABLE}`. At least 16 characters.")
-    key_file: Text | None = Field(None, description="File that holds the key, instead of `key`.")
-    tradeoff: Tradeoff | None = Field(
-        None, description="In force when a request gives none; default: `routing.tradeoff`."
-    )
-    max_cost_usd: CostUsd | None = Field(
-        None, description="Highest expected cost of one request, USD; a request may lower it, not raise it."
-    )
-    min_quality: Share | None = Field(
-        None, description="Quality that an answer should surely have, in place of a trade-off."
-    )
-    explore_rate: Share | None = Field(None, description="Instead of `routing.explore.rate`.")
-    category_floors: dict[Name, Tier] = Field(
-        default_factory=dict, max_length=64, description="Raise `routing.category_floors` for this key."
-    )
-    cache_category: Name | None = Field(
-        None, description="Cache category of this key's requests, say `faq`; default: what the router sees in them."
-    )
-    cache_categories: tuple[Name, ...] = Field(
-        (), strict=False, max_length=64, description="Categories that `x-penstock-cache-category` may name."
-    )
-    cache_under_load: bool = Field(
-        False, description="Whether `cache.load` may loosen budget and TTL for this key while a model is overloaded."
-    )
-    may_share_answers: bool = Field(
-        False, description="Whether answers of this key may serve all tenants, in categories that are shared."
-    )
-
-
-class PriceSettings(Section):
-    """Price of one deployment, USD per million tokens."""
-
-    input: UsdPerMillion = Field(description="USD per million prompt tokens.")
-    cached_input: UsdPerMillion | None = Field(
-        None, description="USD per million prompt tokens read from the provider's cache; default: `input`."
-    )
-    output: UsdPerMillion = Field(description="USD per million completion tokens.")
-    reasoning: UsdPerMillion | None = Field(
-        None, description="USD per million hidden reasoning tokens; default: `output`."
-    )
 
 
 class ParameterSettings(Section):
@@ -151,6 +124,7 @@ class DeploymentSettings(Section):
         None, description="Artifact arm whose estimates apply; default: `name` if the artifact has it, else `tier`."
     )
     price: PriceSettings | None = Field(None, description="Default: the bundled price snapshot.")
+    unknown_price: UnknownPrice | None = Field(None, description="Instead of `money.unknown_price`.")
     context_tokens: int | None = Field(
         None, ge=1, le=100_000_000, description="Most prompt tokens; default: the snapshot, else 8192."
     )
@@ -165,6 +139,22 @@ class DeploymentSettings(Section):
     )
     timeouts: TimeoutSettings = Field(default_factory=TimeoutSettings, description="Deadlines of one attempt.")
     routable: bool = Field(True, description="Whether `auto` may choose it.")
+    group: Name | None = Field(
+        None, description="Deployments of one group serve the same model: each may take another's requests."
+    )
+    fallbacks: tuple[Name, ...] = Field(
+        (),
+        strict=False,
+        max_length=16,
+        description="Deployments or groups that answer in this order when it fails and a client asked for it by name.",
+    )
+    max_parallel_requests: int | None = Field(
+        None, ge=1, le=1_000_000, description="Requests at once that it takes; further ones wait. Default: no limit."
+    )
+    on_disconnect: OnDisconnect = Field(
+        "cancel",
+        description="When a client leaves: `cancel`, or `drain`, which reads on to learn the usage that is billed.",
+    )
 
 
 class ExploreSettings(Section):
@@ -233,20 +223,9 @@ class RoutingSettings(Section):
         10_000, ge=1, le=1_000_000, description="Conversations whose last model is remembered, per process."
     )
     explore: ExploreSettings = Field(default_factory=ExploreSettings, description="Trying out other deployments.")
-
-
-class EventSettings(Section):
-    """The log of decisions and outcomes that routers are fitted on."""
-
-    folder: Text | None = Field(None, description="Where segments are written; nothing is without it.")
-    capture_content: bool = Field(
-        False, description="Write prompts and comments too. They are content: who reads the folder reads them."
-    )
-    segment_bytes: int = Field(
-        67_108_864, ge=65_536, le=4_294_967_296, description="Size at which a segment is closed, bytes."
-    )
-    max_bytes: int = Field(
-        10_737_418_240, ge=1_048_576, description="Size of all segments at which the oldest are deleted, bytes."
+    observe: bool = Field(
+        False,
+        description="Requests that name a model are answered by it; what would have been chosen instead is logged.",
     )
 
 
@@ -278,11 +257,29 @@ class Settings(Section):
     client_keys: tuple[ClientKeySettings, ...] = Field(
         (), strict=False, max_length=10_000, description="Keys that clients must present; none: no key is asked for."
     )
+    teams: tuple[TeamSettings, ...] = Field(
+        (), strict=False, max_length=1000, description="Keys that share budgets, limits and restrictions."
+    )
+    tags: tuple[TagSettings, ...] = Field(
+        (), strict=False, max_length=1000, description="Purposes that requests are charged to, across teams."
+    )
+    accounts: AccountsSettings = Field(
+        default_factory=AccountsSettings, description="Where keys, teams and tags are stored."
+    )
+    admin: AdminSettings = Field(default_factory=AdminSettings, description="API that they are managed with.")
     deployments: tuple[DeploymentSettings, ...] = Field(
         (), strict=False, max_length=1000, description="The models that can be called."
     )
     routing: RoutingSettings = Field(default_factory=RoutingSettings, description="How `auto` chooses.")
+    money: MoneySettings = Field(default_factory=MoneySettings, description="What requests are charged.")
     cache: CacheSettings = Field(default_factory=CacheSettings, description="Answering repeats without a model.")
+    redis: RedisSettings = Field(
+        default_factory=RedisSettings, description="The Redis of every feature that names none of its own."
+    )
+    attempts: AttemptSettings = Field(
+        default_factory=AttemptSettings, description="Retries, fallbacks, queues, breakers, hedges and balancing."
+    )
+    ledger: LedgerSettings = Field(default_factory=LedgerSettings, description="Counting what is spent.")
     decisions: DecisionSettings = Field(default_factory=DecisionSettings, description="Memory of past decisions.")
     events: EventSettings = Field(default_factory=EventSettings, description="Log of decisions and outcomes.")
     metrics: MetricSettings = Field(default_factory=MetricSettings, description="Metrics; nothing to set yet.")
@@ -302,6 +299,11 @@ class Settings(Section):
         if not routable:
             return ""
         return max(routable, key=lambda d: TIERS.index(d.tier) if d.tier else -1).name
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether every request has to present a key; an empty store does not open the gateway."""
+        return bool(self.client_keys) or self.accounts.is_on
 
     @property
     def baseline(self) -> str:

@@ -1,16 +1,15 @@
 """Whether floors, key defaults and the event log agree with the rest of a configuration.
 
-Owns the checks of what `request_policy` and `event_log` take for granted. Read `check_policies` first.
+Owns the checks of what `request_policy` takes for granted; those of the event log are `settings_events_checks`'s. Read
+`check_policies` first.
 """
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from penstock_gateway.configuration_problems import did_you_mean
 from penstock_gateway.deployments import TIERS
 from penstock_gateway.settings_deployments import with_default_arm
+from penstock_gateway.settings_events_checks import check_events
 from penstock_gateway.settings_models import ClientKeySettings, Settings
 from penstock_gateway.settings_source import SettingKey, SettingsSource
 
@@ -32,7 +31,7 @@ def check_policies(settings: Settings, source: SettingsSource) -> None:
     """
     _check_floors(settings, source)
     _check_keys(settings, source)
-    _check_events(settings, source)
+    check_events(settings, source)
 
 
 def check_floor_categories(settings: Settings, source: SettingsSource, categories: tuple[str, ...]) -> None:
@@ -98,19 +97,3 @@ def _check_keys(settings: Settings, source: SettingsSource) -> None:
 
 def _policy(entry: ClientKeySettings) -> tuple[object, ...]:
     return entry.tradeoff, entry.max_cost_usd, entry.min_quality, entry.explore_rate, entry.category_floors
-
-
-def _check_events(settings: Settings, source: SettingsSource) -> None:
-    events = settings.events
-    if events.segment_bytes > events.max_bytes:
-        message = f"is less than one segment ({events.segment_bytes} bytes)"
-        source.report(("events", "max_bytes"), message, "raise it, or lower events.segment_bytes")
-    if events.folder is None:
-        return
-    folder = Path(events.folder)
-    existing = next((path for path in (folder, *folder.parents) if path.exists()), None)
-    shown = source.written.get(("events", "folder"), events.folder)
-    if existing is not None and not existing.is_dir():
-        source.report(("events", "folder"), f"{shown} is not a folder, or lies in a file")
-    elif existing is not None and not os.access(existing, os.W_OK | os.X_OK):
-        source.report(("events", "folder"), f"{shown} cannot be written")

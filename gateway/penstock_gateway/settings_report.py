@@ -11,7 +11,7 @@ from textwrap import fill
 from typing import Any
 
 from penstock_gateway.deployments import Deployment
-from penstock_gateway.money.prices import format_usd
+from penstock_gateway.money.price_text import price_fields
 from penstock_gateway.settings import Settings, build_deployments, note_settings
 
 _HEAD = ("name", "model", "provider", "tier", "arm", "in", "out", "context", "auto")
@@ -56,14 +56,7 @@ def _deployment(entry: Deployment) -> dict[str, Any]:
         "base_url": entry.base_url,
         "tier": entry.tier,
         "arm": entry.arm,
-        "price_usd_per_million_tokens": {
-            "input": format_usd(entry.price.input),
-            "cached_input": format_usd(entry.price.cached_input),
-            "output": format_usd(entry.price.output),
-            "reasoning": format_usd(entry.price.reasoning),
-            "source": entry.price.source,
-            "as_of": entry.price.as_of,
-        },
+        "price_usd_per_million_tokens": price_fields(entry.price),
         "context_tokens": entry.context_tokens,
         "max_output_tokens": entry.max_output_tokens,
         "abilities": sorted(entry.abilities),
@@ -130,11 +123,16 @@ def _row(entry: dict[str, Any]) -> tuple[str, ...]:
         provider,
         entry["tier"] or "-",
         entry["arm"],
-        price["input"],
-        price["output"],
+        _shown_price(price, "input"),
+        _shown_price(price, "output"),
         str(entry["context_tokens"]),
         "yes" if entry["routable"] else "no",
     )
+
+
+def _shown_price(price: Mapping[str, Any], name: str) -> str:
+    """Return a price for the table; one that is not this model's own is marked."""
+    return "?" if price["is_unknown"] else f"~{price[name]}" if price["is_estimate"] else str(price[name])
 
 
 def table(

@@ -35,6 +35,12 @@ _WRITTEN_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SHOW_BRACES = str.maketrans({"\ue000": "{", "\ue001": "}"})
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OTHER_REFERENCE = "os.environ/"
+_KEY_FILES = {
+    "client_keys": "key_file",
+    "deployments": "api_key_file",
+    "admin": "key_file",
+    "accounts": "pepper_file",
+}
 _SECRET_NAME = re.compile(r"auth|key|token|secret|cookie|passw|credential", re.IGNORECASE)
 
 
@@ -104,7 +110,7 @@ def is_secret(key: SettingKey) -> bool:
         return False
     if len(key) >= 2 and key[-2] == "headers":
         return _SECRET_NAME.search(key[-1]) is not None
-    return key[-1] in ("key", "api_key", "redis_url")
+    return key[-1] in ("key", "api_key", "redis_url", "pepper", "pseudonym_key") or key == ("redis", "url")
 
 
 def read_source(
@@ -292,10 +298,11 @@ class _TreeReader:
         if text.startswith(_OTHER_REFERENCE):
             names, text = [text.removeprefix(_OTHER_REFERENCE)], "${" + text.removeprefix(_OTHER_REFERENCE) + "}"
         if not names:
-            is_open = key[-1:] == ("redis_url",) and "@" not in text  # an address without a password
+            is_redis = key[-1:] == ("redis_url",) or key == ("redis", "url")
+            is_open = is_redis and "@" not in text  # an address without a password
             if is_secret(key) and text and not is_open and not (is_plain and plain_value(text) is None):
-                file = {"client_keys": "key_file", "deployments": "api_key_file"}.get(str(key[0]))
-                file = file if key[-1] in ("key", "api_key") and "headers" not in key else None
+                file = _KEY_FILES.get(str(key[0]))
+                file = file if key[-1] in ("key", "api_key", "pepper") and "headers" not in key else None
                 hint = f"write ${{VARIABLE}}, or name a file with {file}" if file else "write ${VARIABLE}"
                 self._source.report(key, "a secret should not stand in the file", hint)
                 self._source.unresolved.add(key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, StringConstraints
 
 Tier = Literal["small", "medium", "large", "frontier"]
 Adapter = Literal["direct", "litellm"]
@@ -17,6 +17,9 @@ TRADEOFFS = ("cost", "balanced", "quality")
 
 MAX_PRICE_USD_PER_MILLION = Decimal(100_000)
 """Above this a price is taken for a typing error; the dearest model of the bundled snapshot costs 600."""
+
+MAX_LIMIT_USD = Decimal(9_000_000)
+"""Largest budget: spend is counted in picodollars, of which a 64-bit counter holds 9.2 million dollars."""
 
 
 def _exact_decimal(value: object) -> object:
@@ -31,6 +34,24 @@ def _exact_decimal(value: object) -> object:
         except InvalidOperation:
             raise ValueError("should be a decimal number") from None
     return value
+
+
+def _six_decimals(price: Decimal) -> Decimal:
+    """Refuse a price that a picodollar per token cannot hold: sums of it would have to be rounded."""
+    if _decimals(price) > 6:
+        raise ValueError("should have at most six decimals (USD per million tokens; a token costs whole picodollars)")
+    return price
+
+
+def _whole_picousd(cost: Decimal) -> Decimal:
+    if _decimals(cost) > 12:
+        raise ValueError("should have at most twelve decimals (USD; a cost is a whole number of picodollars)")
+    return cost
+
+
+def _decimals(number: Decimal) -> int:
+    exponent = number.normalize().as_tuple().exponent
+    return max(0, -exponent) if isinstance(exponent, int) else 0
 
 
 def plain_float(value: object) -> object:
@@ -55,6 +76,21 @@ def _plain_tradeoff(value: object) -> object:
 UsdPerMillion = Annotated[
     Decimal,
     Field(ge=0, le=MAX_PRICE_USD_PER_MILLION, allow_inf_nan=False, max_digits=24),
+    BeforeValidator(_exact_decimal),
+    AfterValidator(_six_decimals),
+]
+UsdPerRequest = Annotated[
+    Decimal,
+    Field(ge=0, le=1000, allow_inf_nan=False, max_digits=24),
+    BeforeValidator(_exact_decimal),
+    AfterValidator(_whole_picousd),
+]
+Multiplier = Annotated[
+    Decimal, Field(gt=0, le=100, allow_inf_nan=False, max_digits=12), BeforeValidator(_exact_decimal)
+]
+LimitUsd = Annotated[
+    Decimal,
+    Field(gt=0, le=MAX_LIMIT_USD, allow_inf_nan=False, max_digits=24, decimal_places=12),
     BeforeValidator(_exact_decimal),
 ]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), BeforeValidator(plain_float)]

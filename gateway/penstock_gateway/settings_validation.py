@@ -74,7 +74,7 @@ def _take_out(tree: dict[str, object], key: SettingKey) -> None:
         parent[last] = {"name": f"entry-{last}"}
     elif isinstance(parent, dict) and last == "name" and len(key) == 3:
         parent["name"] = f"entry-{key[1]}"
-    elif isinstance(parent, list) or (len(key) > 1 and key[-2] == "price"):
+    elif isinstance(parent, list) or "price" in key[:-1]:
         _take_out(tree, key[:-1])
     elif isinstance(parent, dict):
         parent.pop(last, None)
@@ -161,13 +161,24 @@ def known_settings(key: SettingKey) -> list[str]:
         Empty where there are no fixed names.
     """
     model: type[BaseModel] | None = Settings
+    mapped: type[BaseModel] | None = None
     for part in key:
+        if not isinstance(part, str):
+            continue
+        if mapped is not None:  # the part is a name of the user's, or one of a few, in a mapping
+            model, mapped = mapped, None
+            continue
         if model is None:
             return []
-        if isinstance(part, str):
-            field = model.model_fields.get(part)
-            model = section_model(field.annotation)[0] if field is not None else None
+        field = model.model_fields.get(part)
+        annotation = field.annotation if field is not None else None
+        model, mapped = section_model(annotation)[0], _mapped_section(annotation)
     return list(model.model_fields) if model is not None else []
+
+
+def _mapped_section(annotation: object) -> type[BaseModel] | None:
+    """Return the section in ``dict[name, Section]``."""
+    return section_model(get_args(annotation)[1])[0] if get_origin(annotation) is dict else None
 
 
 def section_model(annotation: object) -> tuple[type[BaseModel] | None, bool]:

@@ -12,11 +12,15 @@ from dataclasses import dataclass, replace
 
 from penstock_gateway.artifact_source import ArtifactSource, FolderSource, Trust, is_artifact_url, open_trusted
 from penstock_gateway.artifact_watch import ArtifactWatch
+from penstock_gateway.calling import AttemptDesk
 from penstock_gateway.chooser import ArmChooser, RoutingParts
+from penstock_gateway.configuration_problems import ConfigurationError, Problem
 from penstock_gateway.conversations import WarmConversations
 from penstock_gateway.decisions import RecentDecisions
 from penstock_gateway.deployments import Deployment
-from penstock_gateway.event_log import EventLog
+from penstock_gateway.events.log import EventLog
+from penstock_gateway.events.opening import open_event_log
+from penstock_gateway.ledger.memory import MemoryLedger
 from penstock_gateway.metrics import GatewayMetrics
 from penstock_gateway.pipeline import Pipeline
 from penstock_gateway.request_policy import PolicyBook, rules_of
@@ -24,6 +28,8 @@ from penstock_gateway.settings import Settings, build_deployments
 from penstock_gateway.settings_deployments import arm_of, artifact_folder, model_folder, with_default_arm
 from penstock_gateway.settings_models import RoutingSettings
 from penstock_gateway.settings_policy_checks import unknown_floors
+from penstock_gateway.spending import SpendDesk
+from penstock_gateway.spending_start import rules_of as rules_of_spending
 from penstock_gateway.upstream.protocol import Upstream
 from penstock_routers.artifact import RouterArtifact
 from penstock_routers.encoder import PromptEncoder
@@ -95,7 +101,39 @@ def build_pipeline(
         finding = _unscored_default(settings.default_arm, parts.artifact.manifest.arms)
         parts = None
     metrics = GatewayMetrics()
-    chooser = ArmChooser(
+    chooser = _chooser(settings, deployments, parts, metrics)
+    if chooser.artifact_id is not None:
+        metrics.note_artifact(chooser.artifact_id)
+    if upstreams is None:
+        upstreams = {adapter: _UPSTREAMS[adapter]() for adapter in {d.adapter for d in deployments}}
+
+    def settled_until() -> float:
+        return pipeline.spending.settled_until()
+
+    pipeline = Pipeline(
+        settings,
+        deployments,
+        chooser,
+        AttemptDesk(
+            {deployment.name: deployment for deployment in deployments},
+            upstreams,
+            settings.attempts,
+            metrics=metrics.attempts,
+        ),
+        _uncounted(settings),
+        RecentDecisions(settings.decisions.keep),
+        metrics,
+        PolicyBook(settings),
+        _conversations(settings.routing, deployments),
+        _events(settings, metrics, settled_until),
+    )
+    return pipeline, finding
+
+
+def _chooser(
+    settings: Settings, deployments: Sequence[Deployment], parts: RoutingParts | None, metrics: GatewayMetrics
+) -> ArmChooser:
+    return ArmChooser(
         deployments,
         default_arm=settings.default_arm,
         baseline=settings.baseline,
@@ -104,21 +142,51 @@ def build_pipeline(
         on_failure=metrics.router_failures.inc,
         rules=rules_of(settings),
     )
-    if chooser.artifact_id is not None:
-        metrics.note_artifact(chooser.artifact_id)
-    if upstreams is None:
-        upstreams = {adapter: _UPSTREAMS[adapter]() for adapter in {d.adapter for d in deployments}}
-    pipeline = Pipeline(
-        deployments,
-        chooser,
-        upstreams,
-        RecentDecisions(settings.decisions.keep),
-        metrics,
-        PolicyBook(settings),
-        _conversations(settings.routing, deployments),
-        _events(settings, metrics),
-    )
-    return pipeline, finding
+
+
+def reconfigure(settings: Settings, pipeline: Pipeline) -> Callable[[], None]:
+    """Build what another configuration needs beside a pipeline that serves; blocks, and changes nothing.
+
+    Parameters
+    ----------
+    settings : Settings
+    pipeline : Pipeline
+        Its router, cache, ledger, event log and connections stay.
+
+    Returns
+    -------
+    callable
+        Puts the new configuration in force, in one step of the event loop.
+
+    Raises
+    ------
+    ConfigurationError
+        A deployment cannot be built, or the artifact in force has no estimates for the new default arm.
+    """
+    settings = with_default_arm(settings)
+    parts = pipeline.chooser.parts
+    arms = None if parts is None else parts.artifact.manifest.arms
+    deployments = build_deployments(settings, artifact_arms=arms)
+    default_arm = next(deployment.arm for deployment in deployments if deployment.name == settings.default_arm)
+    if arms is not None and default_arm not in arms:
+        refused = _unscored_default(settings.default_arm, arms)
+        raise ConfigurationError([Problem("settings", "routing.default_arm", refused.message)])
+    chooser = _chooser(settings, deployments, parts, pipeline.metrics)
+    missing = {d.adapter for d in deployments} - set(pipeline.upstreams)
+    upstreams = {**pipeline.upstreams, **{adapter: _UPSTREAMS[adapter]() for adapter in missing}}
+
+    def take_over() -> None:
+        pipeline.attempts.adopt(deployments, upstreams, settings.attempts)
+        pipeline.adopt(settings, deployments, chooser, PolicyBook(settings))
+        if pipeline.events is not None:
+            pipeline.events.capture_content = settings.events.capture_content
+
+    return take_over
+
+
+def _uncounted(settings: Settings) -> SpendDesk:
+    """Return a desk over a ledger that nobody settles: for decisions without a server, and until it has started one."""
+    return SpendDesk(MemoryLedger(), lambda _: None, rules_of_spending(settings.ledger))
 
 
 def _conversations(routing: RoutingSettings, deployments: Sequence[Deployment]) -> WarmConversations | None:
@@ -129,14 +197,16 @@ def _conversations(routing: RoutingSettings, deployments: Sequence[Deployment]) 
     return WarmConversations(keep=routing.warm_conversations, seconds=routing.warm_seconds)
 
 
-def _events(settings: Settings, metrics: GatewayMetrics) -> EventLog | None:
-    if settings.events.folder is None:
-        return None
-    return EventLog(
-        settings.events,
+def _events(settings: Settings, metrics: GatewayMetrics, settled_until: Callable[[], float]) -> EventLog | None:
+    events = open_event_log(
+        settings,
         on_drop=lambda kind: metrics.events_dropped.labels(kind).inc(),
         on_problem=lambda problem: metrics.event_problems.labels(problem).inc(),
+        settled_until=settled_until,
     )
+    if events is not None:
+        metrics.event_places.set_function(lambda: events.places)
+    return events
 
 
 def build_watch(settings: Settings, pipeline: Pipeline) -> tuple[ArtifactWatch | None, RoutingFinding | None]:
@@ -170,15 +240,15 @@ def build_watch(settings: Settings, pipeline: Pipeline) -> tuple[ArtifactWatch |
         return None, RoutingFinding(error.code, error.message)
 
     def adopt(artifact: RouterArtifact) -> None:
-        arms = _arms_of(settings, artifact)
-        if arms[settings.default_arm] not in artifact.manifest.arms:
-            refused = _unscored_default(settings.default_arm, artifact.manifest.arms)
+        in_force = pipeline.settings
+        arms = _arms_of(in_force, artifact)
+        if arms[in_force.default_arm] not in artifact.manifest.arms:
+            refused = _unscored_default(in_force.default_arm, artifact.manifest.arms)
             raise ArtifactError(refused.message, code=refused.code)
         chooser = pipeline.chooser.with_artifact(artifact, encoder, arms)
-        pipeline.deployments = {name: replace(d, arm=arms[name]) for name, d in pipeline.deployments.items()}
-        pipeline.chooser = chooser
+        pipeline.use_router(chooser, {name: replace(d, arm=arms[name]) for name, d in pipeline.deployments.items()})
         pipeline.metrics.note_artifact(artifact.id)
-        warn_of_floors(settings, artifact)
+        warn_of_floors(in_force, artifact)
 
     watch = ArtifactWatch(
         source,

@@ -54,6 +54,7 @@ class RejectReason(StrEnum):
     NO_ESTIMATE = "no_estimate"
     CATEGORY_FLOOR = "category_floor"  # its tier is below the floor of the prompt's category
     MAX_COST = "max_cost"  # its expected cost is above the request's cap
+    NOT_ALLOWED = "not_allowed"  # the caller's key may not use it
 
 
 class Candidate(msgspec.Struct, frozen=True, gc=False):

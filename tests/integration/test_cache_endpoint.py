@@ -25,6 +25,7 @@ deployments:
      price: {input: 10, output: 30}, context_tokens: 8000, max_output_tokens: 4000,
      abilities: [streaming, tools, vision, json]}
 routing: {artifact: none}
+attempts: {retries: 0}
 cache: {mode: exact}
 """
 USAGE = Usage(input_tokens=1000, output_tokens=200)

@@ -8,11 +8,14 @@ from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 import pytest
+from pydantic import SecretStr
 
+from penstock_gateway.accounts.start import open_directory
 from penstock_gateway.admission import Gatekeeper
 from penstock_gateway.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from penstock_gateway.money.usage import Usage
 from penstock_gateway.settings import Settings, load_settings
+from penstock_gateway.settings_models import ClientKeySettings
 from penstock_gateway.upstream.protocol import UpstreamRequest
 from support.fakes import FakeReply
 from support.running_gateway import running
@@ -307,21 +310,18 @@ async def test_metrics_count_requests_by_model_and_reason(settings) -> None:
 async def test_every_route_but_probes_needs_the_key(settings) -> None:
     """With client keys configured nothing but the probes answers without one, in either header form."""
     async with running(settings, completion) as gateway:
-
-        class Keys:
-            def tenant_of(self, presented: str) -> str | None:
-                return {"sk-a": "a", "sk-b": "b"}.get(presented)
-
-        gateway.app._gatekeeper = Gatekeeper(Keys(), has_keys=True, bound_host="127.0.0.1", allowed_hosts=())
+        keys = tuple(ClientKeySettings(name=name, key=SecretStr(f"sk-0123456789abc-{name}")) for name in ("a", "b"))
+        directory = open_directory(settings.model_copy(update={"client_keys": keys}))
+        gateway.app._gatekeeper = Gatekeeper(directory, bound_host="127.0.0.1", allowed_hosts=())
         for path in ("/v1/models", "/v1/decisions/x", "/metrics", "/openapi.json", "/v1/route", "/v1/nothing"):
             assert (await gateway.http.get(gateway.url + path)).status == 401, path
         assert (await gateway.chat()).status == 401
         assert (await gateway.http.get(f"{gateway.url}/livez")).status == 200
         assert (await gateway.http.get(f"{gateway.url}/readyz")).status == 200
-        answer = await gateway.chat(headers={"authorization": "Bearer sk-a"})
+        answer = await gateway.chat(headers={"authorization": "Bearer sk-0123456789abc-a"})
         url = f"{gateway.url}/v1/decisions/{answer.headers['x-penstock-decision-id']}"
-        assert (await gateway.http.get(url, headers={"x-api-key": "sk-a"})).status == 200
-        assert (await gateway.http.get(url, headers={"x-api-key": "sk-b"})).status == 404
+        assert (await gateway.http.get(url, headers={"x-api-key": "sk-0123456789abc-a"})).status == 200
+        assert (await gateway.http.get(url, headers={"x-api-key": "sk-0123456789abc-b"})).status == 404
 
 
 async def test_foreign_host_header_is_refused_everywhere(settings) -> None:
@@ -349,8 +349,8 @@ async def test_chat_slow_path_gives_the_same_answer_as_the_hot_one(settings) -> 
         hot = await gateway.chat()
         chat = gateway.app._chat
 
-        async def through_fastapi(scope, receive, send, head, tenant):
-            scope["penstock.tenant"] = tenant
+        async def through_fastapi(scope, receive, send, head, principal):
+            scope["penstock.principal"] = principal
             await gateway.app.inspection(scope, receive, send)
 
         gateway.app._chat = through_fastapi

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock_gateway import server as server_module
+from penstock_gateway import bounded_http as server_module
 from penstock_gateway.money.usage import Usage
 from penstock_gateway.settings import Settings, load_settings
 from penstock_gateway.upstream.protocol import UpstreamRequest

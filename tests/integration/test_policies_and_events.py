@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from penstock_gateway import event_log
 from penstock_gateway.errors import UpstreamTimeout
-from penstock_gateway.event_segments import PATTERN
+from penstock_gateway.events.segments import PATTERN
 from penstock_gateway.money.usage import Usage
 from penstock_gateway.settings import Settings, load_settings
 from penstock_gateway.upstream.protocol import UpstreamRequest
@@ -108,21 +105,24 @@ async def test_chat_cheapest_without_estimate_respects_the_floor(settings_of) ->
         assert [(c["model"], c["rejected"]) for c in refused] == [("small", "category_floor")]
 
 
-async def test_chat_request_leaves_one_event_without_content_or_secret(settings_of, tmp_path) -> None:
-    """Every request has an event afterwards, and no prompt, key, tenant's name or answer is in the folder."""
+async def test_chat_request_leaves_decision_and_outcome_without_content_or_secret(settings_of, tmp_path) -> None:
+    """Every request has both afterwards, and no prompt, key or answer is in the folder; accounts are, as labels."""
     async with running(settings_of(), completion) as gateway:
         _, _, decision_id = await ask(gateway, NORTH)
         await ask(gateway, NORTH, model="small")
         await gateway.http.post(
             f"{gateway.url}/v1/route", json={"messages": [{"role": "user", "content": "x"}]}, headers=NORTH
         )
-    first, second = events_in(tmp_path / "log")
-    assert (first["decision_id"], first["intended_arm"], first["served_arm"]) == (decision_id, "large", "large")
-    assert (first["cost_usd"], first["status"], first["tradeoff"]) == ("0.026", 200, "balanced")
+    first, paid, second, _ = events_in(tmp_path / "log")
+    assert (first["type"], paid["type"]) == ("decision", "outcome")
+    assert (first["decision_id"], first["intended_arm"], first["tradeoff"]) == (decision_id, "large", "balanced")
+    assert (paid["decision_id"], paid["served_arm"], paid["status"]) == (decision_id, "large", 200)
+    assert (paid["cost_usd"], paid["cost_picousd"]) == ("0.026", 26_000_000_000)
     assert (second["reason"], second["intended_arm"]) == ("physical_model", "small")
     written = b"".join(path.read_bytes() for path in (tmp_path / "log").iterdir()).decode()
-    for secret in ("Rumpel", "north", "0123456789abcdef", "up-large", "choices"):
+    for secret in ("Rumpel", "0123456789abcdef", "up-large", "choices"):
         assert secret not in written
+    assert "north" not in written.replace('"key:north-clinic"', "")
 
 
 async def test_chat_request_that_timed_out_is_a_censored_event(settings_of, tmp_path) -> None:
@@ -133,9 +133,9 @@ async def test_chat_request_that_timed_out_is_a_censored_event(settings_of, tmp_
 
     async with running(settings_of(), late) as gateway:
         assert (await ask(gateway, NORTH))[0] == 504
-    (event,) = events_in(tmp_path / "log")
-    assert (event["intended_arm"], event["served_arm"], event["is_timeout"]) == ("large", None, True)
-    assert (event["status"], event["error_code"], event["cost_usd"]) == (504, "upstream_timeout", None)
+    decision, event = events_in(tmp_path / "log")
+    assert (decision["intended_arm"], event["served_arm"], event["is_timeout"]) == ("large", None, True)
+    assert (event["status"], event["error_code"]) == (504, "upstream_timeout")
 
 
 async def test_feedback_of_the_own_tenant_is_on_disk_when_it_is_acknowledged(settings_of, tmp_path) -> None:
@@ -151,35 +151,70 @@ async def test_feedback_of_the_own_tenant_is_on_disk_when_it_is_acknowledged(set
     assert "comment" not in on_disk[0]
 
 
+async def test_feedback_by_request_id_reaches_the_decision(settings_of, tmp_path) -> None:
+    """An application that sends ids of its own needs no other; what is sent again changes nothing."""
+    async with running(settings_of(), completion) as gateway:
+        _, _, decision_id = await ask(gateway, {**NORTH, "x-request-id": "mine"})
+        fields = {"request_id": "mine", "score": 0.25, "label": "wrong units"}
+        statuses = [(await rate(gateway, NORTH, **fields))[0] for _ in range(2)]
+        status, body = await rate(gateway, NORTH, decision_id=decision_id, label="late", idempotency_key="k")
+        assert (statuses, status, body["score"], body["label"]) == ([201, 200], 201, None, "late")
+        assert (await rate(gateway, NORTH, decision_id=decision_id, label="other", idempotency_key="k"))[0] == 409
+    kept = [event for event in events_in(tmp_path / "log") if event["type"] == "feedback"]
+    assert [(event["decision_id"], event["request_id"], event["label"], event["score"]) for event in kept] == [
+        (decision_id, "mine", "wrong units", 0.25),
+        (decision_id, "mine", "late", None),
+    ]
+
+
+async def test_feedback_faster_than_the_limit_is_told_when_to_come_back(settings_of) -> None:
+    """The limit is per tenant and comes with Retry-After."""
+    settings = settings_of()
+    slow = settings.model_copy(update={"events": settings.events.model_copy(update={"feedback_per_minute": 1})})
+    async with running(slow, completion) as gateway:
+        _, _, decision_id = await ask(gateway, NORTH)
+        assert (await rate(gateway, NORTH, decision_id=decision_id, score=0.5))[0] == 201
+        fields = {"decision_id": decision_id, "score": 0.75}
+        response = await gateway.http.post(f"{gateway.url}/v1/feedback", json=fields, headers=NORTH)
+        assert (response.status, (await response.json())["error"]["code"]) == (429, "feedback_rate_limited")
+        assert 1 <= int(response.headers["retry-after"]) <= 60
+
+
 async def test_feedback_on_another_tenants_decision_does_not_exist(settings_of, tmp_path) -> None:
     """Whoever guesses an id learns nothing and changes nothing."""
     async with running(settings_of(), completion) as gateway:
-        _, _, decision_id = await ask(gateway, NORTH)
+        _, _, decision_id = await ask(gateway, {**NORTH, "x-request-id": "mine"})
         for headers, wanted in ((SOUTH, decision_id), (NORTH, "dec_000000000000000000000000")):
             status, body = await rate(gateway, headers, decision_id=wanted, score=1.0)
             assert (status, body["error"]["code"]) == (404, "decision_not_found")
         assert (await rate(gateway, {}, decision_id=decision_id, score=1.0))[0] == 401
-    assert [event["type"] for event in events_in(tmp_path / "log")] == ["request"]
+        for headers, wanted in ((SOUTH, "mine"), (NORTH, "unknown")):
+            status, body = await rate(gateway, headers, request_id=wanted, score=1.0)
+            assert (status, body["error"]["code"]) == (404, "decision_not_found")
+    assert [event["type"] for event in events_in(tmp_path / "log")] == ["decision", "outcome"]
 
 
 async def test_feedback_beyond_eight_pieces_is_refused(settings_of) -> None:
     """One decision cannot fill the disk."""
     async with running(settings_of(), completion) as gateway:
         _, _, decision_id = await ask(gateway, NORTH)
-        sent = [rate(gateway, NORTH, decision_id=decision_id, score=0.5) for _ in range(9)]
+        sent = [rate(gateway, NORTH, decision_id=decision_id, score=n / 10) for n in range(9)]
         statuses = sorted(status for status, _ in await asyncio.gather(*sent))
         assert statuses == [201] * 8 + [400]
 
 
-async def test_feedback_that_was_not_taken_does_not_count(settings_of, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is told to send it again may: refusals of a slow disk do not use up a decision's pieces."""
-    async with running(settings_of(), completion) as gateway:
-        _, _, decision_id = await ask(gateway, NORTH)
-        with monkeypatch.context() as patched:
-            patched.setattr(event_log, "MAX_EVENTS", 0)
-            for _ in range(9):
-                assert (await rate(gateway, NORTH, decision_id=decision_id, score=0.5))[0] == 503
-        assert (await rate(gateway, NORTH, decision_id=decision_id, score=0.5))[0] == 201
+async def test_chat_request_without_a_place_in_the_log_is_refused(settings_of) -> None:
+    """No request goes unrecorded: while the disk takes nothing and all places are taken, requests get a 503."""
+    settings = settings_of()
+    small = settings.model_copy(update={"events": settings.events.model_copy(update={"max_waiting": 2})})
+    async with running(small, completion) as gateway:
+        events = gateway.app.pipeline.events
+        assert (events.admit(), events.admit()) == (True, True)
+        status, body, _ = await ask(gateway, NORTH)
+        assert (status, body["error"]["code"]) == (503, "events_overloaded")
+        assert gateway.upstream.requests == []
+        events.release()
+        assert (await ask(gateway, NORTH))[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -192,6 +227,12 @@ async def test_feedback_that_was_not_taken_does_not_count(settings_of, monkeypat
         ({"rating": "good"}, "invalid_type"),
         ({"score": "1"}, "invalid_type"),
         ({"score": 1, "comment": "x" * 2001}, "invalid_value"),
+        ({"label": "x" * 65}, "invalid_value"),
+        ({"label": ""}, "invalid_value"),
+        ({"label": "two\nlines"}, "invalid_value"),
+        ({"score": 1, "request_id": "both"}, "invalid_value"),
+        ({"score": 1, "decision_id": None}, "invalid_value"),
+        ({"score": 1, "idempotency_key": "x" * 129}, "invalid_value"),
         ({"score": 1, "commment": "x"}, "invalid_type"),
         ({"score": 1, "decision_id": 7}, "invalid_type"),
     ],
@@ -241,25 +282,3 @@ async def test_event_log_of_a_folder_that_cannot_be_written_does_not_stop_the_ga
         assert (await ask(gateway, NORTH))[0] == 200
         metrics = await (await gateway.http.get(f"{gateway.url}/metrics", headers=NORTH)).text()
         assert 'penstock_event_problems_total{problem="write_failed"}' in metrics
-
-
-KILLED = """
-import os, sys, time
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from support.event_samples import log_in, note
-log = log_in(Path(sys.argv[1]))
-log.start()
-note(log, 50)
-while sum(len(p.read_bytes().splitlines()) for p in Path(sys.argv[1]).glob("events-*.jsonl")) < 50:
-    time.sleep(0.01)
-os.kill(os.getpid(), 9)
-"""
-
-
-def test_event_log_of_a_killed_process_is_whole(tmp_path: Path, repository_root: Path) -> None:
-    """What a batch has written survives `kill -9`, line by line."""
-    command = [sys.executable, "-c", KILLED, str(tmp_path), str(repository_root / "tests")]
-    done = subprocess.run(command, check=False, timeout=60, capture_output=True)
-    assert done.returncode == -9, done.stderr
-    assert [event["decision_id"] for event in events_in(tmp_path)] == [f"dec_{number}" for number in range(50)]

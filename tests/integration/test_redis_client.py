@@ -23,10 +23,13 @@ SECRET = "pass/word+cluster@secret"
 ESCAPED = "pass%2Fword%2Bcluster%40secret"
 
 
+both_transports = pytest.mark.parametrize("is_multiplexed", [True, False], ids=["multiplexed", "pooled"])
+
+
 @asynccontextmanager
-async def opened(url: str) -> AsyncIterator[RedisClient]:
+async def opened(url: str, is_multiplexed: bool = True) -> AsyncIterator[RedisClient]:
     """A client that is closed afterwards."""
-    client = RedisClient(url)
+    client = RedisClient(url, is_multiplexed=is_multiplexed)
     try:
         yield client
     finally:
@@ -90,15 +93,16 @@ async def test_client_shown_anywhere_hides_the_credential(url: str, shown: str, 
 
 
 @pytest.mark.redis
+@both_transports
 async def test_execute_with_the_right_password_works_and_with_a_wrong_one_is_refused(
-    guarded_server: ControlledRedis,
+    guarded_server: ControlledRedis, is_multiplexed: bool
 ) -> None:
     """An escaped password is used; a wrong or missing one is a refused credential, without the credential."""
     place = f"127.0.0.1:{guarded_server.port}/2"
-    async with opened(f"redis://:{ESCAPED}@{place}") as client:
+    async with opened(f"redis://:{ESCAPED}@{place}", is_multiplexed) as client:
         assert await client.execute(b"PING", deadline_seconds=10.0) in (b"PONG", "PONG")
     for url in (f"redis://:hunter2@{place}", f"redis://{place}"):
-        async with opened(url) as client:
+        async with opened(url, is_multiplexed) as client:
             with pytest.raises(StoreUnavailable) as caught:
                 await client.execute(b"GET", b"key", deadline_seconds=10.0)
             assert caught.value.code == "cache_store_refused"
@@ -106,9 +110,10 @@ async def test_execute_with_the_right_password_works_and_with_a_wrong_one_is_ref
 
 
 @pytest.mark.redis
-async def test_execute_of_commands_returns_replies_as_they_are(redis_url: str) -> None:
+@both_transports
+async def test_execute_of_commands_returns_replies_as_they_are(redis_url: str, is_multiplexed: bool) -> None:
     """Replies are bytes, numbers, None and lists of these, for redis-py's own favourites too."""
-    async with opened(redis_url) as client:
+    async with opened(redis_url, is_multiplexed) as client:
 
         async def ask(*command: bytes | int) -> object:
             return await client.execute(*command, deadline_seconds=10.0)
@@ -124,10 +129,13 @@ async def test_execute_of_commands_returns_replies_as_they_are(redis_url: str) -
 
 
 @pytest.mark.redis
-async def test_execute_given_up_at_every_moment_leaves_no_reply_to_the_next(redis_url: str) -> None:
+@both_transports
+async def test_execute_given_up_at_every_moment_leaves_no_reply_to_the_next(
+    redis_url: str, is_multiplexed: bool
+) -> None:
     """Whether a caller runs out of time or is cancelled, no later command gets its reply."""
     port = redis.connection.parse_url(redis_url)["port"]
-    async with slow_proxy(port) as (proxy, url), opened(url) as client:
+    async with slow_proxy(port) as (proxy, url), opened(url, is_multiplexed) as client:
         answered = 0
 
         async def echo(number: int) -> None:
@@ -208,7 +216,8 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
 
 
 @pytest.mark.redis
-async def test_execute_over_tls_wants_a_certificate_that_it_trusts(tmp_path: Path) -> None:
+@both_transports
+async def test_execute_over_tls_wants_a_certificate_that_it_trusts(tmp_path: Path, is_multiplexed: bool) -> None:
     """``rediss://`` speaks TLS, accepts a certificate that the URL's authority signed, and no other."""
     binary = redis_binary()
     if binary is None:
@@ -231,9 +240,10 @@ async def test_execute_over_tls_wants_a_certificate_that_it_trusts(tmp_path: Pat
         pytest.skip("this redis-server was built without TLS")
     try:
         assert server.port != tls_port
-        async with opened(f"rediss://127.0.0.1:{tls_port}?ssl_ca_certs={certificate}") as client:
+        trusted = f"rediss://127.0.0.1:{tls_port}?ssl_ca_certs={certificate}"
+        async with opened(trusted, is_multiplexed) as client:
             assert await client.execute(b"ECHO", b"in private", deadline_seconds=10.0) == b"in private"
-        async with opened(f"rediss://127.0.0.1:{tls_port}") as client:
+        async with opened(f"rediss://127.0.0.1:{tls_port}", is_multiplexed) as client:
             with pytest.raises(StoreUnavailable) as caught:
                 await client.execute(b"ECHO", b"in private", deadline_seconds=10.0)
             assert caught.value.code == "cache_store_unreachable"

@@ -201,6 +201,32 @@ def request_event(decision: str = "dec_1", **changes: Any) -> dict[str, Any]:
     return event | changes
 
 
+def decision_and_outcome(decision: str = "dec_1", **changes: Any) -> list[dict[str, Any]]:
+    """The same request as `request_event` in the two records of schema 2; `changes` go where the field is."""
+    old = request_event(decision)
+    shared = {"schema": 2, "decision_id": decision, "request_id": f"req_{decision}", "tenant": old["tenant"]}
+    outcome = {
+        **shared,
+        "type": "outcome",
+        "time": old["time"] + 1.5,
+        "admitted_at": old["time"],
+        "accounts": ["key:k1"],
+        **{name: old[name] for name in ("served_arm", "served_artifact_arm", "status", "is_cost_estimated")},
+        **{name: old[name] for name in ("duration_ms", "is_timeout", "cost_usd")},
+        "cost_picousd": 1_200_000_000,
+        "usage": {"input_tokens": 12, "output_tokens": 40},
+        "attempts": [],
+    }
+    kept = {name: value for name, value in old.items() if name not in outcome}
+    made = {**kept, **shared, "type": "decision", "time": old["time"]}
+    made.pop("input_tokens", None)
+    made.pop("output_tokens", None)
+    return [
+        made | {name: value for name, value in changes.items() if name in made},
+        outcome | {name: value for name, value in changes.items() if name not in made},
+    ]
+
+
 def feedback_event(decision: str = "dec_1", score: object = 1.0, time: float = 1767607300.0) -> dict[str, Any]:
     """One feedback event of our gateway's log."""
     return {"schema": 1, "type": "feedback", "decision_id": decision, "time": time, "tenant": "0", "score": score}

@@ -76,6 +76,8 @@ class FitOptions:
         Share of validation prompts that are not novel.
     guard_z_min : float, >= 0
         Standard errors that the guard asks for at least.
+    max_tenant_share : float, in (0, 1], or None
+        Most of the weight that one tenant's rows may have; None sets no limit.
     """
 
     router: RouterSpec = field(default_factory=lambda: RouterSpec(ENSEMBLE))
@@ -84,6 +86,7 @@ class FitOptions:
     prior: Prior | None = None
     novelty_quantile: float = NOVELTY_QUANTILE
     guard_z_min: float = 0.0
+    max_tenant_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,7 +317,8 @@ def fit_estimator(
 def make_training_set(train: Corpus, scaler: FormScaler, options: FitOptions) -> TrainingSet:
     """Fill in missing cells and bring prompts and prior into the form that families take."""
     inputs = PromptInputs(train.vectors.astype(np.float64), scaler.apply(train.features))
-    weight = None if train.matrix.propensity is None else sample_weights(train.matrix)
+    is_weighted = train.matrix.propensity is not None or options.max_tenant_share is not None
+    weight = sample_weights(train.matrix, max_tenant_share=options.max_tenant_share) if is_weighted else None
     size = inputs.vectors.shape[1] + inputs.forms.shape[1]
     directions = np.zeros((size, 0)) if options.prior is None else options.prior.directions_for(scaler)
     places = Places(inputs.vectors, inputs.forms, options.seed, np.arange(len(train.matrix.prompts)))

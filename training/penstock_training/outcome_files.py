@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from penstock_training.errors import OutcomeError
 
-TEXT_COLUMNS: Final = ("prompt", "arm", "query_id", "source", "category", "task", "intended_arm")
+TEXT_COLUMNS: Final = ("prompt", "arm", "query_id", "source", "category", "task", "intended_arm", "tenant")
 NUMBER_COLUMNS: Final = (
     "score",
     "input_tokens",

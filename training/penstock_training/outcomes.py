@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -57,6 +57,8 @@ class OutcomeMatrix:
     propensity : ndarray of float32, shape (n, m), or None
         Of logged cells, in (0, 1]; NaN where the arm was asked for certain, 0 where another arm than the intended one
         answered, so that none is valid. None where no row has one.
+    tenants : list of str, length n, or None
+        Whose requests they were, "" where the files say nothing; None where they never do.
     """
 
     prompts: list[str]
@@ -70,6 +72,7 @@ class OutcomeMatrix:
     output_tokens: FloatMatrix
     cost_usd: FloatMatrix
     propensity: FloatMatrix | None = None
+    tenants: list[str] | None = field(default=None, kw_only=True)
 
     def rows(self, index: IndexArray) -> OutcomeMatrix:
         """Take some prompts, in the order of `index` (shape (k,)); groups keep their numbers."""
@@ -85,6 +88,7 @@ class OutcomeMatrix:
             self.output_tokens[index],
             self.cost_usd[index],
             None if self.propensity is None else self.propensity[index],
+            tenants=None if self.tenants is None else [self.tenants[i] for i in index],
         )
 
     @property
@@ -118,7 +122,7 @@ class OutcomeTable:
     Attributes
     ----------
     text : dict of str to CodedText
-        Columns ``prompt``, ``arm``, ``query_id``, ``source``, ``category``, ``task``, ``intended_arm``.
+        Columns ``prompt``, ``arm``, ``query_id``, ``source``, ``category``, ``task``, ``intended_arm``, ``tenant``.
     number : dict of str to ndarray of float64, shape (r,)
         Columns ``score``, ``input_tokens``, ``output_tokens``, ``cost_usd``, ``latency_seconds``, ``timestamp`` (UNIX
         seconds), ``propensity``, ``is_censored`` (0 or 1); NaN where missing.
@@ -195,6 +199,7 @@ class OutcomeTable:
             self._texts("category", heads),
             chosen,
             *(self._spread(name, kept, cells, shape) for name in names),
+            tenants=self._texts("tenant", heads) if self.text["tenant"].values else None,
         )
 
     def _texts(self, name: str, rows: IndexArray) -> list[str]:

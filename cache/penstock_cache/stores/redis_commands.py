@@ -11,15 +11,12 @@ Argument = bytes | int
 
 
 class RedisCommands(Protocol):
-    """Sends commands to one Redis or Redis cluster and returns replies as they are on the wire.
+    """Sends commands to one Redis or Redis cluster and returns replies as they are on the wire."""
 
-    Attributes
-    ----------
-    is_cluster : bool
-        Whether keys of different slots may lie on different servers.
-    """
-
-    is_cluster: bool
+    @property
+    def is_cluster(self) -> bool:
+        """Whether keys of different slots may lie on different servers."""
+        ...
 
     async def execute(self, *command: Argument, deadline_seconds: float) -> object:
         """Send a command to the server of its first key and return the reply, undecoded.

@@ -16,6 +16,7 @@ from penstock_cache.errors import CacheError, DirectiveError
 from penstock_cache.keys import CacheScope, cache_key
 from penstock_cache.lookups import SHARED_TENANT, Lookup
 from penstock_cache.rule import MAX_SEMANTIC_CHARACTERS
+from penstock_gateway.accounts.principal import CacheRights
 from penstock_gateway.caching.services import CacheServices
 from penstock_gateway.caching.visit import Visit
 from penstock_gateway.errors import InvalidRequest
@@ -37,12 +38,15 @@ class CacheCaller:
     tenant : str
     directive, category, marks : str or None
         Values of ``x-penstock-cache``, ``x-penstock-cache-category`` and ``x-penstock-cache-marks``.
+    rights : CacheRights or None
+        What the caller's key may; None when the gateway asks for no key.
     """
 
     tenant: str
     directive: str | None = None
     category: str | None = None
     marks: str | None = None
+    rights: CacheRights | None = None
 
 
 class CacheDesk:
@@ -78,9 +82,10 @@ class CacheDesk:
         InvalidRequest
             A directive, a mark or a category cannot be understood or is not allowed.
         """
+        rights = caller.rights
         try:
             directive = parse_directive(caller.directive)
-            named = self._named(caller)
+            named = self._named(caller, rights)
             marks = _marks_of(caller.marks)
         except DirectiveError as error:
             raise InvalidRequest(error.message, code=error.code, param="x-penstock-cache") from None
@@ -89,14 +94,13 @@ class CacheDesk:
             look = self._look_up(caller, request, directive, marks)
         except CacheError as error:
             self.services.metrics.problems.labels(error.code).inc()
-            return Visit(self.services, request, None, named, setting, policy)
+            return Visit(self.services, request, None, named, setting, policy, rights)
         self.services.cache.parts.contexts.see(look.tenant, look.key.context)
         self.services.sample(look.tenant, request.fields)
-        return Visit(self.services, request, look, named, setting, policy)
+        return Visit(self.services, request, look, named, setting, policy, rights)
 
-    def _named(self, caller: CacheCaller) -> str | None:
+    def _named(self, caller: CacheCaller, key: CacheRights | None) -> str | None:
         """Return the category that header or key names, the header only within the allow-list of key or gateway."""
-        key = self.services.keys.get(caller.tenant)
         table = self.services.cache.parts.policies
         if caller.category is not None:
             allowed = self.services.settings.header_categories if key is None else key.cache_categories

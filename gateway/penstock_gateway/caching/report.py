@@ -18,6 +18,7 @@ from penstock_cache.confidence_sequence import Interval
 from penstock_cache.entries import CachedDocument
 from penstock_cache.load_policy import CategoryLimits
 from penstock_cache.mirror import Holding
+from penstock_gateway.accounts.principal import CacheRights
 from penstock_gateway.caching.services import CacheServices
 from penstock_gateway.caching.steering import CategorySteering
 from penstock_gateway.caching.tallies import CategoryTally
@@ -26,7 +27,7 @@ from penstock_gateway.money.prices import format_usd
 _DIGITS = 6
 
 
-async def cache_report(services: CacheServices, tenant: str) -> dict[str, Any]:
+async def cache_report(services: CacheServices, tenant: str, rights: CacheRights | None = None) -> dict[str, Any]:
     """Return what a tenant has in the cache and what the cache did for it.
 
     Parameters
@@ -62,7 +63,7 @@ async def cache_report(services: CacheServices, tenant: str) -> dict[str, Any]:
             **_certified_row(services.oversight.steering, name, policy),
             **own,
             **_audit_row(services, name),
-            "under_load": {"is_opted_in": services.may_loosen(tenant), **load[name]},
+            "under_load": {"is_opted_in": (rights or CacheRights()).cache_under_load, **load[name]},
             "quota": quota,
         })  # fmt: skip
     return {"object": "cache", "mode": services.settings.mode, "entries": _total(held), "categories": rows}

@@ -84,19 +84,9 @@ class CacheServices:
         policies = cache.parts.policies
         self.is_semantic = cache.parts.judge is not None and any(p.mode.is_semantic for p in policies.values())
 
-    def may_share(self, tenant: str) -> bool:
-        """Whether answers of a tenant's key may serve all tenants."""
-        key = self.keys.get(tenant)
-        return key is not None and key.may_share_answers
-
-    def may_loosen(self, tenant: str) -> bool:
-        """Whether an overloaded model may loosen anything for a tenant."""
-        key = self.keys.get(tenant)
-        return key is not None and key.cache_under_load
-
-    def terms(self, tenant: str, chosen: ChosenPolicy, arm: str) -> SearchTerms:
-        """Return the terms on which a tenant's request is looked up."""
-        return self.oversight.steering.terms(chosen, arm, is_opted_in=self.may_loosen(tenant))
+    def terms(self, chosen: ChosenPolicy, arm: str, *, is_opted_in: bool) -> SearchTerms:
+        """Return the terms on which a request is looked up."""
+        return self.oversight.steering.terms(chosen, arm, is_opted_in=is_opted_in)
 
     def is_in_time(
         self, document: CachedDocument, stale_share: float = 0.0, asked: CategoryPolicy | None = None

@@ -33,6 +33,7 @@ from penstock_gateway.caching.oversight import Watched, start_oversight
 from penstock_gateway.caching.services import CacheServices
 from penstock_gateway.settings_cache import CacheSettings, CategoryCacheSettings
 from penstock_gateway.settings_deployments import model_folder
+from penstock_gateway.settings_redis_checks import redis_url_of
 from penstock_routers.bundled import bundled_folder
 from penstock_routers.encoder import PromptEncoder
 from penstock_routers.encoder_service import EncoderService
@@ -111,7 +112,7 @@ async def start_cache(settings: Settings, pipeline: Pipeline) -> RunningCache | 
     parts = pipeline.chooser.parts
     encoder_id = "" if parts is None else parts.artifact.manifest.encoder.id
     dimension = _NO_ENCODER_DIMENSION if parts is None else parts.artifact.manifest.encoder.dimension
-    store = await _store(cache, note_problem)
+    store = await _store(settings, note_problem)
     mirror = IndexMirror(
         PartitionedIndex(dimension),
         ResidentSet(quotas_of(cache, policies)),
@@ -243,14 +244,14 @@ def verifier_of(service: EncoderService) -> Verifier:
     return verify
 
 
-async def _store(settings: CacheSettings, on_problem: Callable[[str], None]) -> DocumentStore:
-    store = settings.store
-    if store.kind == "redis" and store.redis_url is not None:
+async def _store(settings: Settings, on_problem: Callable[[str], None]) -> DocumentStore:
+    store, url = settings.cache.store, redis_url_of(settings, "cache")
+    if store.kind == "redis" and url is not None:
         from penstock_cache.stores.redis_store import RedisDocumentStore  # noqa: PLC0415 - only when called for
         from penstock_gateway.redis_client import RedisClient  # noqa: PLC0415 - likewise
 
         return RedisDocumentStore(
-            RedisClient(store.redis_url.get_secret_value()),
+            RedisClient(url.get_secret_value()),
             look_up_seconds=store.lookup_timeout_seconds,
             write_seconds=store.write_timeout_seconds,
             on_problem=on_problem,

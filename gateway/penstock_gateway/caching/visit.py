@@ -16,6 +16,7 @@ from penstock_cache.eligibility import Reach, may_look_up
 from penstock_cache.entries import CachedDocument
 from penstock_cache.lookups import Accepts, FreshAnswer, Hit, Lookup, Miss
 from penstock_cache.single_flight import Seat
+from penstock_gateway.accounts.principal import CacheRights
 from penstock_gateway.caching.assembly import assemble
 from penstock_gateway.caching.auditor import AuditCase
 from penstock_gateway.caching.services import CacheServices
@@ -44,6 +45,7 @@ class Visit:
     setting : float, in [0, 1]
         The knob's setting that the request asks for.
     policy : RequestPolicy
+    rights : CacheRights, optional
 
     Attributes
     ----------
@@ -59,6 +61,7 @@ class Visit:
         named: str | None,
         setting: float,
         policy: RequestPolicy,
+        rights: CacheRights | None = None,
     ) -> None:
         self.status = "miss"
         self._services = services
@@ -67,6 +70,7 @@ class Visit:
         self._named = named
         self._setting = setting
         self._policy = policy
+        self._rights = rights or CacheRights()
         self._reading = UNREAD
         self._chosen: ChosenPolicy | None = None
         self._seat: Seat[CachedDocument] | None = None
@@ -99,7 +103,7 @@ class Visit:
         asked = self._named_policy
         if asked is not None and may_look_up(look.traits, asked, look.directive).reach is Reach.NOTHING:
             return None  # `semantic` says why
-        stale_share = 1.0 if self._services.may_loosen(look.tenant) else 0.0  # load decides once the arm is known
+        stale_share = 1.0 if self._rights.cache_under_load else 0.0  # load decides once the arm is known
         found = await self._guarded(self._services.cache.find_exact(look, self._accepts, stale_share=stale_share))
         if isinstance(found, Hit):
             return self._served(found)
@@ -130,7 +134,7 @@ class Visit:
         if not self._may_look_up:
             return None
         least = tier_rank(decision.tier)
-        terms = self._services.terms(look.tenant, chosen, decision.chosen)
+        terms = self._services.terms(chosen, decision.chosen, is_opted_in=self._rights.cache_under_load)
 
         def accepts(document: CachedDocument) -> bool:
             is_in_time = self._services.is_in_time(document, terms.relaxation, chosen.policy)
@@ -249,7 +253,7 @@ class Visit:
                 chosen,
                 self._fresh(body, decision, settlement),
                 self._reading.vector,
-                may_be_stale=self._services.may_loosen(look.tenant),
+                may_be_stale=self._rights.cache_under_load,
                 on_made=self._deliver,
             )
             self._services.metrics.stores.labels(chosen.category, result.reason).inc()
@@ -281,17 +285,18 @@ class Visit:
 
     def _fresh(self, body: bytes, decision: RouteDecision, settlement: Settlement) -> FreshAnswer:
         usage = settlement.usage
+        served = settlement.served or decision.chosen
         return FreshAnswer(
             body=body,
             status=settlement.status,
-            arm=decision.chosen,
-            tier=decision.tier,
+            arm=served,
+            tier=next((report.tier for report in decision.candidates if report.name == served), None),
             tradeoff=self._setting if self._is_of_setting(decision) else 0.0,
             input_tokens=0 if usage is None else usage.input_tokens,
             output_tokens=0 if usage is None else usage.output_tokens,
             cost_usd=settlement.cost_usd or Decimal(0),
             latency_seconds=settlement.duration_ms / 1000.0,
-            may_be_shared=self._look is not None and self._services.may_share(self._look.tenant),
+            may_be_shared=self._rights.may_share_answers,
         )
 
     def _is_of_setting(self, decision: RouteDecision) -> bool:

@@ -41,11 +41,11 @@ from penstock_gateway.settings_cache import CacheSettings
 from penstock_gateway.settings_models import (
     DeploymentSettings,
     LogSettings,
-    PriceSettings,
     RoutingSettings,
     ServerSettings,
     Settings,
 )
+from penstock_gateway.settings_prices import PriceSettings
 from penstock_routers.bundled import bundled_folder
 from penstock_routers.encoder import PromptEncoder
 from penstock_routers.errors import RouterError

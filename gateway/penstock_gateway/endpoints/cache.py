@@ -19,6 +19,7 @@ from fastapi.responses import Response
 from penstock_cache.entries import CachedDocument
 from penstock_cache.errors import StoreUnavailable
 from penstock_cache.lookups import SHARED_TENANT
+from penstock_gateway.accounts.principal import CacheRights
 from penstock_gateway.caching.diagnosis import diagnose
 from penstock_gateway.caching.report import cache_report, entry_report
 from penstock_gateway.caching.services import CacheServices
@@ -68,7 +69,7 @@ def _add_overview(routes: APIRouter, pipeline: Pipeline) -> None:
         """Show the caller's entries, hits and savings, and how often hits are wrong."""
         services = _services(pipeline)
         _refuse_unknown_parameters(request, frozenset())
-        return _json(await cache_report(services, _tenant(request)))
+        return _json(await cache_report(services, _tenant(request), _rights(request)))
 
     @routes.get("/v1/cache/doctor", summary="Say what keeps the cache from answering")
     async def doctor(request: Request) -> Response:
@@ -107,7 +108,7 @@ def _add_entries(routes: APIRouter, pipeline: Pipeline) -> None:
         """Delete one entry for good."""
         services, tenant = _services(pipeline), _tenant(request)
         document = await _entry(services, tenant, entry_id)
-        if not _may_delete(services, tenant, document):
+        if not _may_delete(request, document):
             raise Forbidden("This entry is shared; only keys that may share answers delete it.", code="cache_shared")
         count = await _stored(services.cache.delete(document.tenant, [entry_id]))
         return _json({"object": "cache.deletion", "id": entry_id, "deleted": count})
@@ -117,7 +118,7 @@ def _add_entries(routes: APIRouter, pipeline: Pipeline) -> None:
         """Say that an entry's answer did not fit: it is deleted, or when it is shared, trusted less."""
         services, tenant = _services(pipeline), _tenant(request)
         document = await _entry(services, tenant, entry_id)
-        may_delete = _may_delete(services, tenant, document)
+        may_delete = _may_delete(request, document)
         judge = services.oversight.judge
         if may_delete or reports.is_first(tenant, entry_id):
             if judge is not None:
@@ -135,8 +136,13 @@ def _services(pipeline: Pipeline) -> CacheServices:
 
 
 def _tenant(request: Request) -> str:
-    tenant: str = request.scope["penstock.tenant"]
+    tenant: str = request.scope["penstock.principal"].tenant
     return tenant
+
+
+def _rights(request: Request) -> CacheRights:
+    rights: CacheRights = request.scope["penstock.principal"].cache
+    return rights
 
 
 async def _entry(services: CacheServices, tenant: str, entry_id: str) -> CachedDocument:
@@ -154,8 +160,8 @@ async def _entry(services: CacheServices, tenant: str, entry_id: str) -> CachedD
     raise NotFound("There is no such entry; it may have expired.", code="cache_entry_not_found")
 
 
-def _may_delete(services: CacheServices, tenant: str, document: CachedDocument) -> bool:
-    return document.tenant == tenant or services.may_share(tenant)
+def _may_delete(request: Request, document: CachedDocument) -> bool:
+    return document.tenant == _tenant(request) or _rights(request).may_share_answers
 
 
 async def _check_category(services: CacheServices, tenant: str, category: str) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 from contextlib import aclosing
 
-from penstock_gateway.answer import Answer, decision_headers
+from penstock_gateway.accounts.principal import Principal
+from penstock_gateway.answer import Answer
 from penstock_gateway.asgi import (
     ClientGoneError,
     Receive,
@@ -19,9 +20,10 @@ from penstock_gateway.asgi import (
     read_body,
     send_body,
 )
+from penstock_gateway.callers import caller_of
 from penstock_gateway.errors import GatewayError, Overloaded, shutting_down, unexpected_failure
 from penstock_gateway.identifiers import identifier_source
-from penstock_gateway.pipeline import Pipeline, caller_of
+from penstock_gateway.pipeline import Pipeline
 from penstock_gateway.request_body import parse_chat_request
 
 _SSE_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
@@ -40,29 +42,31 @@ class ChatEndpoint:
 
     def __init__(self, pipeline: Pipeline, *, max_body_bytes: int, max_in_flight: int) -> None:
         self._pipeline = pipeline
-        self._max_body_bytes = max_body_bytes
-        self._max_in_flight = max_in_flight
+        self.max_body_bytes = max_body_bytes
+        self.max_in_flight = max_in_flight
         self._in_flight = 0
         self._new_id = identifier_source("req")
         pipeline.metrics.in_flight.set_function(lambda: self._in_flight)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send, head: RequestHead, tenant: str) -> None:
+    async def __call__(
+        self, scope: Scope, receive: Receive, send: Send, head: RequestHead, principal: Principal
+    ) -> None:
         """Answer one request; errors raised before the first byte are shown in OpenAI's shape by the caller."""
-        if self._in_flight >= self._max_in_flight:
+        if self._in_flight >= self.max_in_flight:
             raise Overloaded("Too many requests are in flight; try again shortly.", headers={"retry-after": "1"})
         self._in_flight += 1
         try:
-            body = await read_body(head, receive, max_bytes=self._max_body_bytes)
+            body = await read_body(head, receive, max_bytes=self.max_body_bytes)
             with cancelled_on_disconnect(receive):
-                await self._answer(body, send, head, tenant)
+                await self._answer(body, send, head, principal)
         except ClientGoneError:
             return
         finally:
             self._in_flight -= 1
 
-    async def _answer(self, body: bytes, send: Send, head: RequestHead, tenant: str) -> None:
+    async def _answer(self, body: bytes, send: Send, head: RequestHead, principal: Principal) -> None:
         request_id = head.request_id or self._new_id()
-        caller = caller_of(head, tenant, request_id)
+        caller = caller_of(head, principal, request_id)
         try:
             answer = await self._pipeline.answer(caller, parse_chat_request(body))
             async with aclosing(answer):
@@ -96,8 +100,11 @@ async def _send_stream(answer: Answer, send: Send, headers: list[tuple[bytes, by
 
 
 def _headers(answer: Answer, request_id: str) -> list[tuple[bytes, bytes]]:
-    own = decision_headers(answer.decision, answer.overhead_ms) | answer.cache_headers
+    own = answer.headers()
     headers = [(name.encode(), value.encode()) for name, value in own.items()]
     headers.append((b"x-request-id", request_id.encode()))
-    headers.extend(pair for pair in answer.reply.headers if pair[0] != b"x-request-id")
+    has_limits = "x-ratelimit-limit-requests" in own or "x-ratelimit-limit-tokens" in own
+    for name, value in answer.reply.headers:  # the caller's own limits take the place of the provider's
+        if name != b"x-request-id" and not (has_limits and name.startswith(b"x-ratelimit-")):
+            headers.append((name, value))
     return headers

@@ -5,36 +5,38 @@ A tenant rates its own recent decisions only. Read `feedback_routes`.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from penstock_gateway.asgi import read_body, read_head
-from penstock_gateway.errors import InvalidRequest, NotFound, Overloaded
+from penstock_gateway.errors import InvalidRequest, NotFound
+from penstock_gateway.events.feedback import Feedback, FeedbackDesk
 from penstock_gateway.pipeline import Pipeline
 
-MAX_BODY_BYTES = 16_384
-MAX_COMMENT_CHARACTERS = 2_000
-MAX_PER_DECISION = 8
-_MAX_COUNTED = 100_000
-_SCORES = {"up": 1.0, "down": 0.0}
+MAX_BODY_BYTES: Final = 16_384
+MAX_COMMENT_CHARACTERS: Final = 2_000
+MAX_LABEL_CHARACTERS: Final = 64
+MAX_KEY_CHARACTERS: Final = 128
+_SCORES: Final = {"up": 1.0, "down": 0.0}
 
-_DOC = {
+_DOC: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
         "content": {
             "application/json": {
                 "schema": {
                     "type": "object",
-                    "required": ["decision_id"],
                     "properties": {
                         "decision_id": {"type": "string"},
+                        "request_id": {"type": "string"},
                         "score": {"type": "number", "minimum": 0, "maximum": 1},
                         "rating": {"type": "string", "enum": ["up", "down"]},
+                        "label": {"type": "string", "minLength": 1, "maxLength": MAX_LABEL_CHARACTERS},
                         "comment": {"type": "string", "maxLength": MAX_COMMENT_CHARACTERS},
+                        "idempotency_key": {"type": "string", "minLength": 1, "maxLength": MAX_KEY_CHARACTERS},
                     },
                     "additionalProperties": False,
                 }
@@ -45,36 +47,16 @@ _DOC = {
 
 
 class _Feedback(msgspec.Struct, forbid_unknown_fields=True):
-    decision_id: str
+    decision_id: str | None = None
+    request_id: str | None = None
     score: float | None = None
     rating: Literal["up", "down"] | None = None
+    label: str | None = None
     comment: str | None = None
+    idempotency_key: str | None = None
 
 
 _decoder = msgspec.json.Decoder(_Feedback)
-
-
-class FeedbackCount:
-    """How many pieces of feedback a decision has had, bounded like the decisions themselves."""
-
-    def __init__(self, keep: int = _MAX_COUNTED) -> None:
-        self._keep = keep
-        self._counts: OrderedDict[str, int] = OrderedDict()
-
-    def take(self, decision_id: str) -> bool:
-        """Count one piece more; False when the decision has had enough."""
-        count = self._counts.get(decision_id, 0)
-        if count >= MAX_PER_DECISION:
-            return False
-        self._counts[decision_id] = count + 1
-        if len(self._counts) > self._keep:
-            self._counts.popitem(last=False)
-        return True
-
-    def give_back(self, decision_id: str) -> None:
-        """Take back a piece that could not be written."""
-        if self._counts.get(decision_id, 0) > 0:
-            self._counts[decision_id] -= 1
 
 
 def feedback_routes(pipeline: Pipeline) -> APIRouter:
@@ -85,39 +67,35 @@ def feedback_routes(pipeline: Pipeline) -> APIRouter:
     pipeline : Pipeline
     """
     routes = APIRouter()
-    count = FeedbackCount()
+    desk = FeedbackDesk()
 
     @routes.post("/v1/feedback", openapi_extra=_DOC, status_code=201, summary="Say how good an answer was")
     async def feedback(request: Request) -> JSONResponse:
-        """Rate one of the caller's recent decisions; answered when the feedback is on disk."""
+        """Rate one of the caller's recent decisions; answered when the feedback is on disk, 200 if it was before."""
         body = await read_body(read_head(request.scope), request.receive, max_bytes=MAX_BODY_BYTES)
         given = parse_feedback(body)
         events = pipeline.events
         if events is None:
             raise InvalidRequest("This gateway keeps no feedback: events.folder is not set.", code="events_off")
-        tenant = request.scope["penstock.tenant"]
-        if pipeline.decisions.find(tenant, given.decision_id) is None:
-            raise NotFound("No such decision; only recent ones are kept.", code="decision_not_found")
-        if not count.take(given.decision_id):
-            raise InvalidRequest(
-                f"This decision has {MAX_PER_DECISION} pieces of feedback already.", code="too_much_feedback"
-            )
+        tenant: str = request.scope["penstock.principal"].tenant
+        decision_id = _decision_of(pipeline, tenant, given)
         score = given.score if given.rating is None else _SCORES[given.rating]
-        assert score is not None
-        try:
-            await events.note_feedback(
-                tenant, given.decision_id, score=score, rating=given.rating, comment=given.comment
-            )
-        except Overloaded:  # the client is told to send it again, which must not use up its pieces
-            count.give_back(given.decision_id)
-            raise
+        is_new = await desk.give(
+            events,
+            tenant,
+            decision_id,
+            Feedback(score, given.rating, given.label, given.comment),
+            request_id=given.request_id or pipeline.decisions.request_id_of(decision_id),
+            idempotency_key=given.idempotency_key,
+        )
         shown = {
             "object": "feedback",
-            "decision_id": given.decision_id,
+            "decision_id": decision_id,
             "score": score,
+            "label": given.label,
             "is_comment_kept": given.comment is not None and events.capture_content,
         }
-        return JSONResponse(shown, status_code=201)
+        return JSONResponse(shown, status_code=201 if is_new else 200)
 
     return routes
 
@@ -136,12 +114,32 @@ def parse_feedback(body: bytes) -> _Feedback:
         raise InvalidRequest(f"The feedback is not valid: {error}.".replace("`", "'"), code="invalid_type") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise InvalidRequest("The body is not valid JSON.", code="invalid_json") from None
-    if (given.score is None) == (given.rating is None):
-        raise InvalidRequest("Give either 'score' or 'rating'.", code="invalid_value", param="score")
+    if (given.decision_id is None) == (given.request_id is None):
+        raise _wrong("Give either 'decision_id' or 'request_id'.", "decision_id")
+    if given.score is not None and given.rating is not None:
+        raise _wrong("Give either 'score' or 'rating'.", "score")
+    if given.score is None and given.rating is None and given.label is None and given.comment is None:
+        raise _wrong("Give a 'score', a 'rating', a 'label' or a 'comment'.", "score")
     if given.score is not None and not 0.0 <= given.score <= 1.0:
-        raise InvalidRequest("'score' must be from 0 to 1.", code="invalid_value", param="score")
+        raise _wrong("'score' must be from 0 to 1.", "score")
+    if given.label is not None and not (0 < len(given.label) <= MAX_LABEL_CHARACTERS and given.label.isprintable()):
+        raise _wrong(f"'label' must have 1 to {MAX_LABEL_CHARACTERS} printable characters.", "label")
     if given.comment is not None and len(given.comment) > MAX_COMMENT_CHARACTERS:
-        raise InvalidRequest(
-            f"'comment' must have at most {MAX_COMMENT_CHARACTERS} characters.", code="invalid_value", param="comment"
-        )
+        raise _wrong(f"'comment' must have at most {MAX_COMMENT_CHARACTERS} characters.", "comment")
+    if given.idempotency_key is not None and not 0 < len(given.idempotency_key) <= MAX_KEY_CHARACTERS:
+        raise _wrong(f"'idempotency_key' must have 1 to {MAX_KEY_CHARACTERS} characters.", "idempotency_key")
     return given
+
+
+def _decision_of(pipeline: Pipeline, tenant: str, given: _Feedback) -> str:
+    """Return the id of the tenant's own decision that is meant."""
+    decision_id = given.decision_id
+    if given.request_id is not None:
+        decision_id = pipeline.decisions.id_of_request(tenant, given.request_id)
+    if decision_id is None or pipeline.decisions.find(tenant, decision_id) is None:
+        raise NotFound("No such decision; only recent ones are kept.", code="decision_not_found")
+    return decision_id
+
+
+def _wrong(message: str, param: str) -> InvalidRequest:
+    return InvalidRequest(message, code="invalid_value", param=param)

@@ -12,11 +12,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 from fastapi.responses import JSONResponse, Response
 
+from penstock_gateway.accounts.principal import Principal
 from penstock_gateway.asgi import RequestHead, read_body, read_head
+from penstock_gateway.callers import caller_of
 from penstock_gateway.endpoints.chat import ChatEndpoint
 from penstock_gateway.errors import NotFound
 from penstock_gateway.metrics import CONTENT_TYPE
-from penstock_gateway.pipeline import Pipeline, caller_of
+from penstock_gateway.money.price_text import price_fields
+from penstock_gateway.pipeline import Pipeline
 from penstock_gateway.request_body import AUTO_ALIASES, parse_chat_request
 
 _CHAT_DOC: dict[str, Any] = {
@@ -79,7 +82,7 @@ def inspection_routes(
     @routes.post("/v1/chat/completions", openapi_extra=_CHAT_DOC, summary="Answer a conversation")
     async def chat_completions(request: Request) -> Response:
         """Answer a conversation with the cheapest model that will answer it well, or with the model named."""
-        return _ChatResponse(chat, read_head(request.scope), request.scope["penstock.tenant"])
+        return _ChatResponse(chat, read_head(request.scope), request.scope["penstock.principal"])
 
     return routes
 
@@ -87,12 +90,12 @@ def inspection_routes(
 class _ChatResponse(Response):
     """Hands the connection over to the raw endpoint."""
 
-    def __init__(self, chat: ChatEndpoint, head: RequestHead, tenant: str) -> None:
+    def __init__(self, chat: ChatEndpoint, head: RequestHead, principal: Principal) -> None:
         super().__init__()
-        self._chat, self._head, self._tenant = chat, head, tenant
+        self._chat, self._head, self._principal = chat, head, principal
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await self._chat(scope, receive, send, self._head, self._tenant)
+        await self._chat(scope, receive, send, self._head, self._principal)
 
 
 def _add_models(routes: APIRouter, pipeline: Pipeline, created: int) -> None:
@@ -114,14 +117,7 @@ def _add_models(routes: APIRouter, pipeline: Pipeline, created: int) -> None:
                 "context_tokens": deployment.context_tokens,
                 "max_output_tokens": deployment.max_output_tokens,
                 "abilities": sorted(deployment.abilities),
-                "price_usd_per_million_tokens": {
-                    "input": str(deployment.price.input),
-                    "cached_input": str(deployment.price.cached_input),
-                    "output": str(deployment.price.output),
-                    "reasoning": str(deployment.price.reasoning),
-                    "source": deployment.price.source,
-                    "as_of": deployment.price.as_of,
-                },
+                "price_usd_per_million_tokens": price_fields(deployment.price),
             },
         }
 
@@ -146,15 +142,14 @@ def _add_decisions(routes: APIRouter, pipeline: Pipeline, max_body_bytes: int) -
         """Decide as for a chat completion and show every candidate with its scores or why it was rejected."""
         head = read_head(request.scope)
         body = await read_body(head, request.receive, max_bytes=max_body_bytes)
-        tenant = request.scope["penstock.tenant"]
-        caller = caller_of(head, tenant, head.request_id or "")
+        caller = caller_of(head, request.scope["penstock.principal"], head.request_id or "")
         decision = await pipeline.decide(caller, parse_chat_request(body, default_model="auto"))
         return JSONResponse(decision.as_json())
 
     @routes.get("/v1/decisions/{decision_id}", summary="Show a recent decision and what it came to")
     async def decision(request: Request, decision_id: Annotated[str, Path()]) -> JSONResponse:
         """Show one of the caller's recent decisions, with its actual cost once the request is over."""
-        found = pipeline.decisions.find(request.scope["penstock.tenant"], decision_id)
+        found = pipeline.decisions.find(request.scope["penstock.principal"].tenant, decision_id)
         if found is None:
             raise NotFound("No such decision; only recent ones are kept.", code="decision_not_found")
         made, settlement = found

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import msgspec
 
-from penstock_gateway.money.snapshot import Snapshot, SnapshotModel
+from penstock_gateway.money.listed_prices import read_prices
+from penstock_gateway.money.snapshot import Snapshot, SnapshotModel, SnapshotService, SnapshotStep
 from penstock_routers.installation import install_command
 
 MAX_BYTES = 300_000
@@ -56,7 +57,6 @@ _ABILITY_FLAGS = {
     "documents": "supports_pdf_input",
     "json": "supports_response_schema",
 }
-_DEARER = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
 
 
 def build_snapshot(entries: Mapping[str, Mapping[str, object]], *, as_of: str, litellm_version: str) -> Snapshot:
@@ -86,7 +86,7 @@ def build_snapshot(entries: Mapping[str, Mapping[str, object]], *, as_of: str, l
         name = full_name.removeprefix(prefix)
         if (name.count("/") > 1 and provider == "bedrock") or ("/" in name and provider in ("openai", "azure")):
             continue  # price per region or size; the plain name is kept
-        model = _model(entry)
+        model = _model(entry, provider)
         if model is not None:
             models.setdefault(provider, {})[name] = model
     _drop_dated_twins(models)
@@ -96,41 +96,36 @@ def build_snapshot(entries: Mapping[str, Mapping[str, object]], *, as_of: str, l
     )
 
 
-def _model(entry: Mapping[str, object]) -> SnapshotModel | None:
-    input_price = _per_million(entry, "input_cost_per_token")
-    output_price = _per_million(entry, "output_cost_per_token")
+def _model(entry: Mapping[str, object], provider: str) -> SnapshotModel | None:
+    prices = read_prices(entry, provider)
     context = entry.get("max_input_tokens") or entry.get("max_tokens")
     output = entry.get("max_output_tokens") or entry.get("max_tokens")
-    if input_price is None or output_price is None or not context or not output:
+    if prices is None or not context or not output:
         return None
-    if input_price == 0 or output_price == 0:
-        return None  # the map writes 0 for "not known", which would make a model look free
-    cached = _per_million(entry, "cache_read_input_token_cost")
-    reasoning = _per_million(entry, "output_cost_per_reasoning_token")
-    dearer = [int(found[1]) * 1000 for key in entry if (found := _DEARER.fullmatch(key)) and entry[key]]
+    services = {
+        name: SnapshotService(
+            multiplier=tier.multiplier if tier.multiplier != 1 else None, above=_steps(tier.above), **tier.given
+        )
+        for name, tier in prices.service_tiers.items()
+    }
     return SnapshotModel(
-        input=input_price,
-        output=output_price,
+        **prices.given,
         context_tokens=int(str(context)),
         max_output_tokens=int(str(output)),
-        cached_input=None if not cached or cached == input_price else cached,
-        reasoning=None if not reasoning or reasoning == output_price else reasoning,
         abilities=("streaming", *(name for name, flag in _ABILITY_FLAGS.items() if entry.get(flag) is True)),
-        dearer_above_tokens=min(dearer, default=0),
         is_reasoning=entry.get("supports_reasoning") is True,
         has_optional_reasoning=entry.get("default_reasoning_effort") == "none",
         takes_sampling=entry.get("supports_sampling_params") is not False,
         takes_forced_tools=entry.get("supports_forced_tool_use") is not False,
         deprecated_on=str(entry.get("deprecation_date") or ""),
+        per_request=prices.per_request or None,
+        above=_steps(prices.above),
+        service_tiers=services,
     )
 
 
-def _per_million(entry: Mapping[str, object], key: str) -> Decimal | None:
-    price = entry.get(key)
-    if not isinstance(price, Decimal | int) or isinstance(price, bool):
-        return None
-    scaled = (Decimal(price) * 1_000_000).normalize()
-    return scaled.quantize(Decimal(1)) if scaled == scaled.to_integral() else scaled
+def _steps(above: tuple[tuple[int, Mapping[str, Decimal]], ...]) -> tuple[SnapshotStep, ...]:
+    return tuple(SnapshotStep(tokens=tokens, **rates) for tokens, rates in above)
 
 
 def _drop_dated_twins(models: dict[str, dict[str, SnapshotModel]]) -> None:

@@ -1,8 +1,8 @@
 """Speaking to OpenAI-compatible servers over pooled HTTP connections.
 
-Owns the HTTP client: connections, deadlines, which headers go out and come back, and the translation of every
-client error. It must not interpret requests, choose deployments or retry a request that may have been processed.
-Read `DirectUpstream.send` first, then `DirectReply.events`.
+Owns the use of the HTTP client: deadlines, which headers go out and come back, and the translation of every client
+error; `connections` owns the pool. It must not interpret requests, choose deployments or retry a request that may have
+been processed. Read `DirectUpstream.send` first, then `DirectReply.events`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from penstock_gateway.errors import (
     UpstreamUnreachable,
 )
 from penstock_gateway.money.usage import Usage
+from penstock_gateway.upstream.connections import new_session
 from penstock_gateway.upstream.protocol import UpstreamRequest
 from penstock_gateway.upstream.sse import EventScanner
 from penstock_gateway.upstream.usage import read_reply
@@ -31,16 +32,15 @@ from penstock_gateway.upstream.usage import read_reply
 MAX_REPLY_BYTES = 64 * 1024 * 1024
 """Largest plain reply. Several base64 images or minutes of audio fit; it bounds memory per request."""
 
-KEEP_ALIVE_SECONDS = 55.0
-"""How long an idle connection is kept. Under the 60 s at which common load balancers close theirs."""
-
 STALE_RETRY_SECONDS = 1.0
 """A reused connection that dies later than this after sending was not stale: the server worked on the request."""
 
 DRAIN_SECONDS = 0.1
 """How long a finished stream may take to close its body, so that the connection can be reused."""
 
-_MAX_HEADER_BYTES = 32 * 1024  # some cloud front ends send header fields beyond aiohttp's default of 8 kB
+WATCH_SECONDS = 0.5
+"""How often a reply under way is looked at for a connection that was given up without telling its reader."""
+
 _STREAM_TYPES = frozenset({"text/event-stream", "text/plain", "application/octet-stream", ""})
 _RETURNED_HEADERS = {
     b"retry-after": b"retry-after",
@@ -56,7 +56,9 @@ _RESERVED_HEADERS = frozenset(
     {"accept-encoding", "connection", "content-length", "content-type", "host", "transfer-encoding"}
 )
 _REDIRECTS = range(300, 400)
+_WITHOUT_CONTENT = frozenset({*range(100, 200), 204, 205})  # a final 101 is a switch to a protocol nobody asked for
 _KEY_REFUSED = frozenset({401, 403})
+_ANSWER_BEGINS = b'"choices"'
 _encode = msgspec.json.Encoder().encode
 
 
@@ -95,17 +97,17 @@ class DirectUpstream:
         Returns
         -------
         DirectReply
-            Of any status but 401, 403 and redirects.
+            Of a success status that carries content, or of any error status but 401 and 403.
 
         Raises
         ------
         UpstreamUnreachable
             Refused, name not resolved, TLS failed; nothing was sent.
         UpstreamTimeout
-            Not connected or no status line in time.
+            Not connected or no complete head in time.
         UpstreamBroken
-            The connection broke before the status line, or the answer is not HTTP, a redirect, or not a stream
-            although one was asked for.
+            The connection broke before the status line, or the answer is not HTTP, a redirect, of a status without
+            content, or not a stream although one was asked for.
         UpstreamRejectedKey
             Status 401 or 403.
 
@@ -153,34 +155,26 @@ class DirectUpstream:
     async def _post(self, request: UpstreamRequest, attempt: SimpleNamespace) -> aiohttp.ClientResponse:
         deployment = request.deployment
         session = self._session or self._start_session()
-        return await session.post(
-            self._url(deployment.base_url),
-            data=_encode(request.body),
-            headers=self._headers(request),
-            allow_redirects=False,
-            trace_request_ctx=attempt,
-            timeout=aiohttp.ClientTimeout(
-                total=deployment.total_timeout_seconds,
-                connect=deployment.connect_timeout_seconds,
-                sock_read=deployment.first_byte_timeout_seconds,
-                ceil_threshold=60.0,  # sub-minute deadlines to the millisecond, not rounded up to seconds
-            ),
-        )
+        # aiohttp's own deadline of a read begins when the body has been sent and anew with every packet: a provider
+        # that does not take the body, or sends its head a byte at a time, would never pass it.
+        async with asyncio.timeout(deployment.connect_timeout_seconds + deployment.first_byte_timeout_seconds):
+            return await session.post(
+                self._url(deployment.base_url),
+                data=_encode(request.body),
+                headers=self._headers(request),
+                allow_redirects=False,
+                trace_request_ctx=attempt,
+                timeout=aiohttp.ClientTimeout(
+                    total=deployment.total_timeout_seconds,
+                    connect=deployment.connect_timeout_seconds,
+                    sock_read=deployment.first_byte_timeout_seconds,
+                    ceil_threshold=60.0,  # sub-minute deadlines to the millisecond, not rounded up to seconds
+                ),
+            )
 
     def _start_session(self) -> aiohttp.ClientSession:
         """Make the session inside the running loop, on the first request."""
-        trace = aiohttp.TraceConfig()
-        trace.on_connection_reuseconn.append(_note_reuse)
-        # Admission is the gateway's business: the pool itself never makes a request wait.
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            max_field_size=_MAX_HEADER_BYTES,
-            max_line_size=_MAX_HEADER_BYTES,
-            trace_configs=[trace],
-            trust_env=False,
-        )
+        self._session = new_session()
         return self._session
 
     def _url(self, base_url: str) -> URL:
@@ -209,6 +203,10 @@ class DirectUpstream:
         return headers
 
 
+class _ReplyTooLarge(UpstreamBroken):
+    """Whose length says nothing about how much text there is: pictures and sound are large."""
+
+
 class DirectReply:
     """An answer whose status is known; see `protocol.UpstreamReply`."""
 
@@ -223,7 +221,10 @@ class DirectReply:
         self._has_body_begun = False
         self._idle_timeout_seconds = request.deployment.idle_timeout_seconds
         self._hides_usage = request.hides_usage
+        self._choices = _choices_wanted(request)
         self._max_reply_bytes = max_reply_bytes
+        self._loop = asyncio.get_running_loop()
+        self._watcher = self._loop.call_later(WATCH_SECONDS, self._watch)
 
     async def read(self) -> bytes:
         """Return the whole body as sent; usage is known afterwards.
@@ -241,16 +242,19 @@ class DirectReply:
             while packet := await self._next_packet():
                 size += len(packet)
                 if size > self._max_reply_bytes:
-                    raise UpstreamBroken("The provider sent a reply that is too large.")
+                    raise _ReplyTooLarge("The provider sent a reply that is too large.")
                 parts.append(packet)
-        except BaseException:
-            self._response.close()
+        except BaseException as error:
+            self._close()
+            if not isinstance(error, _ReplyTooLarge):
+                self._note_part(b"".join(parts))
             raise
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         if self.status < 300:
             try:
                 self.usage, self.output_bytes = read_reply(body)
             except ValueError as error:
+                self._note_part(body)
                 raise UpstreamBroken(f"The provider sent {error}.") from error
         return body
 
@@ -266,10 +270,15 @@ class DirectReply:
             reason for every choice seen; an event that is not JSON or too large.
         UpstreamRejectedKey
             The provider refused the credential inside the stream.
+
+        Notes
+        -----
+        A stream that stalls or is reset after the finish reasons of all choices asked for ends in good order, as one
+        that merely lacks ``[DONE]`` does: the client has the whole answer, and only the usage may be missing.
         """
         scanner = EventScanner(hides_usage=self._hides_usage)
         try:
-            while packet := await self._next_packet():
+            while packet := await self._next_packet_of(scanner):
                 block = scanner.feed(packet)
                 self._copy(scanner)
                 if block:
@@ -286,11 +295,46 @@ class DirectReply:
             if scanner.failure is not None:
                 raise scanner.failure
         finally:
-            self._response.close()  # no effect on a connection that has gone back to the pool
+            self._close()
 
     async def aclose(self) -> None:
         """Release the connection: back to the pool when the body was read to its end, else closed."""
-        self._response.close()
+        self._close()
+
+    def _note_part(self, part: bytes) -> None:
+        """Learn from a broken body what the bill needs: its usage when that has arrived, else how much text has."""
+        try:
+            self.usage, self.output_bytes = read_reply(part)
+        except ValueError:
+            self.output_bytes = _answer_bytes(part)
+
+    def _close(self) -> None:
+        self._watcher.cancel()
+        self._response.close()  # no effect on a connection that has gone back to the pool
+
+    def _watch(self) -> None:
+        """Wake a reader whose connection is gone.
+
+        aiohttp closes a connection on which something came that is not HTTP, say a chunk without a size, and drops the
+        deadline of the read with it. The reader of the body is not told, and would wait for the total deadline.
+        """
+        content, connection = self._response.content, self._response.connection
+        if content.is_eof() or content.exception() is not None:
+            return
+        protocol = None if connection is None else connection.protocol
+        if protocol is None or not protocol.is_connected():
+            content.set_exception(aiohttp.ClientPayloadError("the connection was given up"))
+            return
+        self._watcher = self._loop.call_later(WATCH_SECONDS, self._watch)
+
+    async def _next_packet_of(self, scanner: EventScanner) -> bytes:
+        """Return the next bytes of a stream; a failure after a complete answer is its end."""
+        try:
+            return await self._next_packet()
+        except UpstreamError:
+            if scanner.finished_choices < self._choices or not scanner.is_complete:
+                raise
+            return b""
 
     async def _next_packet(self) -> bytes:
         """Return the next bytes of the body, empty at its end."""
@@ -359,8 +403,22 @@ def _check_status(response: aiohttp.ClientResponse, *, is_stream: bool) -> None:
         raise UpstreamRejectedKey("The provider refused this gateway's credential.")
     if response.status in _REDIRECTS:
         raise UpstreamBroken("The provider answered with a redirect, which is not followed.")
+    if response.status in _WITHOUT_CONTENT:
+        raise UpstreamBroken("The provider answered with a status that carries no answer.")
     if is_stream and response.status < 300 and _media_type(response) not in _STREAM_TYPES:
         raise UpstreamBroken("The provider answered a stream request with something else.")
+
+
+def _answer_bytes(part: bytes) -> int:
+    """Return how many bytes of an answer there are in a broken body, an upper bound of its text; 0 in anything else."""
+    begin = part.find(_ANSWER_BEGINS)
+    return 0 if begin < 0 else len(part) - begin - len(_ANSWER_BEGINS)
+
+
+def _choices_wanted(request: UpstreamRequest) -> int:
+    """Return how many choices a request asks for; 1 when it does not say."""
+    wanted = bytes(request.body.get("n", b"1"))
+    return int(wanted) if wanted.isdigit() else 1
 
 
 def _media_type(response: aiohttp.ClientResponse) -> str:
@@ -377,10 +435,3 @@ def _returned_headers(response: aiohttp.ClientResponse) -> tuple[tuple[bytes, by
         elif (renamed := _RETURNED_HEADERS.get(lower)) is not None:
             returned.append((renamed, value))
     return tuple(returned)
-
-
-async def _note_reuse(
-    session: aiohttp.ClientSession, context: SimpleNamespace, params: aiohttp.TraceConnectionReuseconnParams
-) -> None:
-    """Mark the attempt as one on a connection that has served before."""
-    context.trace_request_ctx.is_reused = True

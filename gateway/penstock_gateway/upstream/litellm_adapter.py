@@ -241,7 +241,7 @@ class LitellmReply:
         kept = getattr(self._answer, "chunks", None)
         if kept is not None and all(getattr(chunk, "usage", None) is None for chunk in kept):
             return None
-        return read_usage(usage_chunk["usage"])
+        return read_usage(usage_chunk["usage"], usage_chunk.get("service_tier"))
 
 
 def translate_error(error: Exception) -> UpstreamError:

@@ -19,6 +19,18 @@ JsonObject = dict[str, msgspec.Raw]
 """A JSON object whose values are still the client's own bytes, so unknown fields survive untouched."""
 
 
+class Cover(Protocol):
+    """What holds the money for a request's attempts; see `spending.Hold`."""
+
+    async def begin(self, deployment: Deployment) -> int:
+        """Hold what one more attempt may cost at most, and return it, picodollars."""
+        ...
+
+    def forgive(self, bound_picousd: int) -> None:
+        """Note that an attempt is surely free."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class UpstreamRequest:
     """One attempt at one deployment.
@@ -34,6 +46,8 @@ class UpstreamRequest:
         We asked for the stream's usage and the client did not: the usage-only chunk is kept from it.
     request_id : str
         Passed on as ``x-request-id``.
+    cover : Cover or None
+        Asked before it is sent; None when there is no budget to keep.
     """
 
     deployment: Deployment
@@ -41,6 +55,7 @@ class UpstreamRequest:
     is_stream: bool
     hides_usage: bool
     request_id: str
+    cover: Cover | None = None
 
 
 class UpstreamReply(Protocol):

@@ -39,12 +39,14 @@ class _ChoiceView(msgspec.Struct):
 class _ChunkView(msgspec.Struct):
     choices: list[_ChoiceView] | None = None
     usage: Any = None
+    service_tier: Any = None
     error: Any = None
 
 
 class _LooseChunkView(msgspec.Struct):
     choices: Any = None
     usage: Any = None
+    service_tier: Any = None
     error: Any = None
 
 
@@ -65,7 +67,8 @@ class EventScanner:
     Attributes
     ----------
     usage : Usage or None
-        The last plausible usage seen.
+        The last plausible usage seen. Providers that send several send running totals, or the same one again: they are
+        never added up.
     output_bytes : int
         Bytes of generated text seen, JSON escapes included.
     is_done : bool
@@ -92,6 +95,7 @@ class EventScanner:
         self._tail = bytearray()
         self._open_choices: set[int] = set()
         self._finished_choices: set[int] = set()
+        self._service_tier: object = None
 
     @property
     def is_complete(self) -> bool:
@@ -99,6 +103,11 @@ class EventScanner:
         if self.is_done or self.stream_error is not None:
             return True
         return bool(self._finished_choices) and not self._open_choices
+
+    @property
+    def finished_choices(self) -> int:
+        """How many choices have their finish reason."""
+        return len(self._finished_choices)
 
     @property
     def _is_over(self) -> bool:
@@ -198,6 +207,8 @@ class EventScanner:
         if choices:
             for choice in choices:
                 self._note_choice(choice)
+        if chunk.service_tier is not None:
+            self._service_tier = chunk.service_tier
         if chunk.usage is None and chunk.error is None:
             return True
         return self._note_totals(chunk.usage, chunk.error, has_choices=bool(choices))
@@ -209,6 +220,7 @@ class EventScanner:
             chunk = _decode_loose_chunk(payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return True
+        self._service_tier = chunk.service_tier or self._service_tier
         return self._note_totals(chunk.usage, chunk.error, has_choices=bool(chunk.choices))
 
     def _note_choice(self, choice: _ChoiceView) -> None:
@@ -229,7 +241,7 @@ class EventScanner:
             return True
         if usage is None:
             return True
-        self.usage = read_usage(usage) or self.usage
+        self.usage = read_usage(usage, self._service_tier) or self.usage
         return has_choices or not self._hides_usage
 
     def _note_error(self, error: object) -> None:

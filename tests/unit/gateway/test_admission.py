@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 import pytest
+from pydantic import SecretStr
 
-from penstock_gateway.admission import OPEN_TENANT, Gatekeeper
+from penstock_gateway.accounts.principal import OPEN_TENANT
+from penstock_gateway.accounts.start import open_directory
+from penstock_gateway.admission import Gatekeeper
 from penstock_gateway.asgi import RequestHead
 from penstock_gateway.errors import Forbidden, Unauthenticated
+from penstock_gateway.settings_models import ClientKeySettings, Settings
 
-
-class Keys:
-    """A key ring with one key."""
-
-    def tenant_of(self, presented: str) -> str | None:
-        """Return the tenant of the one known key."""
-        return "search" if presented == "sk-right" else None
+KEY = "sk-right-0123456789"
 
 
 def gatekeeper(*, bound: str = "127.0.0.1", has_keys: bool = False, allowed: tuple[str, ...] = ()) -> Gatekeeper:
-    """Return a gatekeeper over one key."""
-    return Gatekeeper(cast(Any, Keys()), has_keys=has_keys, bound_host=bound, allowed_hosts=allowed)
+    """Return a gatekeeper over one key, or over none."""
+    keys = (ClientKeySettings(name="search", key=SecretStr(KEY)),) if has_keys else ()
+    return Gatekeeper(open_directory(Settings(client_keys=keys)), bound_host=bound, allowed_hosts=allowed)
 
 
 @pytest.mark.parametrize("host", ["localhost:4000", "127.0.0.1", "127.0.0.1:4000", "[::1]:4000", "LOCALHOST"])
 def test_admit_loopback_names_are_allowed(host: str) -> None:
     """A local client may use any loopback name."""
-    assert gatekeeper().admit(RequestHead(host=host)) == OPEN_TENANT
+    assert gatekeeper().admit(RequestHead(host=host)).tenant == OPEN_TENANT
 
 
 @pytest.mark.parametrize(
@@ -54,8 +51,8 @@ def test_admit_foreign_host_is_forbidden(host: str) -> None:
 def test_admit_listed_host_and_domain_are_allowed() -> None:
     """Configured names and whole domains are accepted, their look-alikes are not."""
     keeper = gatekeeper(allowed=("llm.example.org", "*.corp.example"))
-    assert keeper.admit(RequestHead(host="llm.example.org")) == OPEN_TENANT
-    assert keeper.admit(RequestHead(host="a.corp.example:8080")) == OPEN_TENANT
+    assert keeper.admit(RequestHead(host="llm.example.org")).tenant == OPEN_TENANT
+    assert keeper.admit(RequestHead(host="a.corp.example:8080")).tenant == OPEN_TENANT
     with pytest.raises(Forbidden):
         keeper.admit(RequestHead(host="evilcorp.example"))
 
@@ -64,13 +61,13 @@ def test_admit_listed_host_and_domain_are_allowed() -> None:
 def test_admit_listed_address_is_allowed_however_it_is_written(listed: str) -> None:
     """An IPv6 address may be listed with or without brackets and port."""
     keeper = gatekeeper(allowed=(listed,))
-    assert keeper.admit(RequestHead(host="[2001:db8::1]:4000")) == OPEN_TENANT
+    assert keeper.admit(RequestHead(host="[2001:db8::1]:4000")).tenant == OPEN_TENANT
 
 
 def test_admit_wildcard_address_accepts_any_name_but_needs_the_key() -> None:
     """A server on all interfaces is protected by its keys rather than by names."""
     keeper = gatekeeper(bound="0.0.0.0", has_keys=True)
-    assert keeper.admit(RequestHead(host="anything.example", credential="sk-right")) == "search"
+    assert keeper.admit(RequestHead(host="anything.example", credential=KEY)).tenant == "search"
     with pytest.raises(Unauthenticated):
         keeper.admit(RequestHead(host="anything.example"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from decimal import Decimal
@@ -14,6 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from penstock_cache.lookups import Hit
+from penstock_gateway.accounts.principal import CacheRights
 from penstock_gateway.caching.desk import CacheCaller, CacheDesk
 from penstock_gateway.caching.oversight import Watched, start_oversight
 from penstock_gateway.caching.services import CacheServices
@@ -58,8 +59,15 @@ class Desk:
         In force; a test may take one away.
     """
 
-    def __init__(self, desk: CacheDesk, world: CacheWorld, deployments: dict[str, Deployment]) -> None:
+    def __init__(
+        self,
+        desk: CacheDesk,
+        world: CacheWorld,
+        deployments: dict[str, Deployment],
+        keys: Mapping[str, ClientKeySettings],
+    ) -> None:
         self.desk = desk
+        self.keys = keys
         self.world = world
         self.deployments = deployments
         self._chooser = ArmChooser(
@@ -76,7 +84,14 @@ class Desk:
         **headers: str,
     ) -> Visit:
         """Begin a request's dealings with the cache."""
-        return self.desk.open(CacheCaller(tenant, **headers), asked or request(), policy or RequestPolicy(), default)
+        key = self.keys.get(tenant)
+        rights = None
+        if key is not None:
+            rights = CacheRights(
+                key.cache_category, key.cache_categories, key.cache_under_load, key.may_share_answers
+            )  # fmt: skip
+        caller = CacheCaller(tenant, rights=rights, **headers)
+        return self.desk.open(caller, asked or request(), policy or RequestPolicy(), default)
 
     def decision(self, asked: ChatRequest, arm: Deployment = SMALL) -> RouteDecision:
         """Return the decision for an arm."""
@@ -125,7 +140,7 @@ async def running(keys: dict[str, ClientKeySettings] | None = None, **settings: 
         world.cache, cache_settings, KEYS if keys is None else keys, lambda: deployments, metrics, oversight
     )  # fmt: skip
     try:
-        yield Desk(CacheDesk(services), world, deployments)
+        yield Desk(CacheDesk(services), world, deployments, KEYS if keys is None else keys)
     finally:
         await services.drain()
         await oversight.aclose()

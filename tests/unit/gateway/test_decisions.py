@@ -49,6 +49,31 @@ def test_recent_decisions_beyond_bound_forgets_the_oldest() -> None:
     assert [recent.find("a", f"dec_{number}") is not None for number in range(3)] == [False, True, True]
 
 
+def test_recent_decisions_are_found_by_request_of_their_own_tenant() -> None:
+    """A request id is the client's: it leads to the tenant's last decision under it, and to nobody else's."""
+    recent = RecentDecisions(keep=10)
+    recent.add("a", decision("dec_1"), "req")
+    recent.add("b", decision("dec_2"), "req")
+    assert (recent.id_of_request("a", "req"), recent.id_of_request("b", "req")) == ("dec_1", "dec_2")
+    assert recent.id_of_request("c", "req") is None
+    recent.add("a", decision("dec_3"), "req")
+    recent.add("a", decision("dec_4"))
+    assert recent.id_of_request("a", "req") == "dec_3"
+    assert [recent.request_id_of(name) for name in ("dec_1", "dec_4", "dec_9")] == ["req", "", ""]
+    assert recent.id_of_request("a", "") is None
+
+
+def test_recent_decisions_forget_requests_with_them() -> None:
+    """The index by request is bounded like the decisions, and forgetting an old one leaves a newer one of its name."""
+    recent = RecentDecisions(keep=2)
+    for number in range(4):
+        recent.add("a", decision(f"dec_{number}"), "same" if number < 3 else "other")
+    assert (recent.id_of_request("a", "same"), recent.id_of_request("a", "other")) == ("dec_2", "dec_3")
+    recent.add("a", decision("dec_4"), "third")
+    assert recent.id_of_request("a", "same") is None
+    assert len(recent._requests) == len(recent._requests_of) == 2
+
+
 def test_recent_decisions_late_settlement_of_forgotten_is_ignored() -> None:
     """A request that outlives its record settles without bringing it back."""
     recent = RecentDecisions(keep=0)

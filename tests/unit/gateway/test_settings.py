@@ -15,7 +15,8 @@ from penstock_gateway.deployments import Ability
 from penstock_gateway.settings import ConfigurationError, Settings, build_deployments, load_settings, note_settings
 from penstock_gateway.settings_deployments import DEFAULT_REFERENCE_ARM
 from penstock_gateway.settings_model_checks import routing_obstacle
-from penstock_gateway.settings_models import DeploymentSettings, PriceSettings
+from penstock_gateway.settings_models import DeploymentSettings
+from penstock_gateway.settings_prices import PriceSettings
 from penstock_routers.installation import install_command
 
 Write = Callable[[str], Path]
@@ -266,10 +267,10 @@ def test_default_key_of_a_provider_never_goes_to_another_host(write: Write) -> N
 
 def test_prices_in_a_file_stay_exact(write: Write) -> None:
     """A price reaches the bill digit for digit."""
-    text = ONE.replace("}", ", price: {input: 0.1, output: 0.30000000000000004}}")
+    text = ONE.replace("}", ", price: {input: 0.1, output: 12345.000003}}")
     price = build_deployments(load_settings(write(text), KEYS))[0].price
     assert (price.input, price.cached_input) == (Decimal("0.1"), Decimal("0.1"))
-    assert (price.output, price.reasoning) == (Decimal("0.30000000000000004"), Decimal("0.30000000000000004"))
+    assert (price.output, price.reasoning) == (Decimal("12345.000003"), Decimal("12345.000003"))
     assert price.source == "configuration"
 
 

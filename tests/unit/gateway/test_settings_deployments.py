@@ -15,10 +15,10 @@ from penstock_gateway.settings_deployments import read_artifact_arms, with_defau
 from penstock_gateway.settings_models import (
     DeploymentSettings,
     ParameterSettings,
-    PriceSettings,
     RoutingSettings,
     TimeoutSettings,
 )
+from penstock_gateway.settings_prices import PriceSettings
 from penstock_gateway.wiring import build_pipeline
 
 PRICE = PriceSettings(input=Decimal(1), output=Decimal(2))
@@ -154,13 +154,16 @@ def test_artifact_that_cannot_be_read_is_noted_and_has_no_arms(tmp_path: Path, c
 
 
 def test_long_context_surcharge_of_a_model_caps_its_default_context() -> None:
-    """Routed prompts stay where the base price holds; an explicit limit goes beyond, with a note."""
+    """Routed prompts stay where the base price holds; an explicit limit goes beyond, at the provider's prices."""
     plain = DeploymentSettings(name="claude-haiku-5-5", provider="anthropic")
     beyond = DeploymentSettings(name="claude-haiku-5-5", provider="anthropic", context_tokens=900_000)
     assert _built(plain).context_tokens == 100_000
     assert _built(beyond).context_tokens == 900_000
     assert any("charges more beyond" in note.message for note in note_settings(Settings(deployments=(plain,))))
-    assert any("will be too low" in note.message for note in note_settings(Settings(deployments=(beyond,))))
+    messages = [note.message for note in note_settings(Settings(deployments=(beyond,)))]
+    assert any("'auto' counts with that" in message for message in messages)
+    rates = _built(beyond).price.rates_for(100_001)
+    assert (rates.input, rates.output) == (Decimal("0.5"), Decimal("2.5"))
 
 
 @pytest.mark.parametrize("manifest", [b'{"arms":' + b"[" * 100_000, b'{"arms":["\xff"]}', b"[]", b""])

@@ -70,7 +70,9 @@ def test_known_settings_of_a_place_are_those_of_its_section() -> None:
     """Nearest matches are looked for among what may stand there."""
     assert "port" in known_settings(("server",))
     assert "api_key" in known_settings(("deployments", 0))
-    assert known_settings(("deployments", 0, "price")) == ["input", "cached_input", "output", "reasoning"]
+    assert known_settings(("deployments", 0, "price"))[:2] == ["input", "cached_input"]
+    assert "tokens" in known_settings(("deployments", 0, "price", "above", 1))
+    assert "multiplier" in known_settings(("deployments", 0, "price", "service_tiers", "flex"))
     assert known_settings(("deployments", 0, "headers")) == []
     assert known_settings(("nothing",)) == []
 

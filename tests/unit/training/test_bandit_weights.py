@@ -8,9 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from penstock_training.bandit.weights import sample_weights
+from penstock_training.bandit.weights import cap_shares, sample_weights
+from penstock_training.commands.fit import fit_options
 from penstock_training.errors import TrainingError
+from penstock_training.fit import make_training_set
 from penstock_training.outcomes import OutcomeMatrix
+from penstock_training.places import FormScaler
+from support.generated_training import generated
 from support.logged_samples import logged_sample
 
 
@@ -77,3 +81,64 @@ def test_sample_weights_recover_an_arms_mean_over_all_prompts() -> None:
     weighted = float((weights * np.nan_to_num(matrix.score[:, 0])).sum() / weights.sum())
     assert np.nanmean(matrix.score[:, 0]) > 0.8
     assert weighted == pytest.approx(0.55, abs=0.03)  # .9 and .2 in equal parts; three standard errors
+
+
+def _shares(weights: np.ndarray, tenants: list[str]) -> dict[str, float]:
+    """Each tenant's share of the sum."""
+    total = weights.sum()
+    return {name: float(weights[[t == name for t in tenants]].sum() / total) for name in set(tenants)}
+
+
+@pytest.mark.parametrize(
+    ("counts", "max_share", "expected"),
+    [
+        ({"a": 90, "b": 5, "c": 5}, 0.4, {"a": 0.4, "b": 0.3, "c": 0.3}),
+        ({"a": 60, "b": 30, "c": 10}, 0.4, {"a": 0.4, "b": 0.4, "c": 0.2}),
+        ({"a": 40, "b": 30, "c": 30}, 0.5, {"a": 0.4, "b": 0.3, "c": 0.3}),
+        ({"a": 80, "b": 20}, 0.3, {"a": 0.5, "b": 0.5}),
+        ({"a": 80}, 0.3, {"a": 1.0}),
+        ({"a": 80, "b": 20}, 1.0, {"a": 0.8, "b": 0.2}),
+        ({"a": 80, "": 20}, 0.25, {"a": 0.25, "": 0.75}),
+        ({"a": 30, "b": 30, "": 20}, 0.25, {"a": 0.25, "b": 0.25, "": 0.5}),
+    ],
+)
+def test_tenant_share_beyond_its_cap_is_cut_and_the_others_keep_theirs(
+    counts: dict[str, int], max_share: float, expected: dict[str, float]
+) -> None:
+    """No tenant has more than its share; too few of them count alike; rows that are nobody's are never scaled."""
+    tenants = [name for name, count in counts.items() for _ in range(count)]
+    codes = np.array([-1 if not name else ord(name) for name in tenants])
+    found = cap_shares(np.ones(len(tenants)), codes, max_share)
+    assert _shares(found, tenants) == pytest.approx(expected)
+    assert (found > 0.0).all()
+
+
+def test_sample_weights_with_a_tenant_share_hold_it_on_every_arm() -> None:
+    """A tenant that sends most of the feedback cannot outvote the others on any arm; an arm's mean stays one."""
+    tenants = ["loud"] * 18 + ["a", "b", "loud", "c"]
+    propensity = [[0.5, NAN]] * 20 + [[NAN, 0.5]] * 2
+    matrix = replace(_matrix(propensity), tenants=tenants)
+    found = sample_weights(matrix, max_tenant_share=0.5)
+    assert _shares(found[:20, 0], tenants[:20]) == pytest.approx({"loud": 0.5, "a": 0.25, "b": 0.25})
+    assert found[:20, 0].mean() == pytest.approx(1.0)
+    assert found[20:, 1].tolist() == pytest.approx([1.0, 1.0])
+    assert sample_weights(matrix)[0, 0] == pytest.approx(1.0)
+
+
+def test_sample_weights_with_a_tenant_share_of_rows_without_tenants_are_refused() -> None:
+    """A limit that could not hold is not passed over in silence."""
+    with pytest.raises(TrainingError) as caught:
+        sample_weights(_matrix([[0.5, NAN], [NAN, 0.5]]), max_tenant_share=0.5)
+    assert caught.value.code == "no_tenants"
+
+
+def test_tenant_share_of_the_command_line_reaches_the_fit() -> None:
+    """``--max-tenant-share`` sets the weights of the training set, also of outcomes without propensities."""
+    corpus = generated(40).corpus()
+    tenants = ["loud"] * 30 + ["a"] * 5 + ["b"] * 5
+    corpus = replace(corpus, matrix=replace(corpus.matrix, tenants=tenants))
+    options = fit_options("linear", (), 0, 0.5)
+    weight = make_training_set(corpus, FormScaler.fit(corpus.features), options).weight
+    assert weight is not None
+    assert _shares(weight[:, 0], tenants) == pytest.approx({"loud": 0.5, "a": 0.25, "b": 0.25})
+    assert make_training_set(corpus, FormScaler.fit(corpus.features), fit_options("linear", (), 0)).weight is None

@@ -16,6 +16,7 @@ from penstock_training.importers.options import ImportOptions, read_prompts, rea
 from penstock_training.outcomes import OutcomeMatrix, load_outcomes
 from support.import_samples import (
     ROUTERBENCH_MODELS,
+    decision_and_outcome,
     feedback_event,
     mmlu_pro_answers,
     request_event,
@@ -304,9 +305,13 @@ CENSORED = {"served_arm": None, "served_artifact_arm": None, "is_timeout": True,
 )
 def test_events_that_cannot_be_used_are_left_out_by_name(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
     """Fallbacks, time-outs, client choices, failures and missing prompts are left out, each under its name."""
-    rows = [request_event("dec_1"), request_event("dec_2", **changes), feedback_event("dec_1"), feedback_event("dec_2")]
-    report, _ = _import("events", [write_lines(tmp_path / "e.jsonl", rows)], tmp_path)
-    assert (report.rows, report.left_out) == (1, {reason: 1})
+    feedback = [feedback_event("dec_1"), feedback_event("dec_2")]
+    for rows in (
+        [request_event("dec_1"), request_event("dec_2", **changes)],
+        [*decision_and_outcome("dec_1"), *decision_and_outcome("dec_2", **changes)],
+    ):
+        report, _ = _import("events", [write_lines(tmp_path / "e.jsonl", rows + feedback)], tmp_path)
+        assert (report.rows, report.left_out) == (1, {reason: 1})
 
 
 def test_events_with_all_rows_mark_censoring_and_carry_no_false_propensity(tmp_path: Path) -> None:
@@ -358,9 +363,66 @@ def test_events_half_written_tail_is_left_out_and_a_broken_middle_is_refused(tmp
     assert "middle.jsonl row 1" in _raises("import_rows_refused", "events", [middle], tmp_path).message
 
 
+def test_events_of_schema_2_join_decision_outcome_and_feedback_across_segments(tmp_path: Path) -> None:
+    """The two records of a request meet whatever segment each is in; what only one side knows comes from there."""
+    folder = tmp_path / "events"
+    folder.mkdir()
+    first, second = decision_and_outcome("dec_1"), decision_and_outcome("dec_2")
+    write_lines(folder / "events-1.jsonl", [feedback_event("dec_1", 0.25), first[1], second[0]])
+    write_lines(folder / "events-2.jsonl", [first[0], second[1], feedback_event("dec_2", 0.75)])
+    report, _ = _import("events", [folder], tmp_path)
+    table = load_outcomes([tmp_path / "out.parquet"])
+    assert (report.rows, report.left_out) == (2, {})
+    assert sorted(table.number["score"].tolist()) == [0.25, 0.75]
+    assert table.number["propensity"].tolist() == [0.99, 0.99]
+    assert table.number["input_tokens"].tolist() == [12.0, 12.0]
+    assert table.number["latency_seconds"].tolist() == [1.5, 1.5]
+    assert table.matrix().tenants == ["0123456789abcdef"] * 2
+
+
+def test_events_of_schema_2_without_their_other_half_are_left_out(tmp_path: Path) -> None:
+    """A decision without an outcome was under way; an outcome without a decision lost it under load."""
+    rows = [*decision_and_outcome("dec_1"), decision_and_outcome("dec_2")[0], decision_and_outcome("dec_3")[1]]
+    rows += [feedback_event(f"dec_{n}") for n in (1, 2, 3)]
+    damaged = {"schema": 2, "type": "damaged", "bytes": 9}
+    later = {"schema": 2, "type": "novelty", "decision_id": "dec_1"}
+    twice = decision_and_outcome("dec_1")[1]
+    report, _ = _import("events", [write_lines(tmp_path / "e.jsonl", [*rows, damaged, later, twice])], tmp_path)
+    assert report.rows == 1
+    left = {"no_outcome": 1, "no_decision": 1, "damaged": 1, "unknown_event": 1, "repeated_event": 1}
+    assert report.left_out == left
+
+
+def test_events_cost_is_that_of_the_attempt_that_answered(tmp_path: Path) -> None:
+    """A failed attempt is billed, but the arm that answered is not dearer for it."""
+    attempts = [
+        {"deployment": "big", "error_code": "upstream_error", "cost_usd": "0.5"},
+        {"deployment": "big", "error_code": None, "cost_usd": "0.0007"},
+    ]
+    rows = [*decision_and_outcome(attempts=attempts, cost_usd="0.5007"), feedback_event()]
+    _import("events", [write_lines(tmp_path / "e.jsonl", rows)], tmp_path)
+    assert load_outcomes([tmp_path / "out.parquet"]).number["cost_usd"].tolist() == [0.0007]
+
+
+def test_events_scores_and_prompts_of_ones_own_join_by_request_id(tmp_path: Path) -> None:
+    """An application that knows its own request ids needs no decision ids."""
+    rows = decision_and_outcome(prompt="")
+    options = replace(PLAIN, scores={"req_dec_1": 0.5}, prompts={"req_dec_1": "Why do newts hide?"})
+    _, matrix = _import("events", [write_lines(tmp_path / "e.jsonl", rows)], tmp_path, options)
+    assert (matrix.prompts, matrix.score.tolist()) == (["Why do newts hide?"], [[0.5]])
+
+
+def test_events_feedback_without_a_score_leaves_the_score_that_came_before(tmp_path: Path) -> None:
+    """A label or a comment alone says nothing about how good the answer was."""
+    label = {**feedback_event(score=None, time=1767607999.0), "label": "too long"}
+    rows = [*decision_and_outcome(), feedback_event(score=0.75), label]
+    _, matrix = _import("events", [write_lines(tmp_path / "e.jsonl", rows)], tmp_path)
+    assert matrix.score.tolist() == [[0.75]]
+
+
 def test_events_of_another_schema_are_refused(tmp_path: Path) -> None:
     """A log of a later gateway is not read by guesswork."""
-    path = write_lines(tmp_path / "e.jsonl", [request_event(schema=2)])
+    path = write_lines(tmp_path / "e.jsonl", [request_event(schema=3)])
     _raises("event_schema_unknown", "events", [path], tmp_path)
 
 

@@ -163,7 +163,9 @@ class LoggedOutcomes:
         cells = {name: np.full((n, len(self.arms)), np.nan, dtype=np.float32) for name in names}
         for name, values in cells.items():
             values[np.arange(n), self.arm] = getattr(self, name)
-        return OutcomeMatrix(self.prompts, self.groups, [""] * n, [""] * n, [""] * n, self.arms, **cells)
+        return OutcomeMatrix(
+            self.prompts, self.groups, [""] * n, [""] * n, [""] * n, self.arms, *(cells[name] for name in names)
+        )
 
 
 _WHOLE: Final = ("prompts", "arms", "counts")

@@ -19,6 +19,7 @@ import msgspec
 
 from penstock_routers.token_counts import message_tokens
 from penstock_training.errors import TrainingError
+from penstock_training.importers.event_files import RECORD
 from penstock_training.languages import UNKNOWN, language_of
 from penstock_training.splits import normalise_question
 
@@ -34,6 +35,7 @@ PROBLEM_KINDS: Final = (  # explained in docs/collecting.md
     "duplicate_question",
     "repeated_query_id",
 )
+_EVENTS_WITHOUT_PROMPT: Final = frozenset({"outcome", "feedback", "damaged"})
 _ROLES: Final = frozenset({"system", "developer", "user", "assistant"})
 
 
@@ -145,7 +147,8 @@ def read_prompts(paths: Sequence[Path], *, max_prompt_tokens: int = DEFAULT_MAX_
     found = _Gathering(max_prompt_tokens)
     for path in paths:
         for place, row in _rows(path):
-            found.add(path, place, row)
+            if not _is_event_without_prompt(row):
+                found.add(path, place, row)
     if not found.prompts:
         problems = "".join(f"\n  {p.count:,} {p.kind}; first: {p.example}" for p in found.problem_list())
         raise TrainingError(f"no usable prompt in {found.rows:,} rows{problems}", code="no_prompts")
@@ -156,6 +159,11 @@ def read_prompts(paths: Sequence[Path], *, max_prompt_tokens: int = DEFAULT_MAX_
     return PromptSet(
         tuple(found.prompts), found.rows, found.problem_list(), dict(languages.most_common()), digest.hexdigest()
     )
+
+
+def _is_event_without_prompt(row: dict[str, Any] | None) -> bool:
+    """Whether a row is an event of the gateway's that never holds a prompt: an outcome, or feedback."""
+    return row is not None and "schema" in row and row.get("type") in _EVENTS_WITHOUT_PROMPT
 
 
 class _RowError(Exception):
@@ -307,11 +315,20 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
     try:
         with pq.ParquetFile(path) as file:
             columns = [name for name in wanted if name in file.schema_arrow.names]
+            is_segment = RECORD in file.schema_arrow.names and "prompt" not in columns
             number = 0
-            for batch in file.iter_batches(batch_size=1024, columns=columns):
+            for batch in file.iter_batches(batch_size=1024, columns=[RECORD] if is_segment else columns):
                 for row in batch.to_pylist():
                     number += 1
-                    yield f"row {number:,}", row
+                    yield f"row {number:,}", _event_in(row) if is_segment else row
     except pa.ArrowException as error:
         message = f"{path}: not a readable Parquet file ({type(error).__name__})"
         raise TrainingError(message, code="prompt_file_unreadable") from error
+
+
+def _event_in(row: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the event of a compacted segment's row; None when it cannot be read."""
+    try:
+        return msgspec.json.decode(row[RECORD] or "", type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None

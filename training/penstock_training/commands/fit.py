@@ -84,6 +84,11 @@ if TYPE_CHECKING:
 @click.option("--prior", type=click.Path(path_type=Path), help="Router to start from; the bundled one by default.")
 @click.option("--no-prior", is_flag=True, help="Start from nothing.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of split, clustering, bootstrap.")
+@click.option(
+    "--max-tenant-share",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Most of an arm's weight that the feedback of one tenant may have, like 0.2; no limit when left out.",
+)
 @bad_rows_option
 @click.option("--captured", is_flag=True, help="The prompts were captured by a gateway; the artifact will say so.")
 @click.option(
@@ -108,6 +113,7 @@ def fit(
     prior: Path | None,
     no_prior: bool,
     seed: int,
+    max_tenant_share: float | None,
     on_bad_rows: BadRows,
     captured: bool,
     allow_prompt_vectors: bool,
@@ -117,8 +123,7 @@ def fit(
 
     Outcomes of your own are few, so the router starts from the bundled one as prior unless told otherwise.
     """
-    if is_default and (encoder or reference_arm or prices or prior or captured):
-        raise click.UsageError("--encoder, --reference-arm, --prices, --prior and --captured go with --outcomes")
+    _check_own(is_default, encoder, reference_arm, prices, prior, captured, max_tenant_share)
     if prior and no_prior:
         raise click.UsageError("give either --prior or --no-prior")
     if router == "auto" and (is_default or settings):
@@ -135,7 +140,7 @@ def fit(
         else:
             target = out or Path()
             search = _search_options(budget, metric, leaderboard) if router == "auto" else None
-            options = fit_options(router if search is None else "ensemble", settings, seed)
+            options = fit_options(router if search is None else "ensemble", settings, seed, max_tenant_share)
             _check_prompt_vectors(options, allow_prompt_vectors)
             start = None if no_prior else (prior or bundled_folder(DEFAULT_ENCODER).parent / DEFAULT_ARTIFACT)
             wanted = _Wanted(
@@ -156,6 +161,14 @@ def fit(
     if leaderboard is not None and found:
         leaderboard.write_text(json.dumps(found[0].to_json(), indent=1) + "\n", encoding="utf-8")
     _print_fit(manifest, target, found, as_json)
+
+
+def _check_own(is_default: bool, *given: object) -> None:
+    """Refuse, for the bundled artifact, what is said about outcomes of one's own."""
+    if is_default and any(given):
+        raise click.UsageError(
+            "--encoder, --reference-arm, --prices, --prior, --captured and --max-tenant-share go with --outcomes"
+        )
 
 
 def _print_fit(manifest: Manifest, folder: Path, found: list[SearchResult], as_json: bool) -> None:
@@ -212,8 +225,8 @@ def _print_search(found: list[SearchResult]) -> None:
         click.echo(describe(result) + "\n")
 
 
-def fit_options(router: str, settings: tuple[str, ...], seed: int) -> FitOptions:
-    """Read ``--router``, ``--set`` and ``--seed``."""
+def fit_options(router: str, settings: tuple[str, ...], seed: int, max_tenant_share: float | None = None) -> FitOptions:
+    """Read ``--router``, ``--set``, ``--seed`` and ``--max-tenant-share``."""
     from penstock_training.families.registry import router_spec
     from penstock_training.fit import FitOptions
 
@@ -224,7 +237,7 @@ def fit_options(router: str, settings: tuple[str, ...], seed: int) -> FitOptions
             given[name.strip()] = float(number)
         except ValueError:
             raise click.UsageError(f"--set {setting!r} should read NAME=NUMBER") from None
-    return FitOptions(router=router_spec(router, given), seed=seed)
+    return FitOptions(router=router_spec(router, given), seed=seed, max_tenant_share=max_tenant_share)
 
 
 def _check_prompt_vectors(options: FitOptions, is_allowed: bool) -> None:

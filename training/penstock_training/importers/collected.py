@@ -22,6 +22,7 @@ TEXT_FIELDS: Final = (
     "tokens_source",
     "cost_source",
     "intended_arm",
+    "tenant",
 )
 NUMBER_FIELDS: Final = ("score", "cost_usd", "latency_seconds", "timestamp", "propensity")
 WHOLE_FIELDS: Final = ("input_tokens", "output_tokens")
@@ -53,6 +54,8 @@ class OutcomeRow:
         What the policy chose, when a log tells it.
     is_censored : bool or None
         The arm passed a deadline: its score is unknown, not 0.
+    tenant : str or None
+        Whose request it was, under a pseudonym.
     """
 
     prompt: str
@@ -72,6 +75,7 @@ class OutcomeRow:
     cost_source: str | None = None
     intended_arm: str | None = None
     is_censored: bool | None = None
+    tenant: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

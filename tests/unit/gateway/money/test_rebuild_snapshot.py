@@ -56,6 +56,71 @@ def test_entry_with_everything_is_carried_over() -> None:
     assert model.deprecated_on == "2027-01-01"
 
 
+def test_entry_with_prices_of_every_kind_gives_the_price_that_it_states() -> None:
+    """Cache writes, sound, pictures, long prompts and service tiers reach the bill."""
+    entry = CHAT | {
+        "cache_creation_input_token_cost": Decimal("3.125e-07"),
+        "cache_creation_input_token_cost_above_1hr": Decimal("5e-07"),
+        "input_cost_per_audio_token": Decimal("1e-06"),
+        "output_cost_per_audio_token": Decimal("4e-06"),
+        "input_cost_per_image_token": Decimal("3e-07"),
+        "input_cost_per_request": Decimal("0.005"),
+        "input_cost_per_token_above_200k_tokens": Decimal("5e-07"),
+        "output_cost_per_token_above_200k_tokens": Decimal("3e-06"),
+        "input_cost_per_token_priority": Decimal("5e-07"),
+        "output_cost_per_token_priority": Decimal("4e-06"),
+    }
+    snapshot = _build({"m": entry})
+    price = snapshot.models["openai"]["m"].price(snapshot)
+    rates = price.standard
+    written = (rates.cache_write, rates.cache_write_1h, rates.audio_input, rates.audio_output, rates.image_input)
+    assert written == tuple(map(Decimal, ("0.3125", "0.5", "1", "4", "0.3")))
+    assert price.per_request == Decimal("0.005")
+    long, fast = price.rates_for(200_001), price.rates_for(200_001, "priority")
+    assert (long.input, long.output, long.audio_input) == tuple(map(Decimal, ("0.5", "3", "1")))
+    assert (fast.input, fast.output, fast.cache_write) == tuple(map(Decimal, ("1", "6", "0.625")))
+    assert snapshot.models["openai"]["m"].service_tiers["priority"].multiplier == 2
+
+
+def test_discount_that_the_map_does_not_state_is_not_assumed() -> None:
+    """A cheaper service tier without a price for cached tokens, sound or long prompts keeps the standard one."""
+    entry = CHAT | {
+        "cache_read_input_token_cost": Decimal("1e-07"),
+        "input_cost_per_audio_token": Decimal("1e-06"),
+        "input_cost_per_token_above_200k_tokens": Decimal("5e-07"),
+        "input_cost_per_token_flex": Decimal("1.25e-07"),
+        "output_cost_per_token_flex": Decimal("1e-06"),
+    }
+    snapshot = _build({"m": entry})
+    price = snapshot.models["openai"]["m"].price(snapshot)
+    short, long = price.rates_for(1, "flex"), price.rates_for(200_001, "flex")
+    assert (short.input, short.output) == (Decimal("0.125"), Decimal(1))
+    assert (short.cached_input, short.audio_input) == (Decimal("0.1"), Decimal(1))
+    assert long.input == Decimal("0.5")
+
+
+@pytest.mark.parametrize(("provider", "first_long"), [("openai", 200_001), ("xai", 200_000)])
+def test_long_prompt_of_each_provider_begins_where_it_says(provider: str, first_long: int) -> None:
+    """xAI bills a prompt of exactly the stated length as a long one."""
+    entry = CHAT | {"litellm_provider": provider, "input_cost_per_token_above_200k_tokens": Decimal("5e-07")}
+    snapshot = _build({"m": entry})
+    price = snapshot.models[provider]["m"].price(snapshot)
+    assert price.rates_for(first_long - 1).input == Decimal("0.25")
+    assert price.rates_for(first_long).input == Decimal("0.5")
+
+
+def test_cache_write_below_the_prompt_price_is_taken_for_a_mistake() -> None:
+    """No provider sells the writing of a token for less than the token."""
+    entry = CHAT | {"cache_creation_input_token_cost": Decimal("1e-07")}
+    assert _build({"m": entry}).models["openai"]["m"].cache_write is None
+
+
+def test_price_finer_than_a_picodollar_per_token_stops_the_rebuild() -> None:
+    """Sums of such a price would have to be rounded; nobody finds out later."""
+    with pytest.raises(ValueError, match="finer than a picodollar"):
+        _build({"m": CHAT | {"input_cost_per_token": Decimal("1.5e-12")}})
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [

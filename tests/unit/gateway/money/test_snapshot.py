@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import date
+from decimal import Decimal
 from importlib.resources import files
 
 from penstock_gateway.deployments import Ability
+from penstock_gateway.money.price_forms import RATE_NAMES, rates_of, too_fine
 from penstock_gateway.money.snapshot import load_snapshot
 from penstock_gateway.providers import PROVIDERS
 
@@ -49,3 +51,41 @@ def test_model_in_the_snapshot_has_sane_numbers() -> None:
             assert model.max_output_tokens > 0, where
             assert set(model.abilities) <= names, where
             assert "streaming" in model.abilities, where
+
+
+def test_price_in_the_snapshot_is_whole_picodollars_in_every_tier() -> None:
+    """No price needs rounding in the ledger's unit, products of service tiers included."""
+    snapshot = load_snapshot()
+    for provider, models in snapshot.models.items():
+        for name, model in models.items():
+            for rates in rates_of(model.price(snapshot)):
+                assert too_fine(getattr(rates, kind) for kind in RATE_NAMES) is None, f"{provider}/{name}"
+
+
+def test_long_prompts_in_the_snapshot_are_never_cheaper() -> None:
+    """Tiers ascend, and none makes a longer prompt cheaper per token: a mistake of the map would show here."""
+    snapshot = load_snapshot()
+    for provider, models in snapshot.models.items():
+        for name, model in models.items():
+            price = model.price(snapshot)
+            starts = [step.above_tokens for step in price.above]
+            assert starts == sorted(set(starts)), f"{provider}/{name}"
+            for step in price.above:
+                assert step.rates.input >= price.input, f"{provider}/{name}"
+                assert step.rates.output >= price.output, f"{provider}/{name}"
+
+
+def test_cached_tokens_in_the_snapshot_cost_at_most_the_prompt_and_written_ones_at_least() -> None:
+    """The order that every provider keeps: read from the cache ≤ plain ≤ written for minutes ≤ written for an hour."""
+    snapshot = load_snapshot()
+    for provider, models in snapshot.models.items():
+        for name, model in models.items():
+            for rates in rates_of(model.price(snapshot)):
+                assert rates.cached_input <= rates.input <= rates.cache_write, f"{provider}/{name}"
+
+
+def test_anthropics_models_in_the_snapshot_price_cache_writes() -> None:
+    """The surcharge that gateways forget most is there: 1.25 and 2 times the prompt."""
+    snapshot = load_snapshot()
+    rates = snapshot.models["anthropic"]["claude-sonnet-4-6"].price(snapshot).standard
+    assert (rates.cache_write / rates.input, rates.cache_write_1h / rates.input) == (Decimal("1.25"), Decimal(2))

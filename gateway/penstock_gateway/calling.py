@@ -1,0 +1,239 @@
+"""From a decision to an answer: which deployments may answer in which order, each attempt covered by the budget.
+
+Owns the plan and the request as each deployment wants it; the attempts themselves are `attempts.runner`'s. Read
+`AttemptDesk.call`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from penstock_gateway.accounts.principal import Principal
+from penstock_gateway.attempts.draining import DrainDesk
+from penstock_gateway.attempts.job import AttemptJob
+from penstock_gateway.attempts.reply import AttemptReply
+from penstock_gateway.attempts.runner import AttemptRunner
+from penstock_gateway.attempts.slots import Priority
+from penstock_gateway.callers import Caller
+from penstock_gateway.compatibility import body_for, reject
+from penstock_gateway.decisions import RouteDecision
+from penstock_gateway.deployments import Deployment, named_plan
+from penstock_gateway.errors import InvalidRequest, UpstreamRejectedKey, UpstreamTimeout, UpstreamUnreachable
+from penstock_gateway.metrics_attempts import AttemptMetrics
+from penstock_gateway.request_body import ChatRequest, is_alias, parse_number
+from penstock_gateway.settings_attempts import AttemptSettings
+from penstock_gateway.settling import Passage
+from penstock_gateway.upstream.protocol import Upstream, UpstreamReply, UpstreamRequest
+from penstock_routers.policy import RouteReason
+
+_MAX_TIMEOUT_SECONDS = 86_400.0
+_CONNECT_TIMEOUT = "upstream_connect_timeout"
+
+
+class CoveredUpstream:
+    """An upstream that asks the request's hold before it sends; fulfils `Upstream`.
+
+    Parameters
+    ----------
+    inner : Upstream
+    """
+
+    def __init__(self, inner: Upstream) -> None:
+        self._inner = inner
+
+    async def send(self, request: UpstreamRequest) -> UpstreamReply:
+        """Send a request whose cost is held; what is surely free is held no longer.
+
+        Raises
+        ------
+        UpstreamError
+        QuotaExceeded, Overloaded, NoCandidate
+            The budget does not reach for another attempt.
+        """
+        cover = request.cover
+        if cover is None:
+            return await self._inner.send(request)
+        bound = await cover.begin(request.deployment)
+        try:
+            reply = await self._inner.send(request)
+        except (UpstreamUnreachable, UpstreamRejectedKey):
+            cover.forgive(bound)
+            raise
+        except UpstreamTimeout as error:
+            if error.code == _CONNECT_TIMEOUT:
+                cover.forgive(bound)
+            raise
+        if reply.status >= 400:
+            cover.forgive(bound)
+        return reply
+
+    async def aclose(self) -> None:
+        """Close the upstream."""
+        await self._inner.aclose()
+
+
+class AttemptDesk:
+    """Calls providers for the pipeline.
+
+    Parameters
+    ----------
+    deployments : mapping of str to Deployment
+    upstreams : mapping of str to Upstream
+        By adapter name.
+    settings : AttemptSettings, optional
+    metrics : AttemptMetrics, optional
+
+    Attributes
+    ----------
+    deployments : mapping of str to Deployment
+        Those in force; another artifact may give them other arms.
+    runner : AttemptRunner
+    is_revoked : callable
+        Whether a key has been revoked meanwhile, by its id.
+    """
+
+    def __init__(
+        self,
+        deployments: Mapping[str, Deployment],
+        upstreams: Mapping[str, Upstream],
+        settings: AttemptSettings | None = None,
+        *,
+        metrics: AttemptMetrics | None = None,
+    ) -> None:
+        self.settings = settings or AttemptSettings()
+        self.deployments = deployments
+        self.upstreams = upstreams
+        self.runner = AttemptRunner(deployments.values(), self.settings, _covered(upstreams), metrics=metrics)
+        self.is_revoked: Callable[[str], bool] = lambda _: False
+
+    def adopt(
+        self, deployments: Sequence[Deployment], upstreams: Mapping[str, Upstream], settings: AttemptSettings
+    ) -> None:
+        """Follow another configuration; slots and breakers of deployments that stay are kept."""
+        self.settings = settings
+        self.upstreams = upstreams
+        self.runner.adopt(deployments, settings, _covered(upstreams))
+
+    @property
+    def drains(self) -> DrainDesk:
+        """Reads answers on whose clients have left."""
+        return self.runner.desk
+
+    def plan(self, principal: Principal, request: ChatRequest, decision: RouteDecision) -> tuple[Deployment, ...]:
+        """Return what may answer, in the order of preference; one of a group stands for all of its members.
+
+        Parameters
+        ----------
+        principal : Principal
+        request : ChatRequest
+        decision : RouteDecision
+
+        Returns
+        -------
+        tuple of Deployment
+            What was chosen, then the rest of the ranking; for a model that the client named, the fallbacks that its
+            deployment names. Only what the key may use and what can take the request.
+        """
+        chosen = self.deployments[decision.chosen]
+        if decision.reason is RouteReason.PHYSICAL_MODEL:
+            others = [d for d in named_plan(self.deployments, request.model)[1:] if reject(request, d) is None]
+        else:
+            others = [self.deployments[report.name] for report in decision.candidates if report.rejected is None]
+        allowed = (deployment for deployment in others if principal.may_choose(deployment.name))
+        return tuple({d.name: d for d in (chosen, *allowed)}.values())
+
+    async def call(self, passage: Passage, plan: tuple[Deployment, ...]) -> None:
+        """Get an answer, and note in the passage who gave it.
+
+        Parameters
+        ----------
+        passage : Passage
+            Gets its attempts, its reply and who served it.
+        plan : tuple of Deployment
+
+        Raises
+        ------
+        GatewayError
+            Nobody answered.
+        """
+        job = self._job(passage, plan)
+        try:
+            served = await self.runner.run(job)
+        finally:
+            passage.is_draining = job.is_draining
+        self._serve(passage, served.reply)
+
+    def _serve(self, passage: Passage, reply: AttemptReply) -> None:
+        passage.reply, passage.served = reply, reply.record
+        if passage.hold is not None:
+            passage.hold.serve(reply.deployment)
+
+    def _job(self, passage: Passage, plan: tuple[Deployment, ...]) -> AttemptJob:
+        caller, request, decision = passage.caller, passage.request, passage.decision
+        has_group = any(deployment.group is not None for deployment in plan)
+
+        def on_drained(reply: AttemptReply | None) -> None:
+            if reply is not None:
+                self._serve(passage, reply)
+            passage.on_drained()
+
+        return AttemptJob(
+            plan,
+            partial(self._prepare, passage),
+            caller.started,
+            _priority(caller.principal),
+            deadline_seconds=_deadline_seconds(caller),
+            input_tokens=float(request.input_tokens),
+            output_tokens={r.name: r.output_tokens for r in decision.candidates if r.output_tokens is not None},
+            affinity_key=_affinity_key(caller, request) if has_group else None,
+            is_pinned=request.model == decision.chosen,
+            may_use=lambda d: caller.principal.may_choose(d.name) and reject(request, d) is None,
+            on_drained=on_drained,
+            records=passage.records,
+        )
+
+    def _prepare(self, passage: Passage, deployment: Deployment) -> UpstreamRequest:
+        request, hold = passage.request, passage.hold
+        may_ask = "stream_options" not in deployment.parameters.unsupported
+        asks_usage = request.is_stream and not request.wants_usage and may_ask
+        body = body_for(
+            request,
+            deployment,
+            is_routed=is_alias(request.model) or deployment.name != passage.decision.chosen,
+            asks_usage=asks_usage,
+            max_tokens=None if hold is None else hold.max_tokens,
+        )
+        cover = hold if hold is not None and hold.is_metered else None
+        return UpstreamRequest(deployment, body, request.is_stream, asks_usage, passage.caller.request_id, cover)
+
+
+def _covered(upstreams: Mapping[str, Upstream]) -> dict[str, Upstream]:
+    return {name: CoveredUpstream(upstream) for name, upstream in upstreams.items()}
+
+
+def _priority(principal: Principal) -> Priority:
+    return "high" if principal.priority == "high" else "low" if principal.priority == "low" else "normal"
+
+
+def _affinity_key(caller: Caller, request: ChatRequest) -> bytes:
+    """Return what stands for a conversation, the same in every gateway."""
+    return hashlib.blake2b(f"{caller.tenant}\0{request.opening}".encode(), digest_size=16).digest()
+
+
+def _deadline_seconds(caller: Caller) -> float | None:
+    """Return the deadline that the caller asks for; it can only shorten the gateway's.
+
+    Raises
+    ------
+    InvalidRequest
+    """
+    if caller.timeout is None:
+        return None
+    asked = parse_number(caller.timeout, param="x-penstock-timeout", high=_MAX_TIMEOUT_SECONDS)
+    if asked <= 0.0:
+        raise InvalidRequest(
+            "'x-penstock-timeout' must be above 0 seconds.", code="invalid_value", param="x-penstock-timeout"
+        )
+    return asked

@@ -1,0 +1,271 @@
+"""Rules of holding and charging money on the request path."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from penstock_gateway.accounts.principal import BudgetRule, Principal
+from penstock_gateway.errors import GatewayError, NoCandidate, Overloaded, QuotaExceeded, RateLimited
+from penstock_gateway.ledger.contract import (
+    Account,
+    Budget,
+    BudgetState,
+    Charge,
+    LimitKind,
+    LimitState,
+    Period,
+    RateLimits,
+    Refusal,
+    RefusalReason,
+)
+from penstock_gateway.ledger.memory import MemoryLedger
+from penstock_gateway.money.amounts import PICOUSD_PER_USD
+from penstock_gateway.money.prices import Price
+from penstock_gateway.request_body import ChatRequest, parse_chat_request
+from penstock_gateway.spending import MARGIN_TOKENS, SpendDesk, SpendRules, error_of, limit_headers
+from support.fakes import deployment
+
+NOW = 1_790_000_000.0
+MICRO_USD = PICOUSD_PER_USD // 1_000_000
+# One USD per million prompt tokens and two per million completion tokens: a token costs one or two micro-USD.
+MODEL = deployment("small", max_output_tokens=4096)
+
+
+class World:
+    """A spend desk over a ledger in memory, with what it was told to charge."""
+
+    def __init__(self, limit_microusd: int | None = None, **principal: Any) -> None:
+        budgets = () if limit_microusd is None else (Budget(Period.DAY, limit_microusd * MICRO_USD),)
+        limits = principal.pop("limits", RateLimits())
+        self.account = Account("key:k", budgets, limits)
+        self.principal = Principal("t", key_id="k", accounts=(self.account,), **principal)
+        self.ledger = MemoryLedger(clock=lambda: NOW)
+        self.charges: list[Charge] = []
+        self.refusals: list[RefusalReason] = []
+        self.soft: list[BudgetState] = []
+        self.desk = SpendDesk(
+            self.ledger,
+            self.charges.append,
+            SpendRules(reserve_output_tokens=200, top_up_output_tokens=100),
+            on_refusal=self.refusals.append,
+            on_soft_limit=self.soft.append,
+            clock=lambda: NOW,
+        )
+
+    async def held_microusd(self) -> int:
+        """Return what is held at the moment."""
+        (state,) = await self.ledger.states((self.account,), NOW)
+        return state.held_picousd // MICRO_USD
+
+
+def asked(**fields: Any) -> ChatRequest:
+    """Return a short request."""
+    body = {"model": "small", "messages": [{"role": "user", "content": "hello"}], **fields}
+    return parse_chat_request(json.dumps(body).encode())
+
+
+async def test_admit_account_without_budgets_and_limits_holds_nothing() -> None:
+    """Where nothing can refuse a request the ledger is not asked at all."""
+    world = World()
+    hold = await world.desk.admit(world.principal, asked(), MODEL, "dec_1")
+    assert hold.grant is None
+    assert not hold.is_metered
+    assert hold.headers() == {}
+
+
+async def test_admit_request_with_max_tokens_holds_prompt_and_limit() -> None:
+    """What is held is never less than the whole limit costs, and not much more."""
+    world = World(10_000)
+    await world.desk.admit(world.principal, asked(max_tokens=1000), MODEL, "dec_1")
+    assert 2_000 < await world.held_microusd() < 2_100
+
+
+async def test_admit_stream_without_limit_holds_the_stated_default() -> None:
+    """A stream holds for the default number of tokens and grows later."""
+    world = World(10_000)
+    hold = await world.desk.admit(world.principal, asked(stream=True), MODEL, "dec_1")
+    assert hold.output_tokens == 0
+    hold.serve(MODEL)
+    assert hold.output_tokens == 200
+    assert 400 < await world.held_microusd() < 500
+
+
+async def test_admit_plain_request_without_limit_holds_the_models_limit() -> None:
+    """A plain answer cannot be stopped midway, so all that the model may write is held."""
+    world = World(10_000)
+    hold = await world.desk.admit(world.principal, asked(), MODEL, "dec_1")
+    assert 8_192 < await world.held_microusd() < 8_300
+    assert hold.max_tokens is None
+
+
+async def test_admit_plain_request_whose_models_limit_does_not_fit_gets_a_smaller_one() -> None:
+    """Near the end of a budget a plain request is sent with a limit that the budget reaches for, and says so."""
+    world = World(1_000)
+    hold = await world.desk.admit(world.principal, asked(), MODEL, "dec_1")
+    assert hold.max_tokens == 200
+    assert hold.headers()["x-penstock-max-tokens"] == "200"
+    assert 400 < await world.held_microusd() < 500
+
+
+async def test_admit_beyond_the_budget_is_refused_with_the_figures() -> None:
+    """A refusal names scope, period, what is spent and held, and when it renews."""
+    world = World(3_000)
+    await world.desk.admit(world.principal, asked(max_tokens=1000), MODEL, "dec_1")
+    with pytest.raises(QuotaExceeded) as caught:
+        await world.desk.admit(world.principal, asked(max_tokens=1000), MODEL, "dec_2")
+    assert caught.value.status == 429
+    assert caught.value.code == "budget_exceeded"
+    assert "day budget of key:k" in caught.value.message
+    assert "0 of 0.003 USD spent, 0.0020" in caught.value.message
+    assert int(caught.value.headers["retry-after"]) > 0
+    assert world.refusals == [RefusalReason.BUDGET]
+
+
+async def test_keep_up_stream_within_its_hold_asks_nobody() -> None:
+    """As long as what has come is covered with a margin, nothing more is held."""
+    world = World(10_000)
+    hold = await world.desk.admit(world.principal, asked(stream=True), MODEL, "dec_1")
+    await hold.begin(MODEL)
+    hold.serve(MODEL)
+    before = await world.held_microusd()
+    await hold.keep_up(200 - MARGIN_TOKENS)
+    assert await world.held_microusd() == before
+
+
+async def test_keep_up_growing_stream_holds_step_by_step_until_refused() -> None:
+    """A stream holds one step more before it needs it, and ends when the budget does not reach for the next."""
+    world = World(1_000)
+    hold = await world.desk.admit(world.principal, asked(stream=True), MODEL, "dec_1")
+    await hold.begin(MODEL)
+    hold.serve(MODEL)
+    tokens = 0
+    try:
+        for tokens in range(1, 2_000):
+            await hold.keep_up(tokens)
+    except QuotaExceeded:
+        world.refusals.append(RefusalReason.BUDGET)
+    assert world.refusals
+    assert 300 <= tokens <= 500
+    assert tokens * 2 <= await world.held_microusd() <= 1_000
+
+
+async def test_begin_retry_after_a_free_failure_needs_no_more() -> None:
+    """An attempt that the provider did not bill makes room for the next."""
+    world = World(2_200)
+    hold = await world.desk.admit(world.principal, asked(max_tokens=1000), MODEL, "dec_1")
+    for _ in range(3):
+        hold.forgive(await hold.begin(MODEL))
+    assert 2_000 < await world.held_microusd() < 2_100
+
+
+async def test_begin_retry_after_a_failure_that_may_be_billed_is_covered_beside_it() -> None:
+    """Two attempts that may both be billed are both held, or the second is refused."""
+    world = World(3_000)
+    hold = await world.desk.admit(world.principal, asked(max_tokens=1000), MODEL, "dec_1")
+    await hold.begin(MODEL)
+    with pytest.raises(QuotaExceeded):
+        await hold.begin(MODEL)
+
+
+async def test_begin_fallback_to_a_dearer_deployment_holds_the_difference() -> None:
+    """A fallback is covered at its own price."""
+    world = World(50_000)
+    dear = deployment("large", price=Price(Decimal(10), Decimal(10), Decimal(20), Decimal(20)))
+    hold = await world.desk.admit(world.principal, asked(max_tokens=1000), MODEL, "dec_1")
+    hold.forgive(await hold.begin(MODEL))
+    await hold.begin(dear)
+    assert 20_000 < await world.held_microusd() < 21_000
+
+
+async def test_settle_gives_a_charge_in_whole_picodollars() -> None:
+    """The charge is exact and belongs to the moment of admission."""
+    world = World(10_000)
+    hold = await world.desk.admit(world.principal, asked(max_tokens=10), MODEL, "dec_1")
+    charge = hold.settle(Decimal("0.000075"), 12)
+    assert charge == Charge("dec_1", (world.account,), 75_000_000, 12, NOW)
+
+
+async def test_admit_unknown_price_is_refused_where_a_budget_is_to_be_kept() -> None:
+    """A cost that nobody knows cannot be kept within a budget."""
+    world = World(10_000)
+    unpriced = deployment("small", price=Price(*[Decimal(1)] * 4, is_unknown=True))
+    with pytest.raises(NoCandidate) as caught:
+        await world.desk.admit(world.principal, asked(), unpriced, "dec_1")
+    assert caught.value.code == "price_unknown"
+
+
+async def test_admit_cached_answer_counts_as_a_request_and_holds_no_money() -> None:
+    """A stored answer costs nothing, but a limit on requests counts it."""
+    world = World(100, limits=RateLimits(requests_per_minute=1))
+    await world.desk.admit(world.principal, asked(), MODEL, "dec_1", is_cached=True)
+    assert await world.held_microusd() == 0
+    with pytest.raises(RateLimited):
+        await world.desk.admit(world.principal, asked(), MODEL, "dec_2", is_cached=True)
+
+
+async def test_tradeoff_nearly_used_budget_prefers_the_cheaper_mode() -> None:
+    """From the rule's share on, the cheaper of the request's trade-off and the rule's is in force."""
+    world = World(1_000, budget_rules=(BudgetRule(0.8, "cost"),))
+    assert world.desk.tradeoff(world.principal, "quality", "balanced") == "quality"
+    await world.desk.admit(world.principal, asked(max_tokens=450), MODEL, "dec_1")
+    assert world.desk.tradeoff(world.principal, "quality", "balanced") == "cost"
+    assert world.desk.tradeoff(world.principal, None, 0.0) == 0.0
+
+
+async def test_note_grant_soft_limit_warns_once_a_window() -> None:
+    """A passed soft limit is told once, and every answer says so in a header."""
+    world = World(1_000)
+    first = await world.desk.admit(world.principal, asked(max_tokens=420), MODEL, "dec_1")
+    await world.desk.admit(world.principal, asked(max_tokens=1), MODEL, "dec_2")
+    assert len(world.soft) == 1
+    assert first.headers()["x-penstock-budget-warning"].startswith("key:k day 8")
+
+
+@pytest.mark.parametrize(
+    ("refusal", "kind", "code"),
+    [
+        (Refusal(RefusalReason.UNAVAILABLE), Overloaded, "ledger_unavailable"),
+        (
+            Refusal(RefusalReason.REQUESTS, "key:k", 2.2, limit=LimitState("key:k", LimitKind.REQUESTS, 3, 0, 60.0)),
+            RateLimited,
+            "rate_limit_exceeded",
+        ),
+        (
+            Refusal(RefusalReason.TOKENS, "key:k", None, limit=LimitState("key:k", LimitKind.TOKENS, 3, 3, 0.0)),
+            RateLimited,
+            "request_above_limit",
+        ),
+        (Refusal(RefusalReason.PARALLEL, "team:t"), RateLimited, "rate_limit_exceeded"),
+        (Refusal(RefusalReason.BUDGET, "team:t"), QuotaExceeded, "budget_exceeded"),
+    ],
+)
+def test_error_of_every_refusal_has_its_own_code(refusal: Refusal, kind: type[GatewayError], code: str) -> None:
+    """A caller can tell the reasons apart, and is told when to come back whenever that helps."""
+    error = error_of(refusal)
+    assert type(error) is kind
+    assert error.code == code
+    if code == "rate_limit_exceeded":
+        assert int(error.headers["retry-after"]) >= 1
+
+
+def test_limit_headers_show_the_tightest_of_each_kind() -> None:
+    """Of several limits of one kind the one with least left is shown, as OpenAI's clients read it."""
+    headers = limit_headers(
+        [
+            LimitState("key:k", LimitKind.REQUESTS, 100, 50, 30.0),
+            LimitState("team:t", LimitKind.REQUESTS, 1000, 3, 59.5),
+            LimitState("key:k", LimitKind.TOKENS, 10_000, 9_000, 6.0),
+        ]
+    )
+    assert headers == {
+        "x-ratelimit-limit-requests": "1000",
+        "x-ratelimit-remaining-requests": "3",
+        "x-ratelimit-reset-requests": "59.500s",
+        "x-ratelimit-limit-tokens": "10000",
+        "x-ratelimit-remaining-tokens": "9000",
+        "x-ratelimit-reset-tokens": "6.000s",
+    }
