@@ -180,6 +180,11 @@ class LoadPolicy:
         self._rules = rules or LoadRules()
         self._loads: dict[str, _ModelLoad] = {}
 
+    def use(self, capacities: Mapping[str, ModelCapacity]) -> None:
+        """Go by other capacities from now on; what is known of models that stay is kept."""
+        self._capacities = dict(capacities)
+        self._loads = {model: load for model, load in self._loads.items() if model in self._capacities}
+
     def observe(
         self, model: str, now: float, *, in_flight: int | None = None, latency_seconds: float | None = None
     ) -> None:

@@ -20,7 +20,6 @@ from starlette.exceptions import HTTPException
 
 from penstock_gateway.accounts.start import open_directory
 from penstock_gateway.admission import Gatekeeper
-from penstock_gateway.artifact_watch import ArtifactWatch
 from penstock_gateway.asgi import ClientGoneError, Receive, Scope, Send, read_head, send_error
 from penstock_gateway.endpoints.cache import cache_routes
 from penstock_gateway.endpoints.chat import ChatEndpoint
@@ -40,7 +39,7 @@ from penstock_gateway.running_gateway import GatewayParts, RunningGateway
 from penstock_gateway.settings import Settings
 from penstock_gateway.settings_models import ServerSettings
 from penstock_gateway.upstream.protocol import Upstream
-from penstock_gateway.wiring import RoutingFinding, build_pipeline, build_watch
+from penstock_gateway.wiring import build_pipeline, build_watch
 
 _log = logging.getLogger("penstock.app")
 
@@ -161,7 +160,7 @@ def create_app(settings: Settings, *, upstreams: Mapping[str, Upstream] | None =
             chat,
             started_at=time.time(),
             max_body_bytes=server.max_body_bytes,
-            readiness=lambda: _readiness(pipeline, finding, watch),
+            readiness=lambda: _readiness(running),
         )
     )
     inspection.include_router(feedback_routes(pipeline))
@@ -169,17 +168,22 @@ def create_app(settings: Settings, *, upstreams: Mapping[str, Upstream] | None =
     return PenstockApp(pipeline, gatekeeper, chat, inspection, running)
 
 
-def _readiness(pipeline: Pipeline, finding: RoutingFinding | None, watch: ArtifactWatch | None) -> dict[str, Any]:
-    """Say whether routing is on, and why what the source offers is not in force; no message, anyone may read it."""
+def _readiness(running: RunningGateway) -> dict[str, Any]:
+    """Say whether routing is on, why what the source offers is not in force, and what goes on without its Redis.
+
+    Codes and names only, anyone may read it.
+    """
+    pipeline, watch = running.parts.pipeline, running.parts.watch
     is_on = pipeline.chooser.parts is not None
     refusal = None if watch is None else watch.refusal
-    obstacle = refusal or finding
+    obstacle = refusal or running.parts.finding
     return {
         "status": "ready",
         "routing": "on" if is_on else "off",
         "artifact": pipeline.chooser.artifact_id,
         "problem": None if is_on or obstacle is None else obstacle.code,
         "refused": refusal and {"artifact": refusal.artifact, "code": refusal.code, "since": refusal.at},
+        "without_redis": running.features_without_redis(),
     }
 
 

@@ -148,8 +148,8 @@ def serve_command(path: Path | None, host: str | None, port: int | None, insecur
     base_url = f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{port}/v1"
     click.echo(f"penstock {version()}: base URL {base_url} with {deployments}{off}", err=True)
     reader = ConfigurationReader(path, os.environ, host=given_host, port=given_port, is_insecure=insecure)
-    serve(settings, reloading_app(app, settings, reader), listener=listener)
-    return 0
+    is_served = serve(settings, reloading_app(app, settings, reader), listener=listener)
+    return 0 if is_served else EXIT_REFUSED
 
 
 @penstock.command("check-config")

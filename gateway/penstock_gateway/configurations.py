@@ -1,13 +1,11 @@
 """The configurations of one gateway, one after the other, as `reloading.ReloadingApp` exchanges them.
 
-Everything that holds something (connections, the ledger, the event log, the cache, the router) belongs to the process
-and stays; a configuration is what decides about requests. Read `reloading_app`.
+What holds something (connections, the ledger, the event log, stored answers, the router) belongs to the process and
+stays; a configuration is what decides about requests, and its cache, which the next one takes over when nothing about
+it changes. Read `reloading_app`.
 """
 
 from __future__ import annotations
-
-import logging
-from collections.abc import Callable
 
 from penstock_gateway.app import PenstockApp
 from penstock_gateway.asgi import Receive, Scope, Send
@@ -15,6 +13,7 @@ from penstock_gateway.lasting import Lasting
 from penstock_gateway.metrics_reload import ReloadMetrics
 from penstock_gateway.reload_triggers import FileWatch, HangUpSignal
 from penstock_gateway.reloading import Generation, ReloadingApp, Trigger
+from penstock_gateway.running_gateway import PreparedConfiguration
 from penstock_gateway.settings_models import Settings
 from penstock_gateway.settings_restart import ConfigurationReader
 
@@ -42,7 +41,8 @@ class FirstConfiguration:
         """Nothing came before."""
 
     async def aclose(self) -> None:
-        """What was started lasts as long as the process."""
+        """Let go of what was its own; the rest of what was started lasts as long as the process."""
+        await self._app.running.first_hold.release()
 
 
 class NextConfiguration:
@@ -57,7 +57,7 @@ class NextConfiguration:
     def __init__(self, app: PenstockApp, settings: Settings) -> None:
         self._app = app
         self._settings = settings
-        self._put_in_force: Callable[[], None] = lambda: None
+        self._prepared: PreparedConfiguration | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -65,16 +65,18 @@ class NextConfiguration:
 
     async def start(self) -> None:
         """Build what the configuration needs."""
-        self._put_in_force = await self._app.running.take_on(self._settings)
+        self._prepared = await self._app.running.take_on(self._settings)
 
     def take_over(self) -> None:
         """Put it in force for the requests that come from now on."""
-        self._put_in_force()
+        if self._prepared is not None:
+            self._prepared.put_in_force()
         self._app.use_bounds(self._settings.server)
-        logging.getLogger("penstock").setLevel(self._settings.log.level.upper())
 
     async def aclose(self) -> None:
-        """Nothing is its own."""
+        """Let go of what is its own."""
+        if self._prepared is not None:
+            await self._prepared.hold.release()
 
 
 def reloading_app(app: PenstockApp, settings: Settings, reader: ConfigurationReader) -> ReloadingApp:

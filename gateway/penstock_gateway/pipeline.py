@@ -111,10 +111,10 @@ class Pipeline:
         """What speaks to providers, by adapter name."""
         return self.attempts.upstreams
 
-    def use_cache(self, desk: CacheDesk) -> None:
-        """Answer from a cache from now on."""
+    def use_cache(self, desk: CacheDesk | None) -> None:
+        """Answer from a cache from now on; from none when it is None."""
         self.cache = desk
-        self.max_kept_bytes = KEPT_PER_ANSWER_BYTE * desk.services.settings.max_answer_bytes
+        self.max_kept_bytes = 0 if desk is None else KEPT_PER_ANSWER_BYTE * desk.services.settings.max_answer_bytes
 
     def use_spending(self, desk: SpendDesk) -> None:
         """Hold and charge at this desk from now on."""
@@ -200,7 +200,7 @@ class Pipeline:
     ) -> Answer:
         """Hold the money, call the chosen deployment or its fallbacks, and return the answer that came."""
         note = None if visit is None else CacheNote(visit.status)
-        passage = Passage(caller, request, decision, place=place, cache=note)
+        passage = Passage(caller, request, decision, place=place, cache=note, deployments=self.attempts.deployments)
         plan = self.attempts.plan(caller.principal, request, decision)
         passage.hold = await self.spending.admit(caller.principal, request, plan[0], decision.id)
         self.decisions.add(caller.tenant, decision, caller.request_id)

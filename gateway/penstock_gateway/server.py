@@ -88,7 +88,7 @@ def serve(
     app: PenstockApp | ReloadingApp | None = None,
     *,
     listener: socket.socket | None = None,
-) -> None:
+) -> bool:
     """Serve until interrupted.
 
     Parameters
@@ -98,9 +98,18 @@ def serve(
         Made from `settings` already.
     listener : socket, optional
         Bound already; in place of the configured address.
+
+    Returns
+    -------
+    bool
+        False when it could not start; the log says why.
     """
     server = server_for(app or create_app(settings), host=settings.server.host, port=settings.server.port)
     # What stands now stays: 70,000 objects that the collector would walk over, 55 ms in which nothing else runs.
     gc.collect()
     gc.freeze()
-    server.run(sockets=None if listener is None else [listener])
+    try:
+        server.run(sockets=None if listener is None else [listener])
+    except SystemExit:  # uvicorn's way of saying that the application did not start
+        return False
+    return True

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from penstock_gateway.settings import find_configuration, load_settings
 from penstock_gateway.settings_events import EventSettings
+from penstock_gateway.settings_ledger import LedgerSettings
 from penstock_gateway.settings_models import Settings
 from penstock_gateway.settings_source import MAX_FILE_BYTES
 
@@ -30,13 +31,17 @@ _ROUTER_SETTINGS: Final = (
     "warm_conversations",
 )
 
+_LIVE_EVENT_SETTINGS: Final = frozenset({"capture_content", "feedback_per_minute"})
+_LIVE_LEDGER_SETTINGS: Final = frozenset({"reserve_output_tokens", "top_up_output_tokens"})
+
 RESTART_SETTINGS: Final[tuple[tuple[str, ...], ...]] = (
     ("accounts",),  # the store, its pepper and the keys that were read from it
-    ("admin",),
-    ("cache",),  # the answers that are held, and the rules they were stored under
-    ("decisions", "keep"),
-    *(("events", name) for name in EventSettings.model_fields if name != "capture_content"),  # bills stand in the log
-    ("ledger",),  # what was spent and is held
+    ("admin", "host"),
+    ("admin", "port"),
+    # bills stand in the log that is written
+    *(("events", name) for name in EventSettings.model_fields if name not in _LIVE_EVENT_SETTINGS),
+    # what was spent and is held
+    *(("ledger", name) for name in LedgerSettings.model_fields if name not in _LIVE_LEDGER_SETTINGS),
     ("redis",),
     *(("routing", name) for name in _ROUTER_SETTINGS),
     ("server", "host"),

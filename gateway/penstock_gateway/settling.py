@@ -96,6 +96,8 @@ class Passage:
         The client has left, and the answer is read on in the background.
     shadow : future of RouteDecision or None
         In observe mode: what would have been chosen, as soon as that is known.
+    deployments : mapping of str to Deployment
+        In force when the request was decided: it is charged by their prices, whatever a reload changes meanwhile.
     """
 
     caller: Caller
@@ -111,6 +113,7 @@ class Passage:
     on_drained: Callable[[], object] = lambda: None
     is_draining: bool = False
     shadow: asyncio.Future[RouteDecision | None] | None = None
+    deployments: Mapping[str, Deployment] = field(default_factory=dict)
 
     @property
     def is_cached(self) -> bool:
@@ -178,8 +181,8 @@ class Settler:
         if isinstance(passage.reply, AttemptReply):
             passage.reply.complete_record()
         usage = self._usage(passage, is_cut=error_code is not None)
-        costs = [self._cost(record, passage.request) for record in passage.records]
-        total = total_cost(passage.records, self._price_of)
+        costs = [self._cost(record, passage) for record in passage.records]
+        total = total_cost(passage.records, partial(self._price_of, passage))
         has_worked = any(record.usage is not None for record in passage.records)
         if has_worked and total.cost_usd is None:
             self.metrics.unpriced.labels(passage.decision.chosen).inc()
@@ -214,15 +217,16 @@ class Settler:
             served.usage = usage
         return usage
 
-    def _cost(self, record: AttemptRecord, request: ChatRequest) -> Decimal | None:
+    def _cost(self, record: AttemptRecord, passage: Passage) -> Decimal | None:
+        request = passage.request
         if record.usage is None and record.may_be_billed:  # the provider may have begun, and bills it then
             limit = request.max_tokens or self.deployments[record.deployment].max_output_tokens
             arrived = min(estimate_tokens(record.output_bytes), limit * request.choices)
             record.usage = estimated_usage(request.input_tokens, arrived)
-        return attempt_cost(record, self._price_of(record.deployment))
+        return attempt_cost(record, self._price_of(passage, record.deployment))
 
-    def _price_of(self, name: str) -> Price:
-        return self.deployments[name].price
+    def _price_of(self, passage: Passage, name: str) -> Price:
+        return (passage.deployments.get(name) or self.deployments[name]).price
 
     def _remember(self, passage: Passage, settlement: Settlement) -> None:
         """Note who answered a conversation last."""

@@ -15,10 +15,10 @@ from typing import Final
 
 from penstock_gateway.events.reading import read_events
 from penstock_gateway.ledger.assembly import NO_LOG, OpenLedger, log_identity, open_ledger
-from penstock_gateway.ledger.contract import Charge, Period
-from penstock_gateway.ledger.periods import Calendar
+from penstock_gateway.ledger.contract import Charge
+from penstock_gateway.ledger.fleet import FleetLedger
 from penstock_gateway.ledger.rebuild import charges_of
-from penstock_gateway.ledger.upkeep import Rebuild, no_charges
+from penstock_gateway.ledger.upkeep import BooksState, Rebuild, no_charges
 from penstock_gateway.metrics import GatewayMetrics
 from penstock_gateway.redis_guard import GuardedRedis
 from penstock_gateway.redis_servers import RedisServers
@@ -30,13 +30,6 @@ _log = logging.getLogger("penstock.ledger")
 
 FLUSH_SECONDS: Final = 5.0
 _BATCH: Final = 500
-_DAY_SECONDS: Final = 86_400.0
-_LONGEST_SECONDS: Final = {  # of a window, the change of clocks and a request's own length included
-    Period.HOUR: 0.2 * _DAY_SECONDS,
-    Period.DAY: 1.2 * _DAY_SECONDS,
-    Period.WEEK: 7.2 * _DAY_SECONDS,
-    Period.MONTH: 31.2 * _DAY_SECONDS,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +46,12 @@ class RunningSpending:
     desk: SpendDesk
     books: OpenLedger
     redis: GuardedRedis | None
+
+    @property
+    def has_store(self) -> bool:
+        """Whether the books can be reached; False while Redis is away, or what it has lost is put back."""
+        ledger = self.books.ledger
+        return not isinstance(ledger, FleetLedger) or ledger.upkeep.state is BooksState.PRESENT
 
     async def aclose(self) -> None:
         """Settle what waits and close; what is left is in the event log and counted at the next start."""
@@ -142,34 +141,3 @@ def _rebuild_from(folder: Path) -> Rebuild:
 
 def _next_batch(charges: Iterator[Charge]) -> list[Charge]:
     return list(itertools.islice(charges, _BATCH))
-
-
-def spend_by_model(folder: Path, calendar: Calendar, period: Period, at: float) -> dict[str, int]:
-    """Return what each deployment has cost in the window of a moment, by the event log; blocks.
-
-    Parameters
-    ----------
-    folder : Path
-    calendar : Calendar
-    period : Period
-    at : float
-        UNIX seconds.
-
-    Returns
-    -------
-    dict of str to int
-        Picodollars by deployment, every attempt counted where it was made. Outcomes whose segments were deleted are
-        known by account only and are not in it.
-    """
-    window = calendar.window(period, at).id
-    longest = _LONGEST_SECONDS.get(period)
-    found: dict[str, int] = {}
-    for row in read_events(folder, types=("outcome",), since=None if longest is None else at - longest):
-        admitted_at = row.get("admitted_at")
-        if not isinstance(admitted_at, int | float) or calendar.window(period, admitted_at).id != window:
-            continue
-        for attempt in row.get("attempts") or ():
-            cost = attempt.get("cost_picousd")
-            if isinstance(cost, int):
-                found[attempt["deployment"]] = found.get(attempt["deployment"], 0) + cost
-    return found

@@ -179,9 +179,17 @@ def reconfigure(settings: Settings, pipeline: Pipeline) -> Callable[[], None]:
         pipeline.attempts.adopt(deployments, upstreams, settings.attempts)
         pipeline.adopt(settings, deployments, chooser, PolicyBook(settings))
         if pipeline.events is not None:
-            pipeline.events.capture_content = settings.events.capture_content
+            _use_events(settings, pipeline.events)
 
     return take_over
+
+
+def _use_events(settings: Settings, events: EventLog) -> None:
+    """Follow what may change of the event log while it is written; that prompts are captured from now on is said."""
+    if settings.events.capture_content and not events.capture_content:
+        logging.getLogger("penstock.events").warning("content_capture_on", extra={"folder": settings.events.folder})
+    events.capture_content = settings.events.capture_content
+    events.feedback_per_minute = settings.events.feedback_per_minute
 
 
 def _uncounted(settings: Settings) -> SpendDesk:

@@ -20,7 +20,7 @@ from penstock_gateway.configuration_problems import ConfigurationError, Problem
 from penstock_gateway.lasting import Lasting
 from penstock_gateway.metrics_reload import ReloadMetrics
 from penstock_gateway.reload_triggers import FileWatch, HangUpSignal
-from penstock_gateway.reloading import MAX_DRAINING, Generation, ReloadingApp, ReloadResult, Trigger
+from penstock_gateway.reloading import MAX_DRAINING, Generation, ReloadingApp, ReloadResult, StartProblem, Trigger
 from penstock_gateway.settings_models import Settings
 from penstock_gateway.settings_restart import NewConfiguration
 from support.cache_documents import eventually
@@ -203,6 +203,23 @@ async def test_configuration_that_cannot_be_started_is_closed_and_the_old_one_go
         assert gateway.app.number == 1
         assert gateway.counted("failed") == 1.0
         assert "reload_failed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("failure", "told"),
+    [(WRONG, ["is wrong", "so is this"]), (StartProblem("the port is taken"), ["the port is taken"])],
+)
+async def test_configuration_that_is_found_wrong_only_when_it_starts_is_refused_with_its_problems(
+    failure: Exception, told: list[str]
+) -> None:
+    """Who asked for the reload learns the reason, as if the file had been wrong; the old one goes on."""
+    async with running() as gateway:
+        gateway.start_failure = failure
+        outcome = await gateway.app.reload()
+        assert outcome.result is ReloadResult.REFUSED
+        assert [problem.message for problem in outcome.problems] == told
+        assert (gateway.generations[1].closed, gateway.app.number) == (1, 1)
+        assert await gateway.get("/plain") == "1"
 
 
 async def test_settings_in_force_are_those_of_the_generation_and_changes_are_named(

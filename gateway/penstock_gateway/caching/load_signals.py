@@ -5,7 +5,7 @@ Owns the count of calls under way, and each deployment's usual pace. It decides 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,11 +48,13 @@ class _Usual:
         self.seen_at = now
 
 
-def load_policy(settings: CacheLoadSettings, deployments: Mapping[str, object]) -> LoadPolicy:
-    """Return the policy for some deployments; latency is given to it as a multiple of the usual one."""
-    return LoadPolicy({
-        name: ModelCapacity(settings.max_in_flight.get(name), settings.slow_factor) for name in deployments
-    })  # fmt: skip
+def load_policy(settings: CacheLoadSettings, deployments: Iterable[str]) -> LoadPolicy:
+    """Return the policy for the deployments of these names; latency is given to it as a multiple of the usual one."""
+    return LoadPolicy(_capacities(settings, deployments))
+
+
+def _capacities(settings: CacheLoadSettings, deployments: Iterable[str]) -> dict[str, ModelCapacity]:
+    return {name: ModelCapacity(settings.max_in_flight.get(name), settings.slow_factor) for name in deployments}
 
 
 class LoadSignals:
@@ -68,10 +70,15 @@ class LoadSignals:
 
     def __init__(self, policy: LoadPolicy, settings: CacheLoadSettings, clock: Callable[[], float]) -> None:
         self.policy = policy
+        self._settings = settings
         self._slow_factor = settings.slow_factor
         self._clock = clock
         self._in_flight: dict[str, int] = {}
         self._usual: dict[str, _Usual] = {}
+
+    def follow(self, deployments: Iterable[str]) -> None:
+        """Watch the deployments of these names from now on; what is known of those that stay is kept."""
+        self.policy.use(_capacities(self._settings, deployments))
 
     def begin(self, name: str) -> None:
         """Count a call that begins.

@@ -1,7 +1,8 @@
 """Builds the cache of one gateway from its settings, and keeps it running.
 
-Owns the lifetimes: store, index, encoders, the task that follows the store and the one that sweeps. A rule or encoder
-that is refused is a finding, not a failure: the cache then serves exact repeats only. Read `start_cache`.
+Owns the lifetimes: store, index, encoders, the task that follows the store and the one that sweeps. The store is made
+by itself, because it outlives a change of the other settings. A rule or encoder that is refused is a finding, not a
+failure: the cache then serves exact repeats only. Read `start_cache`.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from penstock_cache.entries import FloatArray
     from penstock_cache.stores.protocol import DocumentStore
     from penstock_gateway.pipeline import Pipeline
+    from penstock_gateway.redis_servers import RedisServers
     from penstock_gateway.settings_models import Settings
 
 _log = logging.getLogger("penstock.cache")
@@ -68,12 +70,22 @@ class RunningCache:
 
     desk: CacheDesk
     finding: str | None
-    _store: DocumentStore
     _verifier: EncoderService | None
+    _follower: IndexFollower
     _tasks: list[asyncio.Task[None]]
 
+    def put_in_force(self, pipeline: Pipeline, settings: Settings) -> None:
+        """Answer from this cache from now on, and follow the keys and deployments of a configuration."""
+        services, metrics, follower = self.desk.services, pipeline.metrics.cache, self._follower
+        services.keys = {entry.name: entry for entry in settings.client_keys}
+        services.oversight.load.follow(entry.name for entry in settings.deployments)
+        mirror = services.cache.parts.mirror
+        metrics.entries.set_function(lambda: len(mirror))
+        metrics.is_in_step.set_function(lambda: float(follower.is_in_step))
+        pipeline.use_cache(self.desk)
+
     async def aclose(self) -> None:
-        """Finish what is being stored, and let go of everything."""
+        """Finish what is being stored, and let go of everything but the store."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_DRAIN_SECONDS):
                 await self.desk.services.drain()
@@ -81,27 +93,26 @@ class RunningCache:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._store.aclose()
         if self._verifier is not None:
             await self._verifier.aclose()
 
 
-async def start_cache(settings: Settings, pipeline: Pipeline) -> RunningCache | None:
-    """Build the cache, put it into a pipeline and keep it in step with its store.
+async def start_cache(cache: CacheSettings, pipeline: Pipeline, store: DocumentStore) -> RunningCache:
+    """Build a cache and keep it in step with its store; it answers nothing before `RunningCache.put_in_force`.
 
     Parameters
     ----------
-    settings : Settings
+    cache : CacheSettings
+        With another mode than ``off``.
     pipeline : Pipeline
+        Whose deployments, encoder and connections are used.
+    store : DocumentStore
+        Stays open when the cache is closed.
 
     Returns
     -------
-    RunningCache or None
-        None when ``cache.mode`` is ``off``.
+    RunningCache
     """
-    cache = settings.cache
-    if cache.mode == "off":
-        return None
     metrics = pipeline.metrics.cache
 
     def note_problem(code: str) -> None:
@@ -109,10 +120,8 @@ async def start_cache(settings: Settings, pipeline: Pipeline) -> RunningCache | 
 
     policies = policies_of(cache)
     judge, verifier, finding = await _judge(cache, policies, pipeline)
-    parts = pipeline.chooser.parts
-    encoder_id = "" if parts is None else parts.artifact.manifest.encoder.id
+    parts, encoder_id = pipeline.chooser.parts, encoder_id_of(pipeline)
     dimension = _NO_ENCODER_DIMENSION if parts is None else parts.artifact.manifest.encoder.dimension
-    store = await _store(settings, note_problem)
     mirror = IndexMirror(
         PartitionedIndex(dimension),
         ResidentSet(quotas_of(cache, policies)),
@@ -133,15 +142,12 @@ async def start_cache(settings: Settings, pipeline: Pipeline) -> RunningCache | 
         on_problem=note_problem,
         max_answer_bytes=cache.max_answer_bytes,
     )
-    keys = {entry.name: entry for entry in settings.client_keys}
     verify = None if verifier is None else verifier_of(verifier)
     watched = Watched(policies, judge, verify, lambda: pipeline.deployments, pipeline.upstreams, metrics)
     oversight = await start_oversight(cache, watched)
-    services = CacheServices(answers, cache, keys, lambda: pipeline.deployments, metrics, oversight, finding=finding)
+    services = CacheServices(answers, cache, {}, lambda: pipeline.deployments, metrics, oversight, finding=finding)
     follower = IndexFollower(mirror, encoder_id=encoder_id, dimension=dimension, on_problem=note_problem)
-    metrics.entries.set_function(lambda: len(mirror))
-    metrics.is_in_step.set_function(lambda: float(follower.is_in_step))
-    running = RunningCache(CacheDesk(services), finding, store, verifier, [])
+    running = RunningCache(CacheDesk(services), finding, verifier, follower, [])
     works: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
         "follow": lambda: follower.run(store),
         "sweep": lambda: _sweep(answers),
@@ -150,8 +156,21 @@ async def start_cache(settings: Settings, pipeline: Pipeline) -> RunningCache | 
         running._tasks.append(asyncio.create_task(_kept_going(work, services), name=f"cache-{name}"))
     if finding is not None:
         _log.warning("cache_exact_only", extra={"code": finding})
-    pipeline.use_cache(running.desk)
     return running
+
+
+def encoder_id_of(pipeline: Pipeline) -> str:
+    """Return the id of the encoder whose vectors a cache would hold; empty without one."""
+    parts = pipeline.chooser.parts
+    return "" if parts is None else parts.artifact.manifest.encoder.id
+
+
+def store_key(settings: Settings) -> object:
+    """Return what tells one store from another: where it lies, and how it is spoken to."""
+    store = settings.cache.store
+    if store.kind == "redis":
+        return store.kind, redis_url_of(settings, "cache"), store.lookup_timeout_seconds, store.write_timeout_seconds
+    return store.kind, store.folder if store.kind == "file" else None
 
 
 def policies_of(settings: CacheSettings) -> dict[str, CategoryPolicy]:
@@ -244,14 +263,27 @@ def verifier_of(service: EncoderService) -> Verifier:
     return verify
 
 
-async def _store(settings: Settings, on_problem: Callable[[str], None]) -> DocumentStore:
-    store, url = settings.cache.store, redis_url_of(settings, "cache")
-    if store.kind == "redis" and url is not None:
+async def open_store(settings: Settings, servers: RedisServers, on_problem: Callable[[str], None]) -> DocumentStore:
+    """Return the place where answers lie; without the file's or the disk's consent, this process's memory.
+
+    Parameters
+    ----------
+    settings : Settings
+    servers : RedisServers
+    on_problem : callable
+        Called with a stable code.
+
+    Raises
+    ------
+    RedisNotUsable
+        The URL or its client.
+    """
+    store = settings.cache.store
+    if store.kind == "redis":
         from penstock_cache.stores.redis_store import RedisDocumentStore  # noqa: PLC0415 - only when called for
-        from penstock_gateway.redis_client import RedisClient  # noqa: PLC0415 - likewise
 
         return RedisDocumentStore(
-            RedisClient(url.get_secret_value()),
+            servers.guard(settings, "cache"),
             look_up_seconds=store.lookup_timeout_seconds,
             write_seconds=store.write_timeout_seconds,
             on_problem=on_problem,

@@ -199,3 +199,17 @@ def test_load_settings_out_of_range_are_refused(kind: type, fields: dict[str, fl
     """Bounds in the wrong order are an error at start."""
     with pytest.raises(ValueError, match=r"load policy|above 0|at least 1|budgets|TTLs"):
         kind(**fields)
+
+
+def test_policy_that_is_given_other_models_keeps_what_it_knows_of_those_that_stay() -> None:
+    """A model that comes is watched from then on, one that goes is forgotten, and a load that was seen still counts."""
+    policy = LoadPolicy({name: ModelCapacity(max_in_flight=100) for name in ("big", "gone")}, RULES)
+    now = _hold(policy, 500)
+    policy.observe("gone", now, in_flight=500)
+    policy.use({name: ModelCapacity(max_in_flight=100) for name in ("big", "new")})
+    assert policy.load("big", now) == pytest.approx(5.0)
+    policy.observe("gone", now, in_flight=500)
+    assert policy.relaxed_seconds("gone") == policy.load("gone", now) == 0.0
+    for second in range(40):
+        policy.observe("new", now + second, in_flight=500)
+    assert policy.load("new", now + 39) == pytest.approx(5.0)

@@ -290,9 +290,10 @@ def test_serve_names_the_base_url_and_whether_it_routes(
     """The line can be pasted into a client, and a gateway that only serves its default arm says so and still starts."""
     ports: list[int] = []
 
-    def serve(*_: object, listener: socket.socket) -> None:
+    def serve(*_: object, listener: socket.socket) -> bool:
         with listener:
             ports.append(listener.getsockname()[1])
+        return True
 
     monkeypatch.setattr("penstock_gateway.server.serve", serve)
     (tmp_path / "c.yaml").write_text(f"server: {{port: 0}}\nrouting: {routing}\n{GOOD}")

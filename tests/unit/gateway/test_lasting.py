@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -141,3 +143,17 @@ async def test_parts_after_any_sequence_of_reloads_are_closed_exactly_once(reloa
     for hold, _ in holds:
         await hold.release()
     assert sorted(parts.closed) == sorted(parts.made)
+
+
+async def test_part_that_hangs_when_it_is_closed_does_not_keep_others_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each closing has a deadline."""
+    monkeypatch.setattr("penstock_gateway.lasting.PART_SECONDS", 0.01)
+    parts, lasting = Parts(), Lasting()
+
+    async def hang(_: str) -> None:
+        await asyncio.Event().wait()
+
+    first = lasting.keep("first", lambda: parts.make("first"), parts.close)
+    lasting.keep("second", lambda: parts.make("second"), hang)
+    await lasting.aclose()
+    assert parts.closed == [first]

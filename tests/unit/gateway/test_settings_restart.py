@@ -67,14 +67,17 @@ def test_read_of_what_needs_a_restart_keeps_it_and_takes_the_rest(file: File) ->
     """A port cannot be changed while it is listened on; the other changes of the same file are taken."""
     running = file.load()
     file.write(
-        "server: {port: 4999, max_in_flight: 7}\nevents: {folder: ./elsewhere}\n"
+        "server: {port: 4999, max_in_flight: 7}\nevents: {folder: ./elsewhere, capture_content: true}\n"
         "cache: {mode: exact, store: {kind: file, folder: ./answers}}\nredis: {url: redis://other}\n"
+        "ledger: {timezone: Europe/Berlin, top_up_output_tokens: 7}\nadmin: {port: 4001, key: '${KEY}'}\n"
     )
     new = file.reader.read(running)
-    assert new.needs_restart == ("cache", "events.folder", "redis", "server.port")
+    assert new.needs_restart == ("admin.port", "events.folder", "ledger.timezone", "redis", "server.port")
     assert new.settings.server == running.server.model_copy(update={"max_in_flight": 7})
-    assert (new.settings.events, new.settings.redis) == (running.events, running.redis)
-    assert new.settings.cache == running.cache
+    assert new.settings.events == running.events.model_copy(update={"capture_content": True})
+    assert new.settings.ledger == running.ledger.model_copy(update={"top_up_output_tokens": 7})
+    assert (new.settings.redis, new.settings.admin.port) == (running.redis, running.admin.port)
+    assert (new.settings.cache.mode, new.settings.cache.store.kind) == ("exact", "file")
 
 
 def test_read_that_would_leave_the_kept_address_open_is_refused(file: File) -> None:

@@ -366,6 +366,67 @@ async def test_reloaded_configuration_replaces_keys_and_keeps_stored_ones() -> N
     assert parts.directory.principal_of(secret) is not None
 
 
+async def test_prepared_configuration_is_in_force_only_from_its_use_and_merged_with_what_was_stored_meanwhile() -> None:
+    """Nothing of a configuration holds before its turn; a key that is made between the two steps is not lost."""
+    parts = open_parts(_configured())
+    await parts.directory.start()
+    other = ClientKeySettings(name="zeta", key=SecretStr("another-configured-key"))
+    prepared = await parts.directory.prepare(settings_of(client_keys=(other,)))
+    assert parts.directory.principal_of(CONFIGURED) is not None
+    assert parts.directory.principal_of("another-configured-key") is None
+    _, secret = await parts.registrar.create_key("ci", {})
+    parts.directory.use(prepared)
+    assert parts.directory.principal_of(CONFIGURED) is None
+    assert parts.directory.principal_of("another-configured-key") is not None
+    assert parts.directory.principal_of(secret) is not None
+    await parts.directory.aclose()
+
+
+async def test_configuration_that_changes_while_the_store_is_away_keeps_stored_keys_and_claims_no_knowledge() -> None:
+    """What was read stays valid; a gateway that has read nothing yet still says that an unknown key may be valid."""
+    store = MemoryAccountStore()
+    here, there = open_parts(_configured(), store=store), open_parts(_configured(), store=store)
+    await here.directory.start()
+    _, secret = await here.registrar.create_key("ci", {})
+    store.is_away = True
+    await there.directory.start()
+    for parts in (here, there):
+        await parts.directory.use_settings(_configured(tradeoff="cost"))
+    assert here.directory.authenticate(secret).key_name == "ci"
+    assert _code_of(there.directory, secret) == "accounts_unavailable"
+    store.is_away = False
+    await there.directory.refresh()
+    assert there.directory.authenticate(secret).key_name == "ci"
+    await here.directory.aclose()
+    await there.directory.aclose()
+
+
+async def test_store_that_is_read_while_the_configuration_changes_is_merged_with_the_new_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A table that was begun with the old configuration never takes the place of the new one's."""
+    store = MemoryAccountStore()
+    here, there = open_parts(_configured(), store=store), open_parts(_configured(), store=store)
+    await here.directory.start()
+    _, secret = await there.registrar.create_key("ci", {})
+    other = ClientKeySettings(name="zeta", key=SecretStr("another-configured-key"))
+    prepared = await here.directory.prepare(settings_of(client_keys=(other,)))
+    built = here.directory._built
+
+    async def build(*given: Any) -> Any:
+        table = await built(*given)
+        if here.directory.configured is not prepared.configured:
+            here.directory.use(prepared)
+        return table
+
+    monkeypatch.setattr(here.directory, "_built", build)
+    await here.directory.refresh()
+    assert here.directory.principal_of(CONFIGURED) is None
+    assert here.directory.principal_of("another-configured-key") is not None
+    assert here.directory.principal_of(secret) is not None
+    await here.directory.aclose()
+
+
 async def test_configured_keys_of_one_name_may_end_one_after_the_other() -> None:
     """Two keys of one name are one account; the one that lasts longer stands for it."""
     keys = (
