@@ -47,10 +47,19 @@ class Observer:
         await self._app(scope, receive, send)
 
     async def _sample(self) -> None:
+        _fill_worker_threads()
         with self._path.open("w", encoding="utf-8", buffering=1) as file:
             while True:
                 await asyncio.sleep(SAMPLE_SECONDS)
                 file.write(json.dumps(sample()) + "\n")
+
+
+def _fill_worker_threads() -> None:
+    """Start every thread of the loop's pool, as a busy moment would: filling up to a bound is no growth."""
+    count = min(32, (os.cpu_count() or 1) + 4)  # of `concurrent.futures.ThreadPoolExecutor`, which the loop makes
+    everybody = threading.Barrier(count)
+    for _ in range(count):
+        asyncio.get_running_loop().run_in_executor(None, everybody.wait)
 
 
 def sample() -> dict[str, float]:

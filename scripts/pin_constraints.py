@@ -19,7 +19,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 # `cpu` and `gpu` exclude each other, so they are resolved apart; their common packages must agree.
-EXTRA_SETS = ("cpu,litellm,redis,training,console,ray,dev", "gpu,litellm,redis,training,console,ray,dev")
+EXTRA_SETS = (
+    "cpu,litellm,redis,training,console,ray,dev,clients",
+    "gpu,litellm,redis,training,console,ray,dev,clients",
+)
 BUILD_TOOLS = ("hatchling", "editables")
 
 # Held below the newest release, each for a reason.

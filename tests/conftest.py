@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,12 @@ REPOSITORY_ROOT = Path(__file__).resolve().parents[1]
 def repository_root() -> Path:
     """The folder that holds ``pyproject.toml``."""
     return REPOSITORY_ROOT
+
+
+@pytest.fixture(autouse=True)
+def _logs_reach_caplog() -> None:
+    """A gateway that an earlier test did not stop has taken our logger away from pytest."""
+    logging.getLogger("penstock").propagate = True
 
 
 @pytest.fixture(scope="session")

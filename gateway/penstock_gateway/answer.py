@@ -24,12 +24,23 @@ from penstock_gateway.money.prices import format_usd
 from penstock_gateway.request_body import raw
 from penstock_gateway.settling import Passage
 from penstock_gateway.upstream.protocol import UpstreamReply
+from penstock_gateway.wire.error_shapes import shaped_event
+from penstock_gateway.wire.formats import WireFormat
+from penstock_gateway.wire.replies import in_chat
+from penstock_gateway.wire.server_sent import event_bytes
 from penstock_routers.token_counts import tokens_at_most
 
 CLIENT_LEFT_STATUS = 499  # as in nginx's logs; no client ever sees it
 REVOCATION_SECONDS = 1.0
 """How often a stream under way looks whether its key is still valid."""
 
+COST_EVENT = "penstock.cost"
+"""Name of the opt-in event that tells a stream's cost in formats whose clients skip names that they do not know."""
+MAX_DROPPED_CHARACTERS = 2048
+"""Of the header that names what was left out: common servers take 8 kB of headers."""
+
+_ENDING_WITH_DONE = (WireFormat.CHAT, WireFormat.COMPLETIONS)
+_NO_NAME = re.compile(r"[^\w.,$@\[\]-]", re.ASCII)  # field names are the client's: nothing of them may end a header
 _COMPLETION_ID = re.compile(rb'"id":\s*"([\w.:-]{1,128})"')
 _DONE = re.compile(rb"(?<![^\r\n])data: ?\[DONE\]")  # at the start of a line: text may quote it
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -76,11 +87,14 @@ class Answer:
         self.overhead_ms = passage.overhead_ms
         self.is_stream = request.is_stream and reply.status < 400
         self._settle = settle
+        self._front = request.front
         self._includes_cost = passage.caller.includes_cost or request.includes_cost
+        self._ends_with_done = self._includes_cost and self._front in _ENDING_WITH_DONE
         self._drains = drains
         self._is_revoked = is_revoked
         self._looked_at = 0.0
         self._completion_id: str | None = None
+        self._wants_id = self._includes_cost or self._front is WireFormat.RESPONSES
         self._is_settled = False
         self._settlement: Settlement | None = None
         self._visit = visit
@@ -94,9 +108,16 @@ class Answer:
         headers = decision_headers(self.decision, self.overhead_ms, served=served, attempts=len(passage.records))
         if self._visit is not None:
             headers.update(self._visit.headers(self._hit))
+        if dropped := passage.dropped.get(served or ""):
+            headers["x-penstock-dropped"] = _NO_NAME.sub("?", ",".join(dropped))[:MAX_DROPPED_CHARACTERS]
         if passage.hold is not None:
             headers.update(passage.hold.headers())
         return headers
+
+    @property
+    def settlement(self) -> Settlement | None:
+        """What the request came to; None until it has been charged."""
+        return self._settlement
 
     @property
     def _may_keep(self) -> bool:
@@ -120,6 +141,8 @@ class Answer:
             if isinstance(error, GatewayError):
                 error.headers.update(decision_headers(self.decision, self.overhead_ms))
             raise
+        if self._wants_id and (found := _COMPLETION_ID.search(body)):
+            self._note_id(found[1].decode())
         settlement = self.settle(reply.status, None if reply.status < 400 else "upstream_status")
         if self._may_keep and reply.status == 200:
             self._keep(body, settlement)
@@ -133,9 +156,9 @@ class Answer:
                 async for block in blocks:
                     if self._kept is not None:
                         self._kept.add(block)
-                    if self._includes_cost and self._completion_id is None and (found := _COMPLETION_ID.search(block)):
-                        self._completion_id = found[1].decode()
-                    if self._includes_cost and (done := _DONE.search(block)):
+                    if self._wants_id and (found := _COMPLETION_ID.search(block)):
+                        self._note_id(found[1].decode())
+                    if self._ends_with_done and (done := _DONE.search(block)):
                         yield block[: done.start()] + self._cost_event() + block[done.start() :]
                     else:
                         yield block
@@ -149,7 +172,7 @@ class Answer:
             self.settle(200, outcome_of(error)[1])
             if not isinstance(error, GatewayError):
                 raise
-            yield error.sse_event()
+            yield shaped_event(self._front, error)
 
     def settle(self, status: int, error_code: str | None) -> Settlement | None:
         """Charge the request once; later calls return None."""
@@ -158,6 +181,12 @@ class Answer:
         self._is_settled = True
         self._settlement = self._settle(status, error_code)
         return self._settlement
+
+    def _note_id(self, answer_id: str) -> None:
+        self._wants_id = False
+        self._completion_id = answer_id
+        if self._front is WireFormat.RESPONSES:  # a provider that keeps it can be asked to go on
+            self.passage.answer_id = answer_id
 
     async def _keep_up(self) -> None:
         """Let the stream go on, or not: its budget has to reach, and its key has to be valid still.
@@ -181,8 +210,11 @@ class Answer:
 
     def _keep(self, answer: bytes, settlement: Settlement | None, *, is_stream: bool = False) -> None:
         """Offer a complete answer to the cache."""
-        if self._visit is not None and settlement is not None:
-            self._visit.keep(answer, self.decision, settlement, is_stream=is_stream)
+        if self._visit is None or settlement is None:
+            return
+        stored = in_chat(self._front, answer, self.passage.asked, is_stream=is_stream)
+        if stored is not None:
+            self._visit.keep(stored, self.decision, settlement, is_stream=is_stream)
 
     async def aclose(self) -> None:
         """Release the provider's connection; a request that has not been settled by now was given up.
@@ -217,9 +249,11 @@ class Answer:
         if settlement is None or settlement.usage is None or settlement.error_code is not None:
             return b""
         usage = settlement.usage
-        chunk = {
+        if self._front not in _ENDING_WITH_DONE:
+            return event_bytes({"type": COST_EVENT, "usage": _cost_fields(settlement)}, COST_EVENT)
+        chunk: dict[str, object] = {
             "id": self._completion_id or self.decision.id,  # clients group chunks by id
-            "object": "chat.completion.chunk",
+            "object": "chat.completion.chunk" if self._front is WireFormat.CHAT else "text_completion",
             "created": int(self.decision.created_at),
             "model": settlement.served or self.decision.chosen,
             "choices": [],

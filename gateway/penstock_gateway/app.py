@@ -20,11 +20,12 @@ from starlette.exceptions import HTTPException
 
 from penstock_gateway.accounts.start import open_directory
 from penstock_gateway.admission import Gatekeeper
-from penstock_gateway.asgi import ClientGoneError, Receive, Scope, Send, read_head, send_error
+from penstock_gateway.asgi import ClientGoneError, Receive, Scope, Send, read_head, request_id_of, send_error
 from penstock_gateway.endpoints.cache import cache_routes
-from penstock_gateway.endpoints.chat import ChatEndpoint
 from penstock_gateway.endpoints.feedback import feedback_routes
+from penstock_gateway.endpoints.inference import FRONTS, InferenceEndpoint
 from penstock_gateway.endpoints.inspection import inspection_routes
+from penstock_gateway.endpoints.token_counts import count_routes
 from penstock_gateway.errors import (
     GatewayError,
     InvalidRequest,
@@ -39,11 +40,11 @@ from penstock_gateway.running_gateway import GatewayParts, RunningGateway
 from penstock_gateway.settings import Settings
 from penstock_gateway.settings_models import ServerSettings
 from penstock_gateway.upstream.protocol import Upstream
+from penstock_gateway.wire.error_shapes import format_of_path, shaped_error
 from penstock_gateway.wiring import build_pipeline, build_watch
 
 _log = logging.getLogger("penstock.app")
 
-_CHAT_PATH = "/v1/chat/completions"
 _PROBES = frozenset({"/livez", "/readyz"})
 
 
@@ -54,7 +55,7 @@ class PenstockApp:
     ----------
     pipeline : Pipeline
     gatekeeper : Gatekeeper
-    chat : ChatEndpoint
+    inference : InferenceEndpoint
     inspection : FastAPI
         Answers everything but the hot endpoint.
     running : RunningGateway
@@ -65,7 +66,7 @@ class PenstockApp:
         self,
         pipeline: Pipeline,
         gatekeeper: Gatekeeper,
-        chat: ChatEndpoint,
+        inference: InferenceEndpoint,
         inspection: FastAPI,
         running: RunningGateway,
     ) -> None:
@@ -73,16 +74,16 @@ class PenstockApp:
         self.running = running
         self.inspection = inspection
         self._gatekeeper = gatekeeper
-        self._chat = chat
+        self._inference = inference
 
     def use_bounds(self, server: ServerSettings) -> None:
         """Follow another configuration's hosts and limits."""
         directory = self.running.parts.directory
         self._gatekeeper = Gatekeeper(directory, bound_host=server.host, allowed_hosts=server.allowed_hosts)
-        self._chat.max_body_bytes, self._chat.max_in_flight = server.max_body_bytes, server.max_in_flight
+        self._inference.max_body_bytes, self._inference.max_in_flight = server.max_body_bytes, server.max_in_flight
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Admit, then dispatch: the chat endpoint directly, the rest through FastAPI."""
+        """Admit, then dispatch: what calls models directly, the rest through FastAPI."""
         if scope["type"] != "http":
             await self.inspection(scope, receive, send)
             return
@@ -90,15 +91,15 @@ class PenstockApp:
             await self._dispatch(scope, receive, send)
         except GatewayError as error:
             self.pipeline.metrics.note_refusal(error)
-            await send_error(send, error)
+            await _show(scope, send, error)
         except ClientGoneError:
             return
         except asyncio.CancelledError:  # the server stops, and its grace is over
-            await _send_if_possible(send, shutting_down())
+            await _show_if_possible(scope, send, shutting_down())
         except Exception:  # the process edge: the caller gets a clean error, the log gets the details
             _log.exception("unexpected_error", extra={"path": scope["path"][:200]})
             self.pipeline.metrics.unexpected.inc()
-            await _send_if_possible(send, unexpected_failure())
+            await _show_if_possible(scope, send, unexpected_failure())
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
@@ -107,8 +108,8 @@ class PenstockApp:
             return
         head = read_head(scope)
         principal = self._gatekeeper.admit(head)
-        if path == _CHAT_PATH and scope["method"] == "POST":
-            await self._chat(scope, receive, send, head, principal)
+        if path in FRONTS and scope["method"] == "POST":
+            await self._inference(scope, receive, send, head, principal)
             return
         scope["penstock.principal"] = principal
         await self.inspection(scope, receive, send)
@@ -144,7 +145,7 @@ def create_app(settings: Settings, *, upstreams: Mapping[str, Upstream] | None =
         bound_host=server.host,
         allowed_hosts=server.allowed_hosts,
     )
-    chat = ChatEndpoint(pipeline, max_body_bytes=server.max_body_bytes, max_in_flight=server.max_in_flight)
+    inference = InferenceEndpoint(pipeline, max_body_bytes=server.max_body_bytes, max_in_flight=server.max_in_flight)
     inspection = FastAPI(
         title="Penstock",
         summary="LLM router and cost-aware gateway with an OpenAI-compatible API.",
@@ -157,15 +158,16 @@ def create_app(settings: Settings, *, upstreams: Mapping[str, Upstream] | None =
     inspection.include_router(
         inspection_routes(
             pipeline,
-            chat,
+            inference,
             started_at=time.time(),
             max_body_bytes=server.max_body_bytes,
             readiness=lambda: _readiness(running),
         )
     )
+    inspection.include_router(count_routes(pipeline, max_body_bytes=server.max_body_bytes))
     inspection.include_router(feedback_routes(pipeline))
     inspection.include_router(cache_routes(pipeline))
-    return PenstockApp(pipeline, gatekeeper, chat, inspection, running)
+    return PenstockApp(pipeline, gatekeeper, inference, inspection, running)
 
 
 def _readiness(running: RunningGateway) -> dict[str, Any]:
@@ -200,31 +202,35 @@ def _lifespan(running: RunningGateway) -> Any:
 
 
 def _add_error_handlers(app: FastAPI, pipeline: Pipeline) -> None:
-    """Show every error that FastAPI raises in OpenAI's shape too."""
+    """Show every error that FastAPI raises in the shape of its path, too."""
 
-    def shown(error: GatewayError) -> Response:
+    def made(request: Request, error: GatewayError) -> Response:
+        error.headers.setdefault("x-request-id", request_id_of(request.scope))
+        body = shaped_error(format_of_path(request.scope["path"]), error)
+        return Response(body, error.status, error.headers, "application/json")
+
+    def shown(request: Request, error: GatewayError) -> Response:
         pipeline.metrics.note_refusal(error)
-        return Response(error.body(), error.status, error.headers, "application/json")
+        return made(request, error)
 
-    async def on_gateway_error(_: Request, error: Exception) -> Response:
+    async def on_gateway_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, GatewayError)
-        return shown(error)
+        return shown(request, error)
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         what = f"{request.method} {request.scope['path'][:200]}"
         if error.status_code == 404:
-            return shown(NotFound(f"There is no {what} here.", code="unknown_path"))
+            return shown(request, NotFound(f"There is no {what} here.", code="unknown_path"))
         if error.status_code == 405:
-            return shown(MethodNotAllowed(f"{what} is not allowed.", headers=dict(error.headers or {})))
-        return shown(InvalidRequest(str(error.detail)))
+            return shown(request, MethodNotAllowed(f"{what} is not allowed.", headers=dict(error.headers or {})))
+        return shown(request, InvalidRequest(str(error.detail)))
 
-    async def on_validation_error(_: Request, error: Exception) -> Response:
-        return shown(InvalidRequest("A parameter is not valid."))
+    async def on_validation_error(request: Request, error: Exception) -> Response:
+        return shown(request, InvalidRequest("A parameter is not valid."))
 
-    async def on_unexpected_error(_: Request, error: Exception) -> Response:
-        failure = unexpected_failure()  # Starlette raises the error again, so `PenstockApp` logs and counts it
-        return Response(failure.body(), failure.status, media_type="application/json")
+    async def on_unexpected_error(request: Request, error: Exception) -> Response:
+        return made(request, unexpected_failure())  # Starlette raises it again, so `PenstockApp` logs and counts it
 
     app.add_exception_handler(GatewayError, on_gateway_error)
     app.add_exception_handler(HTTPException, on_http_error)
@@ -232,9 +238,15 @@ def _add_error_handlers(app: FastAPI, pipeline: Pipeline) -> None:
     app.add_exception_handler(Exception, on_unexpected_error)
 
 
-async def _send_if_possible(send: Send, error: GatewayError) -> None:
+async def _show(scope: Scope, send: Send, error: GatewayError) -> None:
+    """Send an error in the shape of its path, with the request's id."""
+    error.headers.setdefault("x-request-id", request_id_of(scope))
+    await send_error(send, error, format_of_path(scope["path"]))
+
+
+async def _show_if_possible(scope: Scope, send: Send, error: GatewayError) -> None:
     """Send an error unless an answer has begun; the server then closes the connection."""
     try:
-        await send_error(send, error)
+        await _show(scope, send, error)
     except RuntimeError:
         return

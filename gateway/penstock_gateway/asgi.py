@@ -6,11 +6,13 @@ No framework here; the types are those of the ASGI specification. Read `read_hea
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from penstock_gateway.content_coding import ACCEPTED, CODINGS, inflate_body
 from penstock_gateway.errors import (
     GatewayError,
     InvalidRequest,
@@ -18,6 +20,9 @@ from penstock_gateway.errors import (
     RequestTooLarge,
     UnsupportedMedia,
 )
+from penstock_gateway.identifiers import identifier_source
+from penstock_gateway.wire.error_shapes import shaped_error
+from penstock_gateway.wire.formats import WireFormat
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -25,8 +30,14 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 RawHeaders = Iterable[tuple[bytes, bytes]]
 
 BODY_TIMEOUT_SECONDS = 30.0
+# Say how a Messages body is to be read, so they go with it to a server of that format.
+_FORMAT_HEADERS = frozenset({b"anthropic-version", b"anthropic-beta"})
+_FORMAT_VALUE = re.compile(rb"[A-Za-z0-9._, :/-]{1,2048}")
 _CONTROL_PREFIX = b"x-penstock-"
 _MAX_REQUEST_ID_BYTES = 128
+_REQUEST_ID_KEY = "penstock.request_id"
+
+_new_request_id = identifier_source("req")
 
 
 class ClientGoneError(Exception):
@@ -52,6 +63,8 @@ class RequestHead:
     cache_marks: str | None = None
     tags: str | None = None
     timeout: str | None = None
+    litellm_headers: bool = False
+    format_headers: tuple[tuple[str, str], ...] = ()
     asks_upgrade: bool = False
 
 
@@ -78,26 +91,30 @@ def read_head(scope: Scope) -> RequestHead:
         elif name == b"content-type":
             head.content_type = value.split(b";", 1)[0].strip().lower()
         elif name == b"content-encoding":
-            head.content_encoding = value.strip().lower()
+            coding = value.strip().lower()
+            head.content_encoding = head.content_encoding + b", " + coding if head.content_encoding else coding
         elif name == b"content-length":
             head.content_length = _length(value)
         elif name == b"x-request-id":
             head.request_id = _request_id(value)
         elif name == b"upgrade":
             head.asks_upgrade = True
+        elif name in _FORMAT_HEADERS and _FORMAT_VALUE.fullmatch(value):
+            head.format_headers += ((name.decode(), value.decode()),)
         elif name.startswith(_CONTROL_PREFIX):
             _read_control(head, name, value.decode("latin-1").strip())
     return head
 
 
 async def read_body(head: RequestHead, receive: Receive, *, max_bytes: int) -> bytes:
-    """Return the whole body of a JSON request.
+    """Return the whole body of a JSON request, decompressed.
 
     Parameters
     ----------
     head : RequestHead
     receive : callable
     max_bytes : int
+        Of the body as it is sent, and of what it holds.
 
     Returns
     -------
@@ -106,11 +123,12 @@ async def read_body(head: RequestHead, receive: Receive, *, max_bytes: int) -> b
     Raises
     ------
     UnsupportedMedia
-        Another content type than JSON, or a compressed body.
+        Another content type than JSON, or a coding that is not among `content_coding.CODINGS`.
     RequestTooLarge
         More than `max_bytes`, by its declared length or in fact.
     InvalidRequest
-        Code ``upgrade_not_supported``: the server drops the body of a request that asks for another protocol.
+        Code ``upgrade_not_supported``: the server drops the body of a request that asks for another protocol;
+        ``invalid_content_encoding``: the body cannot be decompressed.
     RequestTimeout
         Not complete within `BODY_TIMEOUT_SECONDS`.
     ClientGoneError
@@ -119,8 +137,13 @@ async def read_body(head: RequestHead, receive: Receive, *, max_bytes: int) -> b
     if head.content_type != b"application/json":
         shown = head.content_type.decode("latin-1")[:60] or "none"
         raise UnsupportedMedia(f"Send 'content-type: application/json' (received: {shown}).")
-    if head.content_encoding not in (b"", b"identity"):
-        raise UnsupportedMedia("Compressed request bodies are not supported.", code="unsupported_content_encoding")
+    coding = head.content_encoding
+    if coding and coding != b"identity" and coding not in CODINGS:
+        raise UnsupportedMedia(
+            f"Compress request bodies with one of: {ACCEPTED}; or not at all.",
+            code="unsupported_content_encoding",
+            headers={"accept-encoding": ACCEPTED},
+        )
     if head.content_length is not None and head.content_length > max_bytes:
         raise _too_large(max_bytes)
     try:
@@ -132,7 +155,22 @@ async def read_body(head: RequestHead, receive: Receive, *, max_bytes: int) -> b
         raise InvalidRequest(
             "Send the request without an Upgrade header: only HTTP/1.1 is spoken here.", code="upgrade_not_supported"
         )
-    return body
+    return await inflate_body(body, coding, max_bytes=max_bytes) if coding in CODINGS else body
+
+
+def request_id_of(scope: Scope) -> str:
+    """Return the id of a request: the client's own where it can be echoed, else a new one, always the same.
+
+    Parameters
+    ----------
+    scope : Scope
+        The id is noted in it.
+    """
+    known: str | None = scope.get(_REQUEST_ID_KEY)
+    if known is None:
+        sent = (_request_id(value) for name, value in scope["headers"] if name == b"x-request-id")
+        known = scope[_REQUEST_ID_KEY] = next(filter(None, sent), None) or _new_request_id()
+    return known
 
 
 @contextmanager
@@ -179,10 +217,10 @@ async def send_body(send: Send, status: int, body: bytes, content_type: str, hea
     await send({"type": "http.response.body", "body": body})
 
 
-async def send_error(send: Send, error: GatewayError) -> None:
-    """Send an error in OpenAI's shape."""
+async def send_error(send: Send, error: GatewayError, front: WireFormat = WireFormat.CHAT) -> None:
+    """Send an error in the shape of the client's format."""
     headers = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in error.headers.items()]
-    await send_body(send, error.status, error.body(), "application/json", headers)
+    await send_body(send, error.status, shaped_error(front, error), "application/json", headers)
 
 
 def _bearer(value: bytes) -> str | None:
@@ -214,8 +252,11 @@ _LIST_CONTROLS = {
     b"x-penstock-cache-marks": "cache_marks",
     b"x-penstock-tags": "tags",
 }
-_COST_CONTROL = b"x-penstock-include-cost"
-_KNOWN_CONTROLS = ", ".join(name.decode() for name in (*_TEXT_CONTROLS, _COST_CONTROL, *_LIST_CONTROLS))
+_SWITCH_CONTROLS = {
+    b"x-penstock-include-cost": "include_cost",
+    b"x-penstock-litellm-headers": "litellm_headers",
+}
+_KNOWN_CONTROLS = ", ".join(name.decode() for name in (*_TEXT_CONTROLS, *_SWITCH_CONTROLS, *_LIST_CONTROLS))
 
 
 def _read_control(head: RequestHead, name: bytes, value: str) -> None:
@@ -224,14 +265,11 @@ def _read_control(head: RequestHead, name: bytes, value: str) -> None:
     elif name in _LIST_CONTROLS:  # a header that comes twice is one list (RFC 9110 section 5.3): both hold
         earlier = getattr(head, _LIST_CONTROLS[name])
         setattr(head, _LIST_CONTROLS[name], value if earlier is None else f"{earlier},{value}")
-    elif name == _COST_CONTROL:
+    elif name in _SWITCH_CONTROLS:
         if value.lower() not in ("true", "false", "1", "0"):
-            raise InvalidRequest(
-                "x-penstock-include-cost must be true or false.",
-                code="unknown_control",
-                param="x-penstock-include-cost",
-            )
-        head.include_cost = value.lower() in ("true", "1")
+            header = name.decode()
+            raise InvalidRequest(f"{header} must be true or false.", code="unknown_control", param=header)
+        setattr(head, _SWITCH_CONTROLS[name], value.lower() in ("true", "1"))
     else:
         shown = name.decode("latin-1")[:60]
         raise InvalidRequest(

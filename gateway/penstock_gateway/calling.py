@@ -17,7 +17,7 @@ from penstock_gateway.attempts.reply import AttemptReply
 from penstock_gateway.attempts.runner import AttemptRunner
 from penstock_gateway.attempts.slots import Priority
 from penstock_gateway.callers import Caller
-from penstock_gateway.compatibility import body_for, reject
+from penstock_gateway.compatibility import check_form, outgoing, reject
 from penstock_gateway.decisions import RouteDecision
 from penstock_gateway.deployments import Deployment, named_plan
 from penstock_gateway.errors import InvalidRequest, UpstreamRejectedKey, UpstreamTimeout, UpstreamUnreachable
@@ -26,8 +26,11 @@ from penstock_gateway.request_body import ChatRequest, is_alias, parse_number
 from penstock_gateway.settings_attempts import AttemptSettings
 from penstock_gateway.settling import Passage
 from penstock_gateway.upstream.protocol import Upstream, UpstreamReply, UpstreamRequest
+from penstock_gateway.wire.formats import WireFormat
+from penstock_gateway.wire.native import NativeRequest
 from penstock_routers.policy import RouteReason
 
+_CHAT = NativeRequest(WireFormat.CHAT, {})  # in the place of none
 _MAX_TIMEOUT_SECONDS = 86_400.0
 _CONNECT_TIMEOUT = "upstream_connect_timeout"
 
@@ -54,7 +57,7 @@ class CoveredUpstream:
         """
         cover = request.cover
         if cover is None:
-            return await self._inner.send(request)
+            return _in_clients_format(await self._inner.send(request), request)
         bound = await cover.begin(request.deployment)
         try:
             reply = await self._inner.send(request)
@@ -67,7 +70,7 @@ class CoveredUpstream:
             raise
         if reply.status >= 400:
             cover.forgive(bound)
-        return reply
+        return _in_clients_format(reply, request)
 
     async def aclose(self) -> None:
         """Close the upstream."""
@@ -135,8 +138,16 @@ class AttemptDesk:
         tuple of Deployment
             What was chosen, then the rest of the ranking; for a model that the client named, the fallbacks that its
             deployment names. Only what the key may use and what can take the request.
+
+        Raises
+        ------
+        InvalidRequest
+            ``not_translatable``: what was chosen cannot take the client's format.
         """
         chosen = self.deployments[decision.chosen]
+        check_form(request, chosen)
+        if request.front is WireFormat.EMBEDDINGS:
+            return (chosen,)
         if decision.reason is RouteReason.PHYSICAL_MODEL:
             others = [d for d in named_plan(self.deployments, request.model)[1:] if reject(request, d) is None]
         else:
@@ -188,29 +199,48 @@ class AttemptDesk:
             input_tokens=float(request.input_tokens),
             output_tokens={r.name: r.output_tokens for r in decision.candidates if r.output_tokens is not None},
             affinity_key=_affinity_key(caller, request) if has_group else None,
-            is_pinned=request.model == decision.chosen,
-            may_use=lambda d: caller.principal.may_choose(d.name) and reject(request, d) is None,
+            is_pinned=request.model == decision.chosen or (request.native or _CHAT).answer_id is not None,
+            may_use=lambda d: caller.principal.may_choose(d.name) and _may_stand_in(request, d, plan[0]),
             on_drained=on_drained,
             records=passage.records,
         )
 
     def _prepare(self, passage: Passage, deployment: Deployment) -> UpstreamRequest:
         request, hold = passage.request, passage.hold
-        may_ask = "stream_options" not in deployment.parameters.unsupported
-        asks_usage = request.is_stream and not request.wants_usage and may_ask
-        body = body_for(
+        sent = outgoing(
             request,
             deployment,
             is_routed=is_alias(request.model) or deployment.name != passage.decision.chosen,
-            asks_usage=asks_usage,
             max_tokens=None if hold is None else hold.max_tokens,
         )
-        cover = hold if hold is not None and hold.is_metered else None
-        return UpstreamRequest(deployment, body, request.is_stream, asks_usage, passage.caller.request_id, cover)
+        passage.dropped[deployment.name] = sent.dropped
+        is_native = request.native is not None and sent.wire is request.front
+        return UpstreamRequest(
+            deployment,
+            sent.body,
+            request.is_stream,
+            sent.hides_usage,
+            passage.caller.request_id,
+            hold if hold is not None and hold.is_metered else None,
+            sent.wire,
+            passage.translation(sent.wire),
+            request.native.headers if is_native and request.native is not None else (),
+        )
+
+
+def _in_clients_format(reply: UpstreamReply, request: UpstreamRequest) -> UpstreamReply:
+    return reply if request.translation is None else request.translation.wrap(reply)
 
 
 def _covered(upstreams: Mapping[str, Upstream]) -> dict[str, Upstream]:
     return {name: CoveredUpstream(upstream) for name, upstream in upstreams.items()}
+
+
+def _may_stand_in(request: ChatRequest, deployment: Deployment, chosen: Deployment) -> bool:
+    """Whether another member of a group may answer; vectors of two models do not mix."""
+    if request.front is WireFormat.EMBEDDINGS and deployment.model != chosen.model:
+        return False
+    return reject(request, deployment) is None
 
 
 def _priority(principal: Principal) -> Priority:

@@ -170,6 +170,7 @@ class ArmChooser:
         policy: RequestPolicy = UNLIMITED,
         warm: Warm | None = None,
         reading: PromptReading | None = None,
+        keeper: str | None = None,
     ) -> RouteDecision:
         """Return the decision for an alias.
 
@@ -184,6 +185,8 @@ class ArmChooser:
             Who answered the conversation last.
         reading : PromptReading, optional
             What `read` said, when it has been asked already.
+        keeper : str, optional
+            Deployment that goes on with the conversation if it can: nothing is embedded and nothing chosen then.
 
         Returns
         -------
@@ -202,8 +205,12 @@ class ArmChooser:
         eligible = [deployment for deployment in self._routable if rejections[deployment.name] is None]
         if not eligible:
             raise no_candidate(self._routable, rejections)
-        estimate = (reading or await self.read(request)).estimate
-        decision = self._decide(_Asked(request, setting, policy, warm, self._new_id()), eligible, estimate)
+        asked = _Asked(request, setting, policy, warm, self._new_id())
+        if any(deployment.name == keeper for deployment in eligible):
+            decision = self._continue(asked, eligible, keeper)
+        else:
+            estimate = (reading or await self.read(request)).estimate
+            decision = self._decide(asked, eligible, estimate)
         rejected = tuple(rejected_report(d, rejection) for d in self._routable if (rejection := rejections[d.name]))
         return replace(
             decision,
@@ -356,6 +363,15 @@ class ArmChooser:
             forgone = max(0.0, scored[choice.arm].cost_usd - scored[free.arm].cost_usd)
         return replace(decision, forgone_usd=asked.warm.forgone_usd + forgone)
 
+    def _continue(self, asked: _Asked, eligible: Sequence[Deployment], keeper: str | None) -> RouteDecision:
+        """Take who answered last; the rest, dearest tier first, only where another model can read the conversation."""
+        others = [d for d in eligible if d.name != keeper and not asked.request.is_bound]
+        others.sort(key=lambda d: (d.name != self._default.name, -tier_rank(d.tier), d.name))
+        ranking = [self._score(asked, d, None) for d in (self._by_name[keeper or ""], *others)]
+        names = tuple(scored.deployment.name for scored in ranking)
+        choice = Choice(names[0], RouteReason.CONTINUED, names, (0.0,) * len(names))
+        return self._record(asked, choice, tuple(scored.unranked_report() for scored in ranking), None)
+
     def _abstain(self, asked: _Asked, allowed: list[Scored]) -> RouteDecision:
         """Take the default, or when it was filtered the highest tier that is left; with the knob at 0 the cheapest."""
         wants_cheapest = asked.setting == 0.0
@@ -443,6 +459,7 @@ class ArmChooser:
             max_cost_usd=policy.max_cost_usd,
             min_quality=policy.min_quality,
             warm=None if asked.warm is None else asked.warm.deployment,
+            api=request.front.value,
         )
 
     def _baseline_cost_usd(self, asked: _Asked, estimate: Estimate | None) -> float:

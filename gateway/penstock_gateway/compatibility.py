@@ -1,6 +1,7 @@
 """Whether a deployment can take a request, and the request as that deployment wants it.
 
-Pure. Routed requests are filtered and translated; a request for a physical model is passed on as written.
+Pure. Routed requests are filtered and their parameters translated; a request for a physical model is passed on as
+written when its server speaks the client's format. Read `reject` and `outgoing`.
 """
 
 from __future__ import annotations
@@ -9,10 +10,16 @@ from dataclasses import dataclass
 
 import msgspec
 
-from penstock_gateway.deployments import Ability, Deployment
+from penstock_gateway.deployments import Ability, Deployment, wire_between
+from penstock_gateway.errors import InvalidRequest
 from penstock_gateway.request_body import ChatRequest, decode_object, plain_field, raw
 from penstock_gateway.upstream.litellm_request import has_remote_media
 from penstock_gateway.upstream.protocol import JsonObject
+from penstock_gateway.wire.extensions import without_extensions
+from penstock_gateway.wire.formats import WireFormat
+from penstock_gateway.wire.native import NativeRequest
+from penstock_gateway.wire.pairs import find_translator
+from penstock_gateway.wire.translation import NOT_TRANSLATABLE
 from penstock_routers.policy import RejectReason
 
 _ABILITY_REASONS = {
@@ -23,6 +30,14 @@ _ABILITY_REASONS = {
     Ability.DOCUMENTS: RejectReason.NO_DOCUMENTS,
     Ability.JSON: RejectReason.NO_JSON,
 }
+_SPOKEN = {
+    WireFormat.CHAT: "chat completions",
+    WireFormat.MESSAGES: "requests to /v1/messages",
+    WireFormat.RESPONSES: "requests to /v1/responses",
+    WireFormat.COMPLETIONS: "text completions",
+    WireFormat.EMBEDDINGS: "embeddings",
+}
+_USAGE_ON_REQUEST = (WireFormat.CHAT, WireFormat.COMPLETIONS)
 _TOKEN_LIMIT_FIELDS = ("max_tokens", "max_completion_tokens")
 
 
@@ -68,7 +83,141 @@ def reject(request: ChatRequest, deployment: Deployment) -> Rejection | None:
     if request.max_tokens is not None and request.max_tokens > deployment.max_output_tokens:
         detail = f"{request.max_tokens} output tokens exceed the limit of {deployment.max_output_tokens}"
         return Rejection(RejectReason.OUTPUT_LENGTH, detail)
-    return _reject_parameter(request.fields, deployment) or _reject_adapter(request, deployment)
+    return (
+        _reject_parameter(request.fields, deployment)
+        or _reject_adapter(request, deployment)
+        or reject_wire(request, deployment)
+    )
+
+
+def reject_wire(request: ChatRequest, deployment: Deployment) -> Rejection | None:
+    """Return why a request cannot be written as a deployment's server reads it, or None when it can."""
+    wire = wire_between(request.front, deployment)
+    if wire is request.front:
+        return None
+    front = _SPOKEN[request.front]
+    if wire is None:
+        return Rejection(RejectReason.WIRE_FORMAT, f"its server takes no {front}")
+    if request.native is not None and request.native.obstacle is not None:
+        why = request.native.obstacle.rstrip(".")
+        return Rejection(RejectReason.WIRE_FORMAT, f"its server takes no {front}, and this has no other form: {why}")
+    if wire is not WireFormat.CHAT and (obstacle := _obstacle(request, wire)) is not None:
+        return Rejection(RejectReason.WIRE_FORMAT, obstacle)
+    return None
+
+
+def check_form(request: ChatRequest, deployment: Deployment) -> WireFormat:
+    """Return the format in which a request is sent to a deployment.
+
+    Raises
+    ------
+    InvalidRequest
+        There is none.
+    """
+    wire = wire_between(request.front, deployment)
+    if wire is None or (wire is not request.front and not request.is_reusable):
+        rejection = reject_wire(request, deployment)
+        assert rejection is not None
+        raise InvalidRequest(
+            f"'{deployment.name}' cannot take this request: {rejection.detail}.", code=NOT_TRANSLATABLE
+        )
+    return wire
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A request as it is sent to one deployment.
+
+    Attributes
+    ----------
+    wire : WireFormat
+        Of the body.
+    body : JsonObject
+    hides_usage : bool
+        The stream's usage was asked for and the client does not get it.
+    dropped : tuple of str
+        What of the client's request is not in the body, because its format has no place for it.
+    """
+
+    wire: WireFormat
+    body: JsonObject
+    hides_usage: bool = False
+    dropped: tuple[str, ...] = ()
+
+
+def outgoing(
+    request: ChatRequest, deployment: Deployment, *, is_routed: bool, max_tokens: int | None = None
+) -> Outgoing:
+    """Return a request in the format of a deployment's server: the client's own fields where that is the same.
+
+    Parameters
+    ----------
+    request : ChatRequest
+    deployment : Deployment
+    is_routed : bool
+        Penstock chose the deployment, so parameters are translated; otherwise they stay as written.
+    max_tokens : int, optional
+        Limit on output tokens that a budget sets where the client gave none.
+
+    Raises
+    ------
+    InvalidRequest
+        There is no such form.
+    """
+    wire = check_form(request, deployment)
+    asks_usage = _asks_usage(request, deployment, wire)
+    if request.native is not None and wire is request.front:
+        body = _native_body(request.native, deployment, is_routed=is_routed, max_tokens=max_tokens)
+        if asks_usage:
+            body["stream_options"] = _with_usage(body.get("stream_options"))
+        return Outgoing(wire, body, hides_usage=asks_usage)
+    body = body_for(request, deployment, is_routed=is_routed, asks_usage=asks_usage, max_tokens=max_tokens)
+    dropped = () if request.native is None else request.native.dropped
+    if wire is WireFormat.CHAT and request.native is not None:
+        body, lost = without_extensions(body, deployment.provider, deployment.adapter)
+        dropped = tuple(dict.fromkeys((*dropped, *lost)))
+    if wire is WireFormat.CHAT:
+        return Outgoing(wire, body, asks_usage and request.native is None, dropped)
+    if wire is WireFormat.MESSAGES and request.max_tokens is None and max_tokens is None:
+        body["max_tokens"] = raw(deployment.max_output_tokens)  # it must be given there
+    translator = find_translator(WireFormat.CHAT, wire)
+    assert translator is not None
+    translated = translator.request(body)
+    return Outgoing(wire, translated.fields, dropped=tuple(dict.fromkeys((*dropped, *translated.dropped))))
+
+
+def _asks_usage(request: ChatRequest, deployment: Deployment, wire: WireFormat) -> bool:
+    """Whether a stream's usage has to be asked for, and the client did not."""
+    if not request.is_stream or wire not in _USAGE_ON_REQUEST or "stream_options" in deployment.parameters.unsupported:
+        return False
+    return not request.wants_usage or wire is not request.front
+
+
+def _native_body(
+    native: NativeRequest, deployment: Deployment, *, is_routed: bool, max_tokens: int | None
+) -> JsonObject:
+    body = {**native.fields, "model": raw(deployment.model)}
+    if is_routed:
+        for name in deployment.parameters.droppable:
+            body.pop(name, None)
+    if max_tokens is not None:
+        body["max_output_tokens" if native.format is WireFormat.RESPONSES else "max_tokens"] = raw(max_tokens)
+    return body
+
+
+def _obstacle(request: ChatRequest, wire: WireFormat) -> str | None:
+    """Return why a chat form cannot be put into a format; looked at once for each."""
+    if wire not in request.obstacles:
+        translator = find_translator(WireFormat.CHAT, wire)
+        assert translator is not None
+        try:
+            translator.request(request.fields)
+            request.obstacles[wire] = None
+        except InvalidRequest as error:
+            if error.code != NOT_TRANSLATABLE:  # the client's mistake, whoever gets it
+                raise
+            request.obstacles[wire] = error.message.rstrip(".")
+    return request.obstacles[wire]
 
 
 def body_for(
@@ -94,8 +243,9 @@ def body_for(
     """
     body = dict(request.fields)
     body["model"] = raw(deployment.model)
-    if is_routed:
+    if is_routed or request.native is not None:
         _rename_token_limit(body, deployment.parameters.max_tokens_field)
+    if is_routed:
         for name in deployment.parameters.droppable:
             body.pop(name, None)
     if max_tokens is not None:

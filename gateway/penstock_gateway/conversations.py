@@ -1,7 +1,7 @@
-"""Which deployment answered a conversation last, so that its provider's prompt cache can be counted on.
+"""Which deployment answered a conversation last: its provider has the prompt cached, and some things only it can read.
 
-A bounded memory of this process: neither shared nor kept. It holds hashes and token counts, no text. Read
-`WarmConversations.find` first.
+Bounded memories of this process: neither shared nor kept. They hold hashes and token counts, no text. Read
+`WarmConversations.find` and `ConversationKeepers.find` first.
 """
 
 from __future__ import annotations
@@ -74,3 +74,35 @@ class WarmConversations:
     def __len__(self) -> int:
         """Return the number of conversations remembered."""
         return len(self._last)
+
+
+class ConversationKeepers:
+    """Remembers who goes on with a conversation, by its opening and by the ids of answers that providers keep.
+
+    Parameters
+    ----------
+    keep : int
+        Openings and ids remembered; the longest unused ones go first. One takes some 150 bytes.
+    """
+
+    def __init__(self, keep: int = 50_000) -> None:
+        self._keep = keep
+        self._deployments: OrderedDict[int, str] = OrderedDict()
+
+    def find(self, tenant: str, key: str) -> str | None:
+        """Return the deployment's name, or None when it is not known."""
+        found = self._deployments.get(hash((tenant, key)))
+        if found is not None:
+            self._deployments.move_to_end(hash((tenant, key)))
+        return found
+
+    def remember(self, tenant: str, key: str, deployment: str) -> None:
+        """Note who answered."""
+        self._deployments[hash((tenant, key))] = deployment
+        self._deployments.move_to_end(hash((tenant, key)))
+        if len(self._deployments) > self._keep:
+            self._deployments.popitem(last=False)
+
+    def __len__(self) -> int:
+        """Return the number of openings and ids remembered."""
+        return len(self._deployments)

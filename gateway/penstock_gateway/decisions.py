@@ -96,6 +96,8 @@ class RouteDecision:
         What staying there has cost so far, this request included.
     shadow : RouteDecision or None
         In observe mode, what would have been decided about a request that names its model.
+    api : str
+        Wire format of the client.
     routing_ms : float
         Time spent embedding, estimating and deciding.
     """
@@ -123,6 +125,7 @@ class RouteDecision:
     warm: str | None = None
     forgone_usd: float = 0.0
     shadow: RouteDecision | None = None
+    api: str = "chat"
 
     @property
     def tier(self) -> str | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from penstock_gateway.money.prices import Price
+from penstock_gateway.wire.formats import WireFormat
 
 TIERS = ("small", "medium", "large", "frontier")
 
@@ -87,6 +88,9 @@ class Deployment:
         Requests at once that it takes; None for no limit.
     on_disconnect : str
         ``"cancel"`` or ``"drain"``: what becomes of an answer whose client has left.
+    wires : tuple of WireFormat
+        Which formats its server speaks. A request in one of them is passed on as it is; any other is translated to the
+        first of `TRANSLATED` that is among them.
     """
 
     name: str
@@ -112,6 +116,27 @@ class Deployment:
     fallbacks: tuple[str, ...] = ()
     max_parallel_requests: int | None = None
     on_disconnect: str = "cancel"
+    wires: tuple[WireFormat, ...] = (WireFormat.CHAT,)
+
+
+TRANSLATED = (WireFormat.CHAT, WireFormat.MESSAGES, WireFormat.RESPONSES)
+"""What a request in a format that a server does not speak is translated to, in the order of preference."""
+
+
+def wire_between(front: WireFormat, deployment: Deployment) -> WireFormat | None:
+    """Return the format in which a request of another, or the same, is sent to a deployment; None when it cannot be.
+
+    Parameters
+    ----------
+    front : WireFormat
+        The client's.
+    deployment : Deployment
+    """
+    if front in deployment.wires:
+        return front
+    if front is WireFormat.EMBEDDINGS:
+        return None
+    return next((wire for wire in TRANSLATED if wire in deployment.wires), None)
 
 
 def members(deployments: Iterable[Deployment], group: str) -> tuple[Deployment, ...]:

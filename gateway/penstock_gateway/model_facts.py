@@ -108,8 +108,8 @@ def _provider_rules(provider: str, model: str, adapter: str) -> ParameterRules:
     if provider in ("openai", "azure"):
         return _openai_rules(provider, model)
     if provider == "anthropic" and adapter == "direct":
-        # platform.claude.com/docs/en/api/openai-sdk, "Simple fields": n must be 1; these others are ignored. We
-        # refuse them, because ignoring them would change the answer without a word.
+        # The Messages API has no such fields: leaving them out would change the answer of a routed request without a
+        # word, so it goes elsewhere.
         unsupported = frozenset({"logit_bias", "top_logprobs", "prediction", "audio"})
         return ParameterRules("both", unsupported, {"n": 1, **_NO_PENALTIES, **_NO_LOGPROBS})
     if provider == "groq":
@@ -162,6 +162,5 @@ def _is_reasoning(provider: str, model: str) -> bool:
 def _abilities(provider: str, adapter: str, found: SnapshotModel) -> frozenset[Ability]:
     abilities = frozenset(Ability(name) for name in found.abilities)
     if provider == "anthropic" and adapter == "direct":
-        # platform.claude.com/docs/en/api/openai-sdk: response_format is ignored; PDF and audio parts need the own API.
-        abilities -= {Ability.JSON, Ability.AUDIO, Ability.DOCUMENTS}
+        abilities -= {Ability.AUDIO}  # platform.claude.com/docs/en/api/messages: no content block for sound
     return abilities

@@ -20,10 +20,10 @@ from penstock_gateway.caching.visit import Visit
 from penstock_gateway.callers import Caller
 from penstock_gateway.calling import AttemptDesk
 from penstock_gateway.chooser import UNREAD, ArmChooser, PromptReading
-from penstock_gateway.conversations import WarmConversations
+from penstock_gateway.conversations import ConversationKeepers, WarmConversations
 from penstock_gateway.decisions import RecentDecisions, RouteDecision, Settlement
 from penstock_gateway.deployments import Deployment, members
-from penstock_gateway.errors import Forbidden, GatewayError, NotFound, UpstreamError
+from penstock_gateway.errors import Forbidden, GatewayError, InvalidRequest, NotFound, UpstreamError
 from penstock_gateway.events.log import EventLog
 from penstock_gateway.events.records import CacheNote
 from penstock_gateway.identifiers import identifier_source
@@ -41,6 +41,7 @@ from penstock_gateway.settings_models import Settings
 from penstock_gateway.settling import Passage, Place, Settler
 from penstock_gateway.spending import SpendDesk
 from penstock_gateway.upstream.protocol import Upstream
+from penstock_gateway.wire.formats import WireFormat
 from penstock_routers.policy import RouteReason
 
 KEPT_PER_ANSWER_BYTE = 8
@@ -97,12 +98,20 @@ class Pipeline:
         self.metrics = metrics
         self.policies = policies
         self.conversations = conversations
+        self.keepers = ConversationKeepers()
         self.events = events
         self.observes = settings.routing.observe
         self.cache: CacheDesk | None = None
         self.max_kept_bytes = 0
         self._settler = Settler(
-            self.deployments, decisions, metrics, spending, conversations, events, lambda: self.chooser.encoder_id
+            self.deployments,
+            decisions,
+            metrics,
+            spending,
+            conversations,
+            events,
+            lambda: self.chooser.encoder_id,
+            self.keepers,
         )
         self._new_completion_id = identifier_source("chatcmpl")
 
@@ -164,7 +173,8 @@ class Pipeline:
         place = None if self.events is None else Place(self.events)
         visit = None
         try:
-            visit = None if self.cache is None else self._visit(self.cache, caller, request, policy)
+            if self.cache is not None and request.is_reusable:
+                visit = self._visit(self.cache, caller, request, policy)
             if visit is not None and (hit := await visit.exact()):
                 return await self._from_cache(caller, request, place, visit, hit)
             if visit is None:
@@ -207,7 +217,7 @@ class Pipeline:
         if self.cache is not None:
             self.cache.services.oversight.load.begin(decision.chosen)
         passage.overhead_ms = passage.since_start_ms()
-        if self.observes and decision.reason is RouteReason.PHYSICAL_MODEL:
+        if self.observes and decision.reason is RouteReason.PHYSICAL_MODEL and request.is_reusable:
             passage.shadow = asyncio.ensure_future(self.chooser.shadow(request, policy))  # beside the call
         passage.on_drained = partial(self.settle, passage, CLIENT_LEFT_STATUS, "client_disconnected")
         try:
@@ -238,13 +248,15 @@ class Pipeline:
         passage = Passage(caller, request, decision, place=place, cache=CacheNote(hit.kind, hit.similarity))
         passage.hold = await self.spending.admit(caller.principal, request, deployment, decision.id, is_cached=True)
         self.decisions.add(caller.tenant, decision, caller.request_id)
-        passage.reply = StoredReply(
+        stored = StoredReply(
             document.body,
             completion_id=self._new_completion_id(),
             created=int(decision.created_at),
             wants_usage=request.wants_usage,
             usage=Usage(input_tokens=document.input_tokens, output_tokens=document.output_tokens),
         )
+        translation = passage.translation(WireFormat.CHAT)
+        passage.reply = stored if translation is None else translation.wrap(stored)
         passage.overhead_ms = passage.since_start_ms()
         return self._answer(passage, visit, hit)
 
@@ -344,16 +356,45 @@ class Pipeline:
         warm = None
         if self.conversations is not None and request.is_follow_up:
             warm = self.conversations.find(caller.tenant, request.opening)
+        keeper = self._keeper(caller, request)
         if is_alias(request.model):
-            return await self.chooser.choose(request, policy.tradeoff, policy, warm, reading)
-        deployment = self.deployments.get(request.model) or next(
-            iter(members(self.deployments.values(), request.model)), None
-        )
+            if request.front is WireFormat.EMBEDDINGS:
+                raise InvalidRequest(
+                    "Name an embedding model: vectors of two models do not mix, so they are not routed.",
+                    code="embeddings_not_routed",
+                    param="model",
+                )
+            return await self.chooser.choose(request, policy.tradeoff, policy, warm, reading, keeper)
+        group = {deployment.name: deployment for deployment in members(self.deployments.values(), request.model)}
+        deployment = self.deployments.get(request.model) or group.get(keeper or "") or next(iter(group.values()), None)
         if deployment is None:
-            raise self._unknown_model(request.model)
+            raise self.unknown_model(request.model)
         return self.chooser.physical(request, deployment, policy, warm)
 
-    def _unknown_model(self, model: str) -> NotFound:
+    def _keeper(self, caller: Caller, request: ChatRequest) -> str | None:
+        """Return who goes on with a conversation, of which a part is readable or worth much to nobody else.
+
+        Raises
+        ------
+        InvalidRequest
+            ``previous_response_unknown``.
+        """
+        answer_id = None if request.native is None else request.native.answer_id
+        if answer_id is not None:
+            keeper = self.keepers.find(caller.tenant, answer_id)
+            if keeper is None and is_alias(request.model):
+                raise InvalidRequest(
+                    "This gateway does not know who gave that earlier answer: name the model that did.",
+                    code="previous_response_unknown",
+                    param="previous_response_id",
+                )
+            return keeper
+        if request.is_agent_step or request.is_bound:
+            return self.keepers.find(caller.tenant, request.opening)
+        return None
+
+    def unknown_model(self, model: str) -> NotFound:
+        """Return the error that names what is known instead."""
         groups = dict.fromkeys(d.group for d in self.deployments.values() if d.group is not None)
         known = [*AUTO_ALIASES, *groups, *self.deployments]
         shown = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TypeVar
 
 import msgspec
@@ -17,6 +18,8 @@ import msgspec
 from penstock_gateway.deployments import Ability
 from penstock_gateway.errors import InvalidRequest
 from penstock_gateway.upstream.protocol import JsonObject
+from penstock_gateway.wire.formats import WireFormat
+from penstock_gateway.wire.native import NativeRequest
 from penstock_routers.token_counts import TOKENS_PER_MESSAGE, estimate_tokens
 
 _T = TypeVar("_T")
@@ -33,6 +36,9 @@ _OPENING_CHARACTERS = 1024  # of each of the two texts; enough to tell conversat
 _MAX_NUMBER_CHARACTERS = 32  # a trade-off in longhand; decisions keep the alias as written, so it must be short
 # Above this a limit is a mistake: no model sold in 2026 writes a thousandth of it.
 _MAX_TOKEN_LIMIT = 1_000_000_000
+
+_RESULT_ROLES = frozenset({"tool", "function"})
+_EMPTY_BYTES = len(b"null")  # and less: an empty list
 
 _ATTACHMENT_ABILITIES = {
     "image_url": Ability.VISION,
@@ -54,6 +60,13 @@ class _Part(msgspec.Struct):
 class _Message(msgspec.Struct):
     role: str
     content: str | list[_Part | str] | None = None
+    thinking_blocks: msgspec.Raw = msgspec.Raw()
+    reasoning_items: msgspec.Raw = msgspec.Raw()
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it holds what only the model that made it can read: signed thinking, encrypted reasoning."""
+        return len(self.thinking_blocks) > _EMPTY_BYTES or len(self.reasoning_items) > _EMPTY_BYTES
 
 
 class _StreamOptions(msgspec.Struct):
@@ -118,6 +131,14 @@ class ChatRequest:
         Beginning of system prompt and first user message: what a conversation is known by.
     is_follow_up : bool
         There is an earlier answer in the conversation.
+    is_agent_step : bool
+        A tool's result came after the last answer: a step of an agent's loop, which its model asked for.
+    is_bound : bool
+        It holds what only the model that made it can read.
+    native : NativeRequest or None
+        As the client wrote it, when that was another format: then `fields` are its chat form.
+    obstacles : dict of WireFormat to str or None
+        Why the chat form cannot be put into a format, as far as that has been looked at; None when it can.
     """
 
     fields: JsonObject
@@ -136,6 +157,20 @@ class ChatRequest:
     min_quality: float | None = None
     opening: str = ""
     is_follow_up: bool = False
+    is_agent_step: bool = False
+    is_bound: bool = False
+    native: NativeRequest | None = None
+    obstacles: dict[WireFormat, str | None] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def front(self) -> WireFormat:
+        """The client's format."""
+        return WireFormat.CHAT if self.native is None else self.native.format
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether another request's answer may do for this one: it has a chat form, which says all of it."""
+        return self.native is None or self.native.obstacle is None
 
 
 def decode_object(body: bytes) -> JsonObject:
@@ -160,12 +195,17 @@ def decode_object(body: bytes) -> JsonObject:
 
 
 def parse_chat_request(body: bytes, *, default_model: str | None = None) -> ChatRequest:
-    """Parse the body of a chat completion.
+    """Parse the body of a chat completion; see `parse_chat_fields`."""
+    return parse_chat_fields(decode_object(body), default_model=default_model)
+
+
+def parse_chat_fields(fields: JsonObject, *, default_model: str | None = None) -> ChatRequest:
+    """Read what routing needs out of a chat completion's fields.
 
     Parameters
     ----------
-    body : bytes
-        The request as received.
+    fields : JsonObject
+        The request as received; our control field is taken out of it.
     default_model : str, optional
         Used when the body names no model (``POST /v1/route``).
 
@@ -178,7 +218,6 @@ def parse_chat_request(body: bytes, *, default_model: str | None = None) -> Chat
     InvalidRequest
         With a stable ``code`` and the ``param`` at fault.
     """
-    fields = decode_object(body)
     controls = _read_controls(fields.pop(CONTROL_FIELD, None))
     if "model" in fields:
         model = _field(fields, "model", _string_decoder)
@@ -212,6 +251,8 @@ def parse_chat_request(body: bytes, *, default_model: str | None = None) -> Chat
         min_quality=controls.min_quality,
         opening=_opening(messages),
         is_follow_up=len(messages) > 2 and any(message.role == "assistant" for message in messages),
+        is_agent_step=_is_agent_step(messages),
+        is_bound=any(message.is_bound for message in messages),
     )
 
 
@@ -401,6 +442,12 @@ def _needs_of_fields(fields: JsonObject, is_stream: bool) -> set[Ability]:
     if response_format is not None and response_format.type != "text":
         needs.add(Ability.JSON)
     return needs
+
+
+def _is_agent_step(messages: list[_Message]) -> bool:
+    """Whether a tool's result came after the last answer; agents put reminders and pictures behind it."""
+    after = takewhile(lambda message: message.role != "assistant", reversed(messages))
+    return any(message.role in _RESULT_ROLES for message in after)
 
 
 def _last_user_text(messages: list[_Message]) -> str:

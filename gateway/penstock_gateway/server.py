@@ -13,12 +13,10 @@ import uvicorn
 
 from penstock_gateway.app import PenstockApp, create_app
 from penstock_gateway.bounded_http import BoundedHttp
+from penstock_gateway.http_edge import HttpEdge
 from penstock_gateway.reloading import ReloadingApp
 from penstock_gateway.settings import Settings
-
-# Kubernetes kills 30 s after its first signal; what is still open by then should have been told.
-_SHUTDOWN_GRACE_SECONDS = 25
-_KEEP_ALIVE_SECONDS = 75
+from penstock_gateway.settings_models import ServerSettings
 
 
 def server_for(app: PenstockApp | ReloadingApp, *, host: str, port: int) -> uvicorn.Server:
@@ -35,8 +33,12 @@ def server_for(app: PenstockApp | ReloadingApp, *, host: str, port: int) -> uvic
     -------
     uvicorn.Server
     """
+
+    def settings() -> ServerSettings:
+        return app.settings.server if isinstance(app, ReloadingApp) else app.pipeline.settings.server
+
     config = uvicorn.Config(
-        app,
+        HttpEdge(app, settings),
         host=host,
         port=port,
         http=BoundedHttp,
@@ -48,8 +50,8 @@ def server_for(app: PenstockApp | ReloadingApp, *, host: str, port: int) -> uvic
         proxy_headers=False,
         server_header=False,
         backlog=2048,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=_SHUTDOWN_GRACE_SECONDS,
+        timeout_keep_alive=settings().keep_alive_seconds,
+        timeout_graceful_shutdown=settings().drain_seconds,
     )
     return uvicorn.Server(config)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from penstock_gateway.configuration_problems import ConfigurationError, Problem
-from penstock_gateway.environment import default_arm_of, deployments_from_keys
+from penstock_gateway.environment import default_arm_of, deployments_from_keys, key_of, use_foreign_variables
 from penstock_gateway.providers import PROVIDERS
 from penstock_gateway.settings_checks import check_settings, note_settings
 from penstock_gateway.settings_deployments import build_deployments, with_default_arm
@@ -109,7 +109,8 @@ def find_configuration(environ: Mapping[str, str]) -> Path | None:
 
 def _use_keys(source: SettingsSource, environ: Mapping[str, str]) -> None:
     """Without a file, and without deployments in PENSTOCK__ variables, take the providers whose keys are there."""
-    deployments = deployments_from_keys(environ)
+    server = source.tree.get("server")
+    deployments = deployments_from_keys(environ, server if isinstance(server, dict) else None)
     if not deployments:
         raise ConfigurationError([*source.problems, Problem("environment", "", *_NOTHING_FOUND)])
     source.tree["deployments"] = deployments
@@ -120,6 +121,7 @@ def _use_keys(source: SettingsSource, environ: Mapping[str, str]) -> None:
     if isinstance(routing, dict) and not routing.get("default_arm") and not is_own_artifact:
         routing["default_arm"] = default_arm_of(deployments)
         source.places["routing", "default_arm"] = "environment"
+    use_foreign_variables(source, environ)
 
 
 def _use_provider_keys(source: SettingsSource, environ: Mapping[str, str]) -> None:
@@ -131,9 +133,10 @@ def _use_provider_keys(source: SettingsSource, environ: Mapping[str, str]) -> No
         provider = PROVIDERS.get(str(entry.get("provider")))
         if provider is None or entry.get("adapter", provider.adapter) != "direct" or entry.get("base_url"):
             continue
-        if not entry.get("api_key") and not entry.get("api_key_file") and environ.get(provider.key_variable):
-            entry["api_key"] = environ[provider.key_variable]
-            source.hide(environ[provider.key_variable])
+        key = key_of(provider.name, environ)
+        if not entry.get("api_key") and not entry.get("api_key_file") and key:
+            entry["api_key"] = key
+            source.hide(key)
 
 
 def _resolve_paths(source: SettingsSource) -> None:

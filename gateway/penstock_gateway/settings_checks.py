@@ -33,7 +33,9 @@ from penstock_gateway.settings_policy_checks import check_policies
 from penstock_gateway.settings_price_checks import check_price, notes_on_price
 from penstock_gateway.settings_redis_checks import check_redis
 from penstock_gateway.settings_secrets import SecretFileError, is_readable_by_others, read_secret
+from penstock_gateway.settings_server_checks import check_server
 from penstock_gateway.settings_source import SettingKey, SettingsSource
+from penstock_gateway.wire.formats import PATHS, WireFormat
 from penstock_routers.installation import install_command
 
 _FORBIDDEN_HEADERS = frozenset(
@@ -63,11 +65,13 @@ def check_settings(settings: Settings, source: SettingsSource, *, is_insecure: b
         _check_provider(entry, key, source)
         is_known = len(source.problems) == count and not source.muted & {(*key, "name"), (*key, "provider")}
         _check_base_url(entry, key, source)
+        _check_wire_formats(entry, key, source)
         if is_known:  # else price and key would be looked for under a wrong name
             check_price(settings, entry, key, source)
             _check_credential(entry, key, source)
         _check_headers(entry, key, source)
     _check_client_keys(settings, source)
+    check_server(settings, source)
     check_policies(settings, source)
     check_cache(settings, source)
     check_ledger(settings, source)
@@ -186,8 +190,14 @@ def _check_base_url(entry: DeploymentSettings, key: SettingKey, source: Settings
         source.report(key, "should hold no credentials", "use api_key or headers")
     elif parts.fragment or parts.query:
         source.report(key, "should have no query and no fragment")
-    elif parts.path.rstrip("/").endswith("/chat/completions"):
-        source.report(key, "should end before /chat/completions", "for example https://host/v1")
+    elif endpoint := next((path for path in PATHS.values() if parts.path.rstrip("/").endswith(path)), None):
+        source.report(key, f"should end before {endpoint}", "for example https://host/v1")
+
+
+def _check_wire_formats(entry: DeploymentSettings, key: SettingKey, source: SettingsSource) -> None:
+    if entry.wire_formats is None or adapter_of(entry) != "litellm" or set(entry.wire_formats) == {WireFormat.CHAT}:
+        return
+    source.report((*key, "wire_formats"), "litellm takes and gives chat completions only", "leave it out")
 
 
 def _check_credential(entry: DeploymentSettings, key: SettingKey, source: SettingsSource) -> None:

@@ -6,6 +6,7 @@ Owns the rules for defaults (provider, adapter, base URL, price, limits, abiliti
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -13,16 +14,19 @@ import msgspec
 
 from penstock_gateway.configuration_problems import ConfigurationError, Problem, setting_path
 from penstock_gateway.deployment_prices import known_price, stand_in_price
-from penstock_gateway.deployments import TIERS, Ability, Deployment, ParameterRules
+from penstock_gateway.deployments import TIERS, TRANSLATED, Ability, Deployment, ParameterRules
 from penstock_gateway.model_facts import ModelFacts, find_model, find_rules
 from penstock_gateway.money.prices import Price
 from penstock_gateway.providers import PROVIDERS
 from penstock_gateway.settings_models import DeploymentSettings, RoutingSettings, Settings
 from penstock_gateway.settings_secrets import SecretFileError, read_secret
+from penstock_gateway.wire.formats import WireFormat
 from penstock_routers.bundled import bundled_folder
 from penstock_routers.errors import ArtifactError, RouterError
 from penstock_routers.registry_layout import artifact_path, is_registry, read_pointer
 
+# platform.openai.com/docs/models: what answers text completions, and nothing else.
+_TEXT_MODEL = re.compile(r"-instruct\b|^babbage-|^davinci-")
 UNKNOWN_CONTEXT_TOKENS = 8192
 UNKNOWN_MAX_OUTPUT_TOKENS = 4096
 DEFAULT_ARTIFACT = "default-router"
@@ -93,12 +97,13 @@ def _build(settings: Settings, entry: DeploymentSettings, arms: Collection[str])
         first_byte_timeout_seconds=entry.timeouts.first_byte_seconds,
         idle_timeout_seconds=entry.timeouts.idle_seconds,
         total_timeout_seconds=entry.timeouts.total_seconds,
-        is_routable=entry.routable,
+        is_routable=entry.routable and any(wire in TRANSLATED for wire in wires_of(entry)),
         provider=provider,
         group=entry.group,
         fallbacks=entry.fallbacks,
         max_parallel_requests=entry.max_parallel_requests,
         on_disconnect=entry.on_disconnect,
+        wires=wires_of(entry),
     )
 
 
@@ -115,6 +120,18 @@ def adapter_of(entry: DeploymentSettings) -> str:
     if entry.base_url is not None and provider_of(entry) == "azure":
         return "direct"  # Azure's own /openai/v1 endpoint takes the common schema
     return known.adapter if known else "direct" if entry.base_url else "litellm"
+
+
+def wires_of(entry: DeploymentSettings) -> tuple[WireFormat, ...]:
+    """Return what the server speaks: as configured, else what the provider's own does."""
+    if adapter_of(entry) == "litellm":
+        return (WireFormat.CHAT,)
+    if entry.wire_formats is not None:
+        return tuple(dict.fromkeys(entry.wire_formats))
+    provider = PROVIDERS.get(provider_of(entry), PROVIDERS["openai_compatible"])
+    if provider.name == "openai" and _TEXT_MODEL.search(entry.model or entry.name):
+        return (WireFormat.COMPLETIONS,)
+    return provider.wires
 
 
 def base_url_of(entry: DeploymentSettings) -> str:

@@ -46,6 +46,8 @@ RESTART_SETTINGS: Final[tuple[tuple[str, ...], ...]] = (
     *(("routing", name) for name in _ROUTER_SETTINGS),
     ("server", "host"),
     ("server", "port"),
+    ("server", "keep_alive_seconds"),
+    ("server", "drain_seconds"),
     ("server", "reload_on_change"),
 )
 """Settings of what is made once in a process: a change in the file is told in the log and takes effect at the next

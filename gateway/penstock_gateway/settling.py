@@ -17,7 +17,7 @@ from functools import partial
 from penstock_gateway.attempts.records import AttemptRecord
 from penstock_gateway.attempts.reply import AttemptReply
 from penstock_gateway.callers import Caller
-from penstock_gateway.conversations import Warm, WarmConversations
+from penstock_gateway.conversations import ConversationKeepers, Warm, WarmConversations
 from penstock_gateway.decisions import RecentDecisions, RouteDecision, Settlement
 from penstock_gateway.deployments import Deployment
 from penstock_gateway.errors import Overloaded
@@ -30,6 +30,10 @@ from penstock_gateway.money.usage import Usage
 from penstock_gateway.request_body import ChatRequest
 from penstock_gateway.spending import Hold, SpendDesk
 from penstock_gateway.upstream.protocol import UpstreamReply
+from penstock_gateway.wire.formats import WireFormat
+from penstock_gateway.wire.pairs import find_translator
+from penstock_gateway.wire.replies import Translation
+from penstock_gateway.wire.translation import Asked
 from penstock_routers.policy import RouteReason
 from penstock_routers.token_counts import estimate_tokens
 
@@ -98,6 +102,10 @@ class Passage:
         In observe mode: what would have been chosen, as soon as that is known.
     deployments : mapping of str to Deployment
         In force when the request was decided: it is charged by their prices, whatever a reload changes meanwhile.
+    dropped : dict of str to tuple of str
+        What of the request was not sent, because the deployment's format has no place for it, by deployment.
+    answer_id : str or None
+        By which the client may refer to this answer, when its provider keeps it.
     """
 
     caller: Caller
@@ -114,6 +122,20 @@ class Passage:
     is_draining: bool = False
     shadow: asyncio.Future[RouteDecision | None] | None = None
     deployments: Mapping[str, Deployment] = field(default_factory=dict)
+    dropped: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    answer_id: str | None = None
+
+    @property
+    def asked(self) -> Asked:
+        """What a translation of the answer may depend on."""
+        request, decision = self.request, self.decision
+        fields = request.fields if request.native is None else request.native.fields
+        return Asked(fields, decision.id, int(decision.created_at), request.wants_usage)
+
+    def translation(self, wire: WireFormat) -> Translation | None:
+        """Return how an answer in a format is put into the client's; None when it is the same."""
+        translator = find_translator(self.request.front, wire)
+        return None if translator is None else Translation(translator, self.asked)
 
     @property
     def is_cached(self) -> bool:
@@ -138,6 +160,8 @@ class Settler:
     events : EventLog or None
     encoder_id : callable
         Returns the id of the encoder in force; None without one.
+    keepers : ConversationKeepers, optional
+        Told who answered.
     """
 
     def __init__(
@@ -149,7 +173,9 @@ class Settler:
         conversations: WarmConversations | None = None,
         events: EventLog | None = None,
         encoder_id: Callable[[], str | None] = lambda: None,
+        keepers: ConversationKeepers | None = None,
     ) -> None:
+        self.keepers = keepers or ConversationKeepers()
         self.encoder_id = encoder_id
         self.deployments = deployments
         self.decisions = decisions
@@ -230,12 +256,17 @@ class Settler:
 
     def _remember(self, passage: Passage, settlement: Settlement) -> None:
         """Note who answered a conversation last."""
-        usage, served = settlement.usage, settlement.served
-        if self.conversations is None or usage is None or served is None or settlement.error_code is not None:
+        usage, served, tenant = settlement.usage, settlement.served, passage.caller.tenant
+        if served is None or settlement.error_code is not None or passage.request.front is WireFormat.EMBEDDINGS:
+            return
+        self.keepers.remember(tenant, passage.request.opening, served)
+        if passage.answer_id is not None and WireFormat.RESPONSES in self.deployments[served].wires:
+            self.keepers.remember(tenant, passage.answer_id, served)
+        if self.conversations is None or usage is None:
             return
         is_chosen = served == passage.decision.chosen
         warm = Warm(served, usage.input_tokens, passage.decision.forgone_usd if is_chosen else 0.0)
-        self.conversations.remember(passage.caller.tenant, passage.request.opening, warm)
+        self.conversations.remember(tenant, passage.request.opening, warm)
 
     def _charge(self, passage: Passage, settlement: Settlement, costs: Sequence[Decimal | None]) -> None:
         hold = passage.hold or Hold(self.spending, passage.caller.principal, passage.request, passage.decision.id)

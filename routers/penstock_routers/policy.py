@@ -35,6 +35,7 @@ class RouteReason(StrEnum):
     MIN_QUALITY = "min_quality"  # the cheapest arm that surely reaches the quality asked for
     MIN_QUALITY_UNREACHABLE = "min_quality_unreachable"  # no arm surely reaches it; the one that comes closest
     CACHED = "cached"  # a stored answer was served; nothing was chosen
+    CONTINUED = "continued"  # a step of a conversation that its last deployment goes on with; nothing was chosen
     EXPLORED = "explored"  # drawn to learn from, instead of the policy's own choice
 
 
@@ -49,6 +50,7 @@ class RejectReason(StrEnum):
     NO_DOCUMENTS = "no_documents"
     NO_JSON = "no_json"
     NO_STREAMING = "no_streaming"
+    WIRE_FORMAT = "wire_format"  # the request cannot be put into a format that its server speaks
     REMOTE_MEDIA = "remote_media"  # the adapter would have to fetch a URL of the client's
     PARAMETER_UNSUPPORTED = "parameter_unsupported"
     NO_ESTIMATE = "no_estimate"

@@ -232,7 +232,7 @@ async def test_chat_unknown_model_lists_known_ones(settings) -> None:
     ("headers", "content", "status", "code"),
     [
         ({"content-type": "text/plain"}, b"{}", 415, "unsupported_media_type"),
-        ({"content-type": "application/json", "content-encoding": "gzip"}, b"{}", 415, "unsupported_content_encoding"),
+        ({"content-type": "application/json", "content-encoding": "br"}, b"{}", 415, "unsupported_content_encoding"),
         ({"content-type": "application/json"}, b"{", 400, "invalid_json"),
         ({"content-type": "application/json"}, b'{"a":' + b"[" * 50_000, 400, "json_too_deep"),
         ({"content-type": "application/json"}, b"x" * 2_000_000, 413, "request_too_large"),
@@ -347,15 +347,15 @@ async def test_chat_slow_path_gives_the_same_answer_as_the_hot_one(settings) -> 
     """The route declared in FastAPI answers exactly like the dispatcher in front of it."""
     async with running(settings, completion) as gateway:
         hot = await gateway.chat()
-        chat = gateway.app._chat
+        chat = gateway.app._inference
 
         async def through_fastapi(scope, receive, send, head, principal):
             scope["penstock.principal"] = principal
             await gateway.app.inspection(scope, receive, send)
 
-        gateway.app._chat = through_fastapi
+        gateway.app._inference = through_fastapi
         slow = await gateway.chat()
-        gateway.app._chat = chat
+        gateway.app._inference = chat
         assert (hot.status, await hot.read()) == (slow.status, await slow.read())
         varying = {"x-penstock-decision-id", "x-penstock-overhead-ms", "x-request-id", "date"}
         shown = [{k.lower(): v for k, v in r.headers.items() if k.lower() not in varying} for r in (hot, slow)]

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import uvloop
@@ -18,6 +18,7 @@ import uvloop
 from penstock_gateway.app import PenstockApp, create_app
 from penstock_gateway.server import server_for
 from penstock_gateway.settings import Settings
+from penstock_gateway.upstream.protocol import Upstream
 
 START_SECONDS = 30.0
 _Result = TypeVar("_Result")
@@ -40,6 +41,8 @@ class GatewayThread:
     Parameters
     ----------
     settings : Settings
+    upstreams : mapping of str to Upstream, optional
+        In the place of those that speak to providers.
 
     Attributes
     ----------
@@ -47,8 +50,8 @@ class GatewayThread:
     url : str
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.app: PenstockApp = create_app(settings)
+    def __init__(self, settings: Settings, upstreams: Mapping[str, Upstream] | None = None) -> None:
+        self.app: PenstockApp = create_app(settings, upstreams=upstreams)
         self.url = ""
         self._server = server_for(self.app, host="127.0.0.1", port=0)
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -114,7 +114,7 @@ class CacheDesk:
         scope = CacheScope(
             tenant=caller.tenant,
             end_user=_end_user(request) if self.services.settings.separates_end_users else None,
-            api_family="chat",
+            api_family=request.front.value,
             requested_model=request.model,
             encoder_id=self.services.cache.parts.encoder_id,
         )

@@ -6,17 +6,22 @@ Owns the request as it is sent then, and what it costs. It neither retries nor c
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from penstock_gateway.compatibility import body_for
+from penstock_gateway.compatibility import outgoing
 from penstock_gateway.deployments import Deployment
-from penstock_gateway.errors import UpstreamError, UpstreamRejectedKey, UpstreamUnreachable
+from penstock_gateway.errors import InvalidRequest, UpstreamError, UpstreamRejectedKey, UpstreamUnreachable
 from penstock_gateway.money.prices import cost_usd
 from penstock_gateway.money.usage import Usage
 from penstock_gateway.request_body import ChatRequest, is_alias
 from penstock_gateway.upstream.protocol import Upstream, UpstreamReply, UpstreamRequest
+from penstock_gateway.wire.formats import WireFormat
+from penstock_gateway.wire.pairs import find_translator
+from penstock_gateway.wire.replies import TranslatedReply, Translation
+from penstock_gateway.wire.translation import Asked
 from penstock_routers.token_counts import estimate_tokens
 
 _STREAM_FIELDS = ("stream", "stream_options")
@@ -89,15 +94,21 @@ class ModelCalls:
         """
         deployment = self._deployments()[name]
         fields = {field: value for field, value in request.fields.items() if field not in _STREAM_FIELDS}
-        whole = replace(request, fields=fields, is_stream=False, wants_usage=False)
-        body = body_for(whole, deployment, is_routed=is_alias(request.model), asks_usage=False)
-        attempt = UpstreamRequest(deployment, body, is_stream=False, hides_usage=False, request_id=request_id)
+        whole = replace(request, fields=fields, is_stream=False, wants_usage=False, native=None)
+        try:
+            sent = outgoing(whole, deployment, is_routed=is_alias(request.model))
+        except InvalidRequest:  # it was answered in a form that this deployment does not take
+            return ModelReply(None, Decimal(0))
+        attempt = UpstreamRequest(deployment, sent.body, False, False, request_id, wire=sent.wire)
         try:
             reply = await self._upstreams[deployment.adapter].send(attempt)
         except (UpstreamUnreachable, UpstreamRejectedKey):
             return ModelReply(None, Decimal(0))
         except UpstreamError:
             return ModelReply(None, None)
+        translator = find_translator(WireFormat.CHAT, sent.wire)
+        if translator is not None:
+            reply = TranslatedReply(reply, Translation(translator, Asked(fields, request_id, int(time.time()))))
         try:
             content = await reply.read()
         except UpstreamError:

@@ -19,6 +19,7 @@ PIECE_CHARACTERS = 256
 """Length of one replayed content chunk; clients draw text as chunks arrive, and a chunk costs about 150 bytes."""
 
 _STREAMED_TEXT = ("reasoning_content", "reasoning", "content", "refusal")
+_SAID_BY_THINKING = frozenset({"thinking_blocks", "reasoning_content", "reasoning"})
 _SAYS_NOTHING: tuple[Any, ...] = (None, "", [], {})
 
 
@@ -89,10 +90,20 @@ def stream_chunks(completion: dict[str, Any], *, wants_usage: bool) -> list[dict
     return chunks
 
 
+def _thinking(block: Any) -> list[dict[str, Any]]:
+    text = block.get("thinking") if isinstance(block, dict) else None
+    visible = [{"reasoning_content": text}] if isinstance(text, str) and text else []
+    return [*visible, {"thinking_blocks": [block]}]
+
+
 def _parts(choice: dict[str, Any]) -> list[dict[str, Any]]:
     index, message = choice.get("index", 0), choice["message"]
     opening = None if message.get("content") is None else ""
     deltas: list[dict[str, Any]] = [{"role": message.get("role", "assistant"), "content": opening}]
+    signed = message.get("thinking_blocks")
+    if isinstance(signed, list) and signed:  # each with its own text, before the answer that it led to
+        deltas += [delta for block in signed for delta in _thinking(block)]
+        message = {name: value for name, value in message.items() if name not in _SAID_BY_THINKING}
     for name in _STREAMED_TEXT:
         text = message.get(name) or ""
         if not isinstance(text, str):  # some providers put objects there; nothing says how to cut them

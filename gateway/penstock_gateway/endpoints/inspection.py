@@ -1,12 +1,13 @@
 """Everything beside the hot path: models, dry runs, decisions, probes and metrics, as FastAPI routes.
 
-The chat endpoint is declared here too, so that the OpenAPI document holds it and a parity test can compare; in
-production the dispatcher in `app` answers it before FastAPI sees it.
+The endpoints that call models are declared here too, so that the OpenAPI document holds them and a parity test can
+compare; in production the dispatcher in `app` answers them before FastAPI sees them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request
@@ -15,48 +16,25 @@ from fastapi.responses import JSONResponse, Response
 from penstock_gateway.accounts.principal import Principal
 from penstock_gateway.asgi import RequestHead, read_body, read_head
 from penstock_gateway.callers import caller_of
-from penstock_gateway.endpoints.chat import ChatEndpoint
+from penstock_gateway.deployments import members
+from penstock_gateway.endpoints.inference import InferenceEndpoint
+from penstock_gateway.endpoints.inference_docs import INFERENCE_DOCS
 from penstock_gateway.errors import NotFound
 from penstock_gateway.metrics import CONTENT_TYPE
 from penstock_gateway.money.price_text import price_fields
 from penstock_gateway.pipeline import Pipeline
 from penstock_gateway.request_body import AUTO_ALIASES, parse_chat_request
+from penstock_gateway.wire.formats import PATHS, WireFormat
 
-_CHAT_DOC: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["model", "messages"],
-                    "properties": {
-                        "model": {"type": "string", "examples": ["auto", "auto:cost", "auto@0.7"]},
-                        "messages": {"type": "array", "minItems": 1, "items": {"type": "object"}},
-                        "stream": {"type": "boolean"},
-                        "penstock": {
-                            "type": "object",
-                            "description": "Controls of the gateway; removed before the request is passed on.",
-                            "properties": {
-                                "tradeoff": {"oneOf": [{"type": "string"}, {"type": "number"}]},
-                                "max_cost_usd": {"type": "number", "minimum": 0},
-                                "min_quality": {"type": "number", "minimum": 0, "maximum": 1},
-                                "include_cost": {"type": "boolean"},
-                            },
-                            "additionalProperties": False,
-                        },
-                    },
-                    "additionalProperties": True,
-                }
-            }
-        },
-    }
-}
+ANTHROPIC_HEADER = "anthropic-version"
+"""Sent with every request by clients that expect Anthropic's shapes."""
+
+_ROUTE_DOC: dict[str, Any] = INFERENCE_DOCS[WireFormat.CHAT].openapi()
 
 
 def inspection_routes(
     pipeline: Pipeline,
-    chat: ChatEndpoint,
+    inference: InferenceEndpoint,
     *,
     started_at: float,
     max_body_bytes: int,
@@ -67,7 +45,7 @@ def inspection_routes(
     Parameters
     ----------
     pipeline : Pipeline
-    chat : ChatEndpoint
+    inference : InferenceEndpoint
     started_at : float
         Unix time, shown as the models' ``created``.
     max_body_bytes : int
@@ -79,30 +57,42 @@ def inspection_routes(
     _add_decisions(routes, pipeline, max_body_bytes)
     _add_probes(routes, pipeline, readiness)
 
-    @routes.post("/v1/chat/completions", openapi_extra=_CHAT_DOC, summary="Answer a conversation")
-    async def chat_completions(request: Request) -> Response:
-        """Answer a conversation with the cheapest model that will answer it well, or with the model named."""
-        return _ChatResponse(chat, read_head(request.scope), request.scope["penstock.principal"])
-
+    for front, doc in INFERENCE_DOCS.items():
+        routes.add_api_route(
+            f"/v1{PATHS[front]}",
+            _handover(inference),
+            methods=["POST"],
+            openapi_extra=doc.openapi(),
+            name=doc.name,
+            summary=doc.summary,
+            description=doc.description,
+        )
     return routes
 
 
-class _ChatResponse(Response):
+def _handover(inference: InferenceEndpoint) -> Callable[[Request], Awaitable[Response]]:
+    async def hand_over(request: Request) -> Response:
+        return _InferenceResponse(inference, read_head(request.scope), request.scope["penstock.principal"])
+
+    return hand_over
+
+
+class _InferenceResponse(Response):
     """Hands the connection over to the raw endpoint."""
 
-    def __init__(self, chat: ChatEndpoint, head: RequestHead, principal: Principal) -> None:
+    def __init__(self, inference: InferenceEndpoint, head: RequestHead, principal: Principal) -> None:
         super().__init__()
-        self._chat, self._head, self._principal = chat, head, principal
+        self._inference, self._head, self._principal = inference, head, principal
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await self._chat(scope, receive, send, self._head, self._principal)
+        await self._inference(scope, receive, send, self._head, self._principal)
 
 
 def _add_models(routes: APIRouter, pipeline: Pipeline, created: int) -> None:
     def model_object(name: str) -> dict[str, Any] | None:
         if name in AUTO_ALIASES:
             return {"id": name, "object": "model", "created": created, "owned_by": "penstock"}
-        deployment = pipeline.deployments.get(name)
+        deployment = pipeline.deployments.get(name) or next(iter(members(pipeline.deployments.values(), name)), None)
         if deployment is None:
             return None
         return {
@@ -122,22 +112,33 @@ def _add_models(routes: APIRouter, pipeline: Pipeline, created: int) -> None:
         }
 
     @routes.get("/v1/models", summary="List aliases and models")
-    async def models() -> JSONResponse:
+    async def models(request: Request) -> JSONResponse:
         """List the aliases that ask for a choice and the models that can be named."""
-        names = [*AUTO_ALIASES, *pipeline.deployments]
-        return JSONResponse({"object": "list", "data": [model_object(name) for name in names]})
+        groups = [deployment.group for deployment in pipeline.deployments.values() if deployment.group is not None]
+        names = list(dict.fromkeys([*AUTO_ALIASES, *groups, *pipeline.deployments]))
+        found = [shown for name in names if (shown := model_object(name)) is not None]
+        if ANTHROPIC_HEADER in request.headers:
+            page = {"data": [_for_anthropic(shown) for shown in found], "has_more": False}
+            return JSONResponse({**page, "first_id": names[0], "last_id": names[-1]})
+        return JSONResponse({"object": "list", "data": found})
 
     @routes.get("/v1/models/{model:path}", summary="Show one alias or model")
-    async def model(model: Annotated[str, Path()]) -> JSONResponse:
+    async def model(request: Request, model: Annotated[str, Path()]) -> JSONResponse:
         """Show one alias or model."""
         found = model_object(model)
         if found is None:
             raise NotFound(f"The model '{model[:80]}' does not exist here.", code="model_not_found", param="model")
-        return JSONResponse(found)
+        return JSONResponse(_for_anthropic(found) if ANTHROPIC_HEADER in request.headers else found)
+
+
+def _for_anthropic(shown: dict[str, Any]) -> dict[str, Any]:
+    """Return a model as Anthropic's list has it (platform.claude.com/docs/en/api/models-list)."""
+    created_at = datetime.fromtimestamp(shown["created"], UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"type": "model", "id": shown["id"], "display_name": shown["id"], "created_at": created_at}
 
 
 def _add_decisions(routes: APIRouter, pipeline: Pipeline, max_body_bytes: int) -> None:
-    @routes.post("/v1/route", openapi_extra=_CHAT_DOC, summary="Show what would be chosen, without calling a model")
+    @routes.post("/v1/route", openapi_extra=_ROUTE_DOC, summary="Show what would be chosen, without calling a model")
     async def route(request: Request) -> JSONResponse:
         """Decide as for a chat completion and show every candidate with its scores or why it was rejected."""
         head = read_head(request.scope)

@@ -74,6 +74,7 @@ def decision_record(
         "tenant": tenant,
         "conversation": conversation,
         "requested_model": decision.requested_model,
+        "api": decision.api,
         "intended_arm": decision.chosen,
         "intended_artifact_arm": arms.get(decision.chosen),
         "reason": decision.reason.value,

@@ -1,4 +1,4 @@
-"""Speaking to OpenAI-compatible servers over pooled HTTP connections.
+"""Speaking to servers of any of the wire formats over pooled HTTP connections.
 
 Owns the use of the HTTP client: deadlines, which headers go out and come back, and the translation of every client
 error; `connections` owns the pool. It must not interpret requests, choose deployments or retry a request that may have
@@ -26,8 +26,9 @@ from penstock_gateway.errors import (
 from penstock_gateway.money.usage import Usage
 from penstock_gateway.upstream.connections import new_session
 from penstock_gateway.upstream.protocol import UpstreamRequest
+from penstock_gateway.upstream.readings import READINGS
 from penstock_gateway.upstream.sse import EventScanner
-from penstock_gateway.upstream.usage import read_reply
+from penstock_gateway.wire.formats import PATHS, WireFormat
 
 MAX_REPLY_BYTES = 64 * 1024 * 1024
 """Largest plain reply. Several base64 images or minutes of audio fit; it bounds memory per request."""
@@ -37,6 +38,9 @@ STALE_RETRY_SECONDS = 1.0
 
 DRAIN_SECONDS = 0.1
 """How long a finished stream may take to close its body, so that the connection can be reused."""
+
+ANTHROPIC_VERSION = "2023-06-01"
+"""Of the Messages API (platform.claude.com/docs/en/api/versioning); a deployment's own header wins."""
 
 WATCH_SECONDS = 0.5
 """How often a reply under way is looked at for a connection that was given up without telling its reader."""
@@ -49,8 +53,9 @@ _RETURNED_HEADERS = {
     b"openai-processing-ms": b"openai-processing-ms",
     # Under another name, because the gateway answers with an x-request-id of its own.
     b"x-request-id": b"x-upstream-request-id",
+    b"request-id": b"x-upstream-request-id",  # Anthropic's
 }
-_RETURNED_PREFIX = b"x-ratelimit-"
+_RETURNED_PREFIXES = (b"x-ratelimit-", b"anthropic-ratelimit-")
 # Set by the client library or by us; a configured value would corrupt the request or hide what we relay.
 _RESERVED_HEADERS = frozenset(
     {"accept-encoding", "connection", "content-length", "content-type", "host", "transfer-encoding"}
@@ -58,12 +63,11 @@ _RESERVED_HEADERS = frozenset(
 _REDIRECTS = range(300, 400)
 _WITHOUT_CONTENT = frozenset({*range(100, 200), 204, 205})  # a final 101 is a switch to a protocol nobody asked for
 _KEY_REFUSED = frozenset({401, 403})
-_ANSWER_BEGINS = b'"choices"'
 _encode = msgspec.json.Encoder().encode
 
 
 class DirectUpstream:
-    """Sends chat requests to OpenAI-compatible servers.
+    """Sends requests to servers that speak one of the wire formats.
 
     Parameters
     ----------
@@ -85,7 +89,7 @@ class DirectUpstream:
         self._max_reply_bytes = max_reply_bytes
         self._user_agent = user_agent
         self._session: aiohttp.ClientSession | None = None
-        self._urls: dict[str, URL] = {}
+        self._urls: dict[tuple[str, str], URL] = {}
 
     async def send(self, request: UpstreamRequest) -> DirectReply:
         """Send one request and return when the status line is known.
@@ -159,7 +163,7 @@ class DirectUpstream:
         # that does not take the body, or sends its head a byte at a time, would never pass it.
         async with asyncio.timeout(deployment.connect_timeout_seconds + deployment.first_byte_timeout_seconds):
             return await session.post(
-                self._url(deployment.base_url),
+                self._url(deployment.base_url, request.path or PATHS[request.wire]),
                 data=_encode(request.body),
                 headers=self._headers(request),
                 allow_redirects=False,
@@ -177,13 +181,13 @@ class DirectUpstream:
         self._session = new_session()
         return self._session
 
-    def _url(self, base_url: str) -> URL:
-        """Return the chat endpoint under a base URL, whose query (Azure's api-version) is kept."""
-        url = self._urls.get(base_url)
+    def _url(self, base_url: str, path: str) -> URL:
+        """Return an endpoint under a base URL, whose query (Azure's api-version) is kept."""
+        url = self._urls.get((base_url, path))
         if url is None:
             base = URL(base_url)
-            url = base.with_path(base.path.rstrip("/") + "/chat/completions").with_query(base.query)
-            self._urls[base_url] = url
+            url = base.with_path(base.path.rstrip("/") + path).with_query(base.query)
+            self._urls[base_url, path] = url
         return url
 
     def _headers(self, request: UpstreamRequest) -> dict[str, str]:
@@ -195,8 +199,13 @@ class DirectUpstream:
             "User-Agent": self._user_agent,
             "X-Request-Id": request.request_id,
         }
-        if deployment.api_key:
+        if request.wire is WireFormat.MESSAGES:
+            headers["Anthropic-Version"] = ANTHROPIC_VERSION
+            if deployment.api_key:
+                headers["X-Api-Key"] = deployment.api_key
+        elif deployment.api_key:
             headers["Authorization"] = f"Bearer {deployment.api_key}"
+        headers |= {name.title(): value for name, value in request.headers}
         if deployment.headers:
             configured = {name.title(): value for name, value in deployment.headers.items()}
             headers |= {name: value for name, value in configured.items() if name.lower() not in _RESERVED_HEADERS}
@@ -222,6 +231,7 @@ class DirectReply:
         self._idle_timeout_seconds = request.deployment.idle_timeout_seconds
         self._hides_usage = request.hides_usage
         self._choices = _choices_wanted(request)
+        self._reading = READINGS[request.wire]
         self._max_reply_bytes = max_reply_bytes
         self._loop = asyncio.get_running_loop()
         self._watcher = self._loop.call_later(WATCH_SECONDS, self._watch)
@@ -252,7 +262,7 @@ class DirectReply:
         body = parts[0] if len(parts) == 1 else b"".join(parts)
         if self.status < 300:
             try:
-                self.usage, self.output_bytes = read_reply(body)
+                self.usage, self.output_bytes = self._reading.read_reply(body)
             except ValueError as error:
                 self._note_part(body)
                 raise UpstreamBroken(f"The provider sent {error}.") from error
@@ -276,7 +286,7 @@ class DirectReply:
         A stream that stalls or is reset after the finish reasons of all choices asked for ends in good order, as one
         that merely lacks ``[DONE]`` does: the client has the whole answer, and only the usage may be missing.
         """
-        scanner = EventScanner(hides_usage=self._hides_usage)
+        scanner = self._reading.new_scanner(self._hides_usage)
         try:
             while packet := await self._next_packet_of(scanner):
                 block = scanner.feed(packet)
@@ -304,9 +314,9 @@ class DirectReply:
     def _note_part(self, part: bytes) -> None:
         """Learn from a broken body what the bill needs: its usage when that has arrived, else how much text has."""
         try:
-            self.usage, self.output_bytes = read_reply(part)
+            self.usage, self.output_bytes = self._reading.read_reply(part)
         except ValueError:
-            self.output_bytes = _answer_bytes(part)
+            self.output_bytes = _answer_bytes(part, self._reading.answer_begins)
 
     def _close(self) -> None:
         self._watcher.cancel()
@@ -409,10 +419,10 @@ def _check_status(response: aiohttp.ClientResponse, *, is_stream: bool) -> None:
         raise UpstreamBroken("The provider answered a stream request with something else.")
 
 
-def _answer_bytes(part: bytes) -> int:
+def _answer_bytes(part: bytes, begins: bytes) -> int:
     """Return how many bytes of an answer there are in a broken body, an upper bound of its text; 0 in anything else."""
-    begin = part.find(_ANSWER_BEGINS)
-    return 0 if begin < 0 else len(part) - begin - len(_ANSWER_BEGINS)
+    begin = part.find(begins)
+    return 0 if begin < 0 else len(part) - begin - len(begins)
 
 
 def _choices_wanted(request: UpstreamRequest) -> int:
@@ -430,7 +440,7 @@ def _returned_headers(response: aiohttp.ClientResponse) -> tuple[tuple[bytes, by
     returned = []
     for name, value in response.raw_headers:
         lower = name.lower()
-        if lower.startswith(_RETURNED_PREFIX):
+        if lower.startswith(_RETURNED_PREFIXES):
             returned.append((lower, value))
         elif (renamed := _RETURNED_HEADERS.get(lower)) is not None:
             returned.append((renamed, value))

@@ -14,6 +14,7 @@ import msgspec
 
 from penstock_gateway.deployments import Deployment
 from penstock_gateway.money.usage import Usage
+from penstock_gateway.wire.formats import WireFormat
 
 JsonObject = dict[str, msgspec.Raw]
 """A JSON object whose values are still the client's own bytes, so unknown fields survive untouched."""
@@ -28,6 +29,14 @@ class Cover(Protocol):
 
     def forgive(self, bound_picousd: int) -> None:
         """Note that an attempt is surely free."""
+        ...
+
+
+class ReplyTranslation(Protocol):
+    """Puts the client's format in the place of the provider's; see `wire.replies`."""
+
+    def wrap(self, reply: UpstreamReply) -> UpstreamReply:
+        """Return a reply in the client's format."""
         ...
 
 
@@ -48,6 +57,14 @@ class UpstreamRequest:
         Passed on as ``x-request-id``.
     cover : Cover or None
         Asked before it is sent; None when there is no budget to keep.
+    wire : WireFormat
+        Of the body, and of the provider's answer.
+    translation : ReplyTranslation or None
+        Of the answer; None when the client speaks the same format.
+    headers : tuple of (str, str)
+        Of the client that belong to its format and are passed on (``anthropic-beta``).
+    path : str or None
+        Under the base URL; None for the format's own.
     """
 
     deployment: Deployment
@@ -56,32 +73,48 @@ class UpstreamRequest:
     hides_usage: bool
     request_id: str
     cover: Cover | None = None
+    wire: WireFormat = WireFormat.CHAT
+    translation: ReplyTranslation | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    path: str | None = None
 
 
 class UpstreamReply(Protocol):
-    """An answer whose status is known; the body may still be on its way.
+    """An answer whose status is known; the body may still be on its way."""
 
-    Attributes
-    ----------
-    status : int
-    content_type : str
-    headers : tuple of (bytes, bytes)
-        The provider's headers that are worth passing on (rate limits, retry-after, request id).
-    usage : Usage or None
-        What the provider reported; set once the body is complete (None until then, or when missing).
-    output_bytes : int
-        Bytes of generated text seen so far, JSON escapes included, for an estimate when no usage arrives.
-    stream_error : str or None
-        Code of an error event that the provider itself sent inside a stream. The event was passed on and the
-        stream then ends without raising: the client has been told, the request still failed.
-    """
+    @property
+    def status(self) -> int:
+        """Of the answer."""
+        ...
 
-    status: int
-    content_type: str
-    headers: tuple[tuple[bytes, bytes], ...]
-    usage: Usage | None
-    output_bytes: int
-    stream_error: str | None
+    @property
+    def content_type(self) -> str:
+        """Of the body."""
+        ...
+
+    @property
+    def headers(self) -> tuple[tuple[bytes, bytes], ...]:
+        """The provider's headers that are worth passing on (rate limits, retry-after, request id)."""
+        ...
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the provider reported; known once the body is complete (None until then, or when missing)."""
+        ...
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of generated text seen so far, JSON escapes included, for an estimate when no usage arrives."""
+        ...
+
+    @property
+    def stream_error(self) -> str | None:
+        """Code of an error event that the provider itself sent inside a stream.
+
+        The event was passed on and the stream then ends without raising: the client has been told, the request still
+        failed.
+        """
+        ...
 
     async def read(self) -> bytes:
         """Return the whole body, of any status (for streams: of an error status only). Raises `UpstreamError`."""

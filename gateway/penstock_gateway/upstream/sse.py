@@ -14,7 +14,7 @@ import msgspec
 
 from penstock_gateway.errors import UpstreamBroken, UpstreamError, UpstreamRejectedKey
 from penstock_gateway.money.usage import Usage
-from penstock_gateway.upstream.usage import TextView, read_usage
+from penstock_gateway.upstream.usage import TextView, raw_text_bytes, read_usage
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 """Largest single event. One event of generated audio or a base64 image is a few MB; 16 MiB bounds memory."""
@@ -34,6 +34,7 @@ class _ChoiceView(msgspec.Struct):
     finish_reason: Any = None
     delta: TextView | None = None
     message: TextView | None = None  # some servers repeat the plain reply's shape in the last chunk
+    text: msgspec.Raw = msgspec.Raw()  # of text completions
 
 
 class _ChunkView(msgspec.Struct):
@@ -233,6 +234,8 @@ class EventScanner:
         text = choice.delta or choice.message
         if text is not None:
             self.output_bytes += text.output_bytes()
+        elif choice.text:
+            self.output_bytes += raw_text_bytes(choice.text)
 
     def _note_totals(self, usage: object, error: object, *, has_choices: bool) -> bool:
         """Keep usage and error of a chunk; return whether the chunk is passed on."""

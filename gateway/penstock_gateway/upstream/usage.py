@@ -80,6 +80,10 @@ class _ReplyView(msgspec.Struct):
 
 class _ReplyChoice(msgspec.Struct):
     message: TextView | None = None
+    text: msgspec.Raw = msgspec.Raw()  # of text completions
+
+    def output_bytes(self) -> int:
+        return raw_text_bytes(self.text) if self.message is None else self.message.output_bytes()
 
 
 _decode_reply = msgspec.json.Decoder(_ReplyView).decode
@@ -256,7 +260,7 @@ def read_reply(body: bytes) -> tuple[Usage | None, int]:
         choices = _decode_choices(view.choices)
     except (msgspec.DecodeError, ValueError, RecursionError):
         return None, len(view.choices)
-    return None, sum(choice.message.output_bytes() for choice in choices if choice.message is not None)
+    return None, sum(choice.output_bytes() for choice in choices)
 
 
 def _count(value: object) -> int | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from typing import Any
 
 import pytest
 
 from penstock_gateway import asgi
-from penstock_gateway.asgi import ClientGoneError, RequestHead, read_body, read_head
-from penstock_gateway.errors import InvalidRequest, RequestTimeout, RequestTooLarge, UnsupportedMedia
+from penstock_gateway.asgi import ClientGoneError, RequestHead, read_body, read_head, request_id_of, send_error
+from penstock_gateway.errors import InvalidRequest, RequestTimeout, RequestTooLarge, Unauthenticated, UnsupportedMedia
+from penstock_gateway.wire.formats import WireFormat
 
 JSON = b"application/json"
 
@@ -103,6 +105,59 @@ async def test_read_body_of_a_client_that_leaves_raises_client_gone() -> None:
     [RequestHead(content_type=b"text/plain"), RequestHead(), RequestHead(content_type=JSON, content_encoding=b"br")],
 )
 async def test_read_body_of_other_media_is_refused(head: RequestHead) -> None:
-    """Only uncompressed JSON is read."""
+    """Only JSON is read, plain or in a coding that is known."""
     with pytest.raises(UnsupportedMedia):
         await read_body(head, receiver(chunk(b"{}")), max_bytes=3)
+
+
+async def test_read_body_that_is_compressed_is_bounded_on_both_sides() -> None:
+    """The limit holds for what is sent and for what it holds."""
+    head, packed = RequestHead(content_type=JSON, content_encoding=b"gzip"), gzip.compress(b"a" * 100, mtime=0)
+    assert await read_body(head, receiver(chunk(packed)), max_bytes=100) == b"a" * 100
+    for limit in (99, len(packed) - 1):
+        with pytest.raises(RequestTooLarge):
+            await read_body(head, receiver(chunk(packed)), max_bytes=limit)
+
+
+async def test_read_body_of_two_codings_is_refused() -> None:
+    """Two header lines are one list; what is compressed twice is not half read."""
+    head = head_of((b"content-type", JSON), (b"content-encoding", b"identity"), (b"content-encoding", b"GZIP"))
+    assert head.content_encoding == b"identity, gzip"
+    with pytest.raises(UnsupportedMedia) as caught:
+        await read_body(head, receiver(chunk(gzip.compress(b"{}"))), max_bytes=100)
+    assert caught.value.headers == {"accept-encoding": "gzip, deflate"}
+
+
+@pytest.mark.parametrize(("value", "expected"), [(b"true", True), (b"1", True), (b"FALSE", False)])
+def test_read_head_switches_are_true_or_false(value: bytes, expected: bool) -> None:
+    """Each of the two is read by itself."""
+    head = head_of((b"x-penstock-litellm-headers", value))
+    assert (head.litellm_headers, head.include_cost) == (expected, False)
+    with pytest.raises(InvalidRequest) as caught:
+        head_of((b"x-penstock-litellm-headers", b"please"))
+    assert caught.value.param == "x-penstock-litellm-headers"
+
+
+def test_request_id_of_a_request_is_always_the_same() -> None:
+    """The client's own where it can be echoed, else a new one that is kept."""
+    assert request_id_of({"headers": [(b"x-request-id", b"mine")]}) == "mine"
+    scope = {"headers": [(b"x-request-id", b"caf\xe9")]}
+    made = request_id_of(scope)
+    assert made.startswith("req_")
+    assert request_id_of(scope) == made != request_id_of({"headers": []})
+
+
+@pytest.mark.parametrize(
+    ("front", "expected"), [(WireFormat.MESSAGES, b'{"type":"error"'), (WireFormat.CHAT, b'{"error"')]
+)
+async def test_send_error_has_the_shape_of_the_format(front: WireFormat, expected: bytes) -> None:
+    """Anthropic's clients read another object than OpenAI's; status and headers are the same."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await send_error(send, Unauthenticated("No.", headers={"x-a": "1"}), front)
+    assert sent[0]["status"] == 401
+    assert dict(sent[0]["headers"])[b"x-a"] == b"1"
+    assert sent[1]["body"].startswith(expected)

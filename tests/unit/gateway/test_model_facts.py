@@ -58,14 +58,12 @@ def test_older_model_of_openai_has_no_rules(model: str) -> None:
     assert (rules.max_tokens_field, rules.unsupported, rules.droppable) == ("both", frozenset(), {})
 
 
-def test_claude_through_the_compatible_endpoint_cannot_do_json() -> None:
-    """What the endpoint ignores is no ability there, and one through litellm."""
+def test_claude_can_do_json_and_documents_but_no_sound() -> None:
+    """Its own API has structured outputs and documents, and no content block for sound."""
     direct = find_model("anthropic", "claude-haiku-4-5", "direct")
-    litellm = find_model("anthropic", "claude-haiku-4-5", "litellm")
     assert direct is not None
-    assert litellm is not None
-    assert Ability.JSON not in direct.abilities
-    assert Ability.JSON in litellm.abilities
+    assert {Ability.JSON, Ability.DOCUMENTS} <= direct.abilities
+    assert Ability.AUDIO not in direct.abilities
 
 
 def test_newer_claude_of_any_provider_refuses_sampling() -> None:

@@ -1,0 +1,51 @@
+"""Extensions of a chat request reach the servers that take them, and are named where they are left out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from penstock_gateway.request_body import raw
+from penstock_gateway.wire.extensions import without_extensions
+
+BODY = {
+    "model": raw("m"),
+    "messages": raw(
+        [
+            {"role": "user", "content": [{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}]},
+            {"role": "assistant", "content": "x", "reasoning_content": "hm", "thinking_blocks": [{"signature": "s"}]},
+        ]
+    ),
+    "tools": raw([{"type": "function", "function": {"name": "f"}, "cache_control": {"type": "ephemeral"}}]),
+}
+
+
+def sent_to(provider: str, adapter: str = "direct") -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return what a provider gets, and what is left out."""
+    body, dropped = without_extensions(BODY, provider, adapter)
+    return {name: json.loads(bytes(value)) for name, value in body.items()}, dropped
+
+
+def test_extensions_are_left_out_and_named_for_a_strict_server() -> None:
+    """OpenAI answers 400 to fields that it does not know, so none of them reaches it."""
+    sent, dropped = sent_to("openai")
+    assert sent["messages"] == [
+        {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+        {"role": "assistant", "content": "x"},
+    ]
+    assert sent["tools"] == [{"type": "function", "function": {"name": "f"}}]
+    assert set(dropped) == {"cache_control", "reasoning_content", "thinking_blocks"}
+
+
+def test_reasoning_goes_back_to_servers_that_want_it() -> None:
+    """DeepSeek refuses a loop whose reasoning is missing."""
+    sent, dropped = sent_to("deepseek")
+    assert sent["messages"][1] == {"role": "assistant", "content": "x", "reasoning_content": "hm"}
+    assert set(dropped) == {"cache_control", "thinking_blocks"}
+
+
+def test_extensions_stay_for_litellm_and_for_bodies_without_any() -> None:
+    """litellm hands cache marks and thinking on, and a body without extensions is not touched."""
+    assert without_extensions(BODY, "bedrock", "litellm") == (BODY, ())
+    plain = {"messages": raw([{"role": "user", "content": "Hi"}])}
+    assert without_extensions(plain, "openai", "direct") == (plain, ())
