@@ -37,6 +37,7 @@ class Observer:
 
     def __init__(self, app: PenstockApp, path: Path) -> None:
         self._app = app
+        self.pipeline = app.pipeline  # the server reads its settings in force from it
         self._path = path
         self._task: asyncio.Task[None] | None = None
 

@@ -186,9 +186,9 @@ async def test_compressed_request_is_read(settings, coding, pack) -> None:
 @pytest.mark.parametrize(
     ("body", "coding", "status", "code"),
     [
-        (gzip.compress(b"{}")[:-1], "gzip", 400, "invalid_content_encoding"),
+        (gzip.compress(b"{}", mtime=0)[:-1], "gzip", 400, "invalid_content_encoding"),
         (b"{}", "gzip", 400, "invalid_content_encoding"),
-        (gzip.compress(b" " * 2_000_000), "gzip", 413, "request_too_large"),
+        (gzip.compress(b" " * 2_000_000, mtime=0), "gzip", 413, "request_too_large"),
         (b"{}", "br", 415, "unsupported_content_encoding"),
         (b"{}", "gzip, gzip", 415, "unsupported_content_encoding"),
     ],
