@@ -6,36 +6,28 @@ import json
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from penstock_gateway.wire.responses_over_chat import ResponsesOverChat
 from penstock_gateway.wire.server_sent import events_of
-from penstock_gateway.wire.translation import Asked
+from support.wire_snapshots import asked_of, cases, check
 
-FOLDER = Path(__file__).parent / "snapshots" / "responses_over_chat"
 TRANSLATOR = ResponsesOverChat()
 
 
-def cases(kind: str) -> list[Any]:
-    """Return the snapshots of a kind, each named by its file."""
-    found = sorted(FOLDER.glob(f"{kind}_*.json"))
-    return [pytest.param(json.loads(path.read_text(encoding="utf-8")), id=path.stem) for path in found]
+def streams() -> list[Any]:
+    """Return the snapshots of streams: chunks in, events with names and numbers out."""
+    return [case for case in cases("responses_over_chat") if case.id.startswith("stream_")]
 
 
-def raw_fields(request: dict[str, Any]) -> dict[str, msgspec.Raw]:
-    """Return a request as the gateway holds it."""
-    return msgspec.json.decode(json.dumps(request).encode(), type=dict[str, msgspec.Raw])
-
-
-def asked(case: dict[str, Any]) -> Asked:
-    """Return what a case's reply may depend on."""
-    return Asked(raw_fields(case["request"]), "dec_1", 1_700_000_000)
+def others() -> list[Any]:
+    """Return the snapshots of requests and replies."""
+    return [case for case in cases("responses_over_chat") if not case.id.startswith("stream_")]
 
 
 def events_from(case: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Return name and data of each event that a case's chunks become."""
-    stream = TRANSLATOR.stream(asked(case))
+    stream = TRANSLATOR.stream(asked_of(case))
     data = [json.dumps(chunk).encode() for chunk in case["chunks"]]
     if case["ends_with_done"]:
         data.append(b"[DONE]")
@@ -53,27 +45,20 @@ def as_far_as(expected: dict[str, Any], event: dict[str, Any]) -> dict[str, Any]
 
 def test_snapshots_of_every_kind_are_found() -> None:
     """No kind of snapshot is passed over because its folder was not read."""
-    assert all(len(cases(kind)) >= minimum for kind, minimum in (("request", 15), ("reply", 11), ("stream", 9)))
+    assert len(others()) >= 26
+    assert len(streams()) >= 9
 
 
-@pytest.mark.parametrize("case", cases("request"))
-def test_request_of_a_snapshot_becomes_the_expected_one(case: dict[str, Any]) -> None:
-    """Each Responses request becomes the chat request written down, and what is lost is named."""
-    translated = TRANSLATOR.request(raw_fields(case["request"]))
-    sent = {name: json.loads(bytes(value)) for name, value in translated.fields.items()}
-    assert sent == case["expected"]
-    assert list(translated.dropped) == case["dropped"]
+@pytest.mark.parametrize("path", others())
+def test_snapshot_becomes_what_is_written_down(path: Path) -> None:
+    """Each request becomes the chat request, each completion the response object, and what is lost is named."""
+    check(TRANSLATOR, path)
 
 
-@pytest.mark.parametrize("case", cases("reply"))
-def test_reply_of_a_snapshot_becomes_the_expected_response(case: dict[str, Any]) -> None:
-    """Each chat completion becomes the response object written down."""
-    assert json.loads(TRANSLATOR.reply(json.dumps(case["reply"]).encode(), asked(case))) == case["expected"]
-
-
-@pytest.mark.parametrize("case", cases("stream"))
-def test_stream_of_a_snapshot_becomes_the_expected_events(case: dict[str, Any]) -> None:
+@pytest.mark.parametrize("path", streams())
+def test_stream_of_a_snapshot_becomes_the_expected_events(path: Path) -> None:
     """Each stream of chunks becomes the events written down, named and numbered from 0."""
+    case = json.loads(path.read_text(encoding="utf-8"))
     events = events_from(case)
     assert len(events) == len(case["expected"])
     assert [as_far_as(wanted, event) for wanted, (_, event) in zip(case["expected"], events, strict=True)] == case[
