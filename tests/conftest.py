@@ -33,8 +33,10 @@ def repository_root() -> Path:
 
 @pytest.fixture(autouse=True)
 def _logs_reach_caplog() -> None:
-    """A gateway that an earlier test did not stop has taken our logger away from pytest."""
-    logging.getLogger("penstock").propagate = True
+    """A gateway that an earlier test did not stop has taken our logger away from pytest, or made it quieter."""
+    logger = logging.getLogger("penstock")
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,6 @@ from penstock_gateway.wire.error_shapes import shaped_event
 from penstock_gateway.wire.formats import WireFormat
 from penstock_gateway.wire.replies import in_chat
 from penstock_gateway.wire.server_sent import event_bytes
-from penstock_routers.token_counts import tokens_at_most
 
 CLIENT_LEFT_STATUS = 499  # as in nginx's logs; no client ever sees it
 REVOCATION_SECONDS = 1.0
@@ -169,7 +168,10 @@ class Answer:
             if self._kept is not None and self.reply.stream_error is None and (stream := self._kept.complete()):
                 self._keep(stream, self._settlement, is_stream=True)
         except Exception as error:
-            self.settle(200, outcome_of(error)[1])
+            code = outcome_of(error)[1]
+            if isinstance(self.reply, AttemptReply):
+                self.reply.give_up(code)
+            self.settle(200, code)
             if not isinstance(error, GatewayError):
                 raise
             yield shaped_event(self._front, error)
@@ -201,7 +203,7 @@ class Answer:
         if hold.is_metered and not self._is_settled:
             usage = self.reply.usage
             reported = 0 if usage is None else usage.output_tokens
-            await hold.keep_up(max(tokens_at_most(self.reply.output_bytes), reported))
+            await hold.keep_up(max(hold.tokens_in(self.reply.output_bytes), reported))
         now = time.monotonic()
         if now - self._looked_at >= REVOCATION_SECONDS:
             self._looked_at = now

@@ -18,7 +18,6 @@ from penstock_gateway.attempts.runner import AttemptRunner
 from penstock_gateway.attempts.slots import Priority
 from penstock_gateway.callers import Caller
 from penstock_gateway.compatibility import check_form, outgoing, reject
-from penstock_gateway.decisions import RouteDecision
 from penstock_gateway.deployments import Deployment, named_plan
 from penstock_gateway.errors import InvalidRequest, UpstreamRejectedKey, UpstreamTimeout, UpstreamUnreachable
 from penstock_gateway.metrics_attempts import AttemptMetrics
@@ -90,8 +89,8 @@ class AttemptDesk:
 
     Attributes
     ----------
-    deployments : mapping of str to Deployment
-        Those in force; another artifact may give them other arms.
+    upstreams : dict of str to Upstream
+        Always the same object, because audits of the cache call through it too: adapters are added, none is taken away.
     runner : AttemptRunner
     is_revoked : callable
         Whether a key has been revoked meanwhile, by its id.
@@ -106,8 +105,7 @@ class AttemptDesk:
         metrics: AttemptMetrics | None = None,
     ) -> None:
         self.settings = settings or AttemptSettings()
-        self.deployments = deployments
-        self.upstreams = upstreams
+        self.upstreams = dict(upstreams)
         self.runner = AttemptRunner(deployments.values(), self.settings, _covered(upstreams), metrics=metrics)
         self.is_revoked: Callable[[str], bool] = lambda _: False
 
@@ -116,7 +114,7 @@ class AttemptDesk:
     ) -> None:
         """Follow another configuration; slots and breakers of deployments that stay are kept."""
         self.settings = settings
-        self.upstreams = upstreams
+        self.upstreams.update(upstreams)
         self.runner.adopt(deployments, settings, _covered(upstreams))
 
     @property
@@ -124,14 +122,12 @@ class AttemptDesk:
         """Reads answers on whose clients have left."""
         return self.runner.desk
 
-    def plan(self, principal: Principal, request: ChatRequest, decision: RouteDecision) -> tuple[Deployment, ...]:
+    def plan(self, passage: Passage) -> tuple[Deployment, ...]:
         """Return what may answer, in the order of preference; one of a group stands for all of its members.
 
         Parameters
         ----------
-        principal : Principal
-        request : ChatRequest
-        decision : RouteDecision
+        passage : Passage
 
         Returns
         -------
@@ -144,14 +140,16 @@ class AttemptDesk:
         InvalidRequest
             ``not_translatable``: what was chosen cannot take the client's format.
         """
-        chosen = self.deployments[decision.chosen]
+        request, decision, deployments = passage.request, passage.decision, passage.deployments
+        principal = passage.caller.principal
+        chosen = deployments[decision.chosen]
         check_form(request, chosen)
         if request.front is WireFormat.EMBEDDINGS:
             return (chosen,)
         if decision.reason is RouteReason.PHYSICAL_MODEL:
-            others = [d for d in named_plan(self.deployments, request.model)[1:] if reject(request, d) is None]
+            others = [d for d in named_plan(deployments, request.model)[1:] if reject(request, d) is None]
         else:
-            others = [self.deployments[report.name] for report in decision.candidates if report.rejected is None]
+            others = [deployments[report.name] for report in decision.candidates if report.rejected is None]
         allowed = (deployment for deployment in others if principal.may_choose(deployment.name))
         return tuple({d.name: d for d in (chosen, *allowed)}.values())
 
@@ -207,11 +205,12 @@ class AttemptDesk:
 
     def _prepare(self, passage: Passage, deployment: Deployment) -> UpstreamRequest:
         request, hold = passage.request, passage.hold
+        passage.tried[deployment.name] = deployment
         sent = outgoing(
             request,
             deployment,
             is_routed=is_alias(request.model) or deployment.name != passage.decision.chosen,
-            max_tokens=None if hold is None else hold.max_tokens,
+            max_tokens=None if hold is None else hold.limit_to_send(deployment),
         )
         passage.dropped[deployment.name] = sent.dropped
         is_native = request.native is not None and sent.wire is request.front

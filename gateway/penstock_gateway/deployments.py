@@ -26,6 +26,14 @@ class Ability(StrEnum):
     JSON = "json"  # response_format json_object or json_schema
 
 
+class HiddenReasoning(StrEnum):
+    """When a model's stream holds back tokens of reasoning, which are billed all the same."""
+
+    NEVER = "never"  # it does not reason, or shows what it thinks
+    ON_REQUEST = "on_request"
+    ALWAYS = "always"
+
+
 @dataclass(frozen=True, slots=True)
 class ParameterRules:
     """How one model's parameters differ from the common chat schema.
@@ -91,6 +99,8 @@ class Deployment:
     wires : tuple of WireFormat
         Which formats its server speaks. A request in one of them is passed on as it is; any other is translated to the
         first of `TRANSLATED` that is among them.
+    hidden_reasoning : HiddenReasoning
+        When its streams show less than they cost.
     """
 
     name: str
@@ -117,6 +127,7 @@ class Deployment:
     max_parallel_requests: int | None = None
     on_disconnect: str = "cancel"
     wires: tuple[WireFormat, ...] = (WireFormat.CHAT,)
+    hidden_reasoning: HiddenReasoning = HiddenReasoning.NEVER
 
 
 TRANSLATED = (WireFormat.CHAT, WireFormat.MESSAGES, WireFormat.RESPONSES)

@@ -75,7 +75,8 @@ class AttemptMetrics:
         )
         self.drains = Counter(
             "penstock_drains",
-            "Answers read on after the client had left, by outcome (complete, failed, timeout, refused).",
+            "Answers read on after the client had left, by outcome (complete, failed, timeout, stopped, over_budget, "
+            "refused).",
             ("outcome",),
             registry=registry,
         )

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from penstock_gateway.deployments import Ability, ParameterRules
+from penstock_gateway.deployments import Ability, HiddenReasoning, ParameterRules
 from penstock_gateway.money.prices import Price
 from penstock_gateway.money.snapshot import SnapshotModel, load_snapshot
+from penstock_gateway.wire.claude_generations import FIRST_THINKING_UNASKED, generation_of
 
 _DATE_SUFFIX = re.compile(r"[-@](20\d{2}-\d{2}-\d{2}|20\d{6})$")
 _OPENAI_GPT = re.compile(r"gpt-(\d+)(?:\.\d+)?(?=[-.]|$)")
@@ -20,6 +21,9 @@ _OPENAI_O_SERIES = re.compile(r"o\d+(?=-|$)")
 _UNCHANGED_SAMPLING: dict[str, object] = {"temperature": 1, "top_p": 1}
 _NO_PENALTIES: dict[str, object] = {"presence_penalty": 0, "frequency_penalty": 0}
 _NO_LOGPROBS: dict[str, object] = {"logprobs": False}
+# OpenAI, Google and xAI stream nothing of it or a summary, Anthropic a summary; the servers of open models stream it
+# as ``reasoning_content``.
+_HIDING_PROVIDERS = frozenset({"openai", "azure", "gemini", "vertex_ai", "xai"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,8 @@ class ModelFacts:
     abilities : frozenset of Ability
     deprecated_on : str
         ISO date on which the maker switches the model off; empty when none is known.
+    hidden_reasoning : HiddenReasoning
+        When its streams show less than they cost.
     """
 
     price: Price
@@ -45,6 +51,7 @@ class ModelFacts:
     max_output_tokens: int
     abilities: frozenset[Ability]
     deprecated_on: str = ""
+    hidden_reasoning: HiddenReasoning = HiddenReasoning.NEVER
 
 
 def find_model(provider: str, model: str, adapter: str) -> ModelFacts | None:
@@ -75,6 +82,7 @@ def find_model(provider: str, model: str, adapter: str) -> ModelFacts | None:
         max_output_tokens=found.max_output_tokens,
         abilities=_abilities(provider, adapter, found),
         deprecated_on=found.deprecated_on,
+        hidden_reasoning=_hidden_reasoning(provider, model, found),
     )
 
 
@@ -157,6 +165,15 @@ def _snapshot_model(provider: str, model: str) -> SnapshotModel | None:
 def _is_reasoning(provider: str, model: str) -> bool:
     found = _snapshot_model(provider, model)
     return found is not None and found.is_reasoning and "non-reasoning" not in model
+
+
+def _hidden_reasoning(provider: str, model: str, found: SnapshotModel) -> HiddenReasoning:
+    is_claude = "claude" in model
+    is_hidden = provider in _HIDING_PROVIDERS or is_claude or "gemini" in model
+    if not found.is_reasoning or not is_hidden or "non-reasoning" in model:
+        return HiddenReasoning.NEVER
+    is_asked = is_claude and (generation_of(model) or FIRST_THINKING_UNASKED) < FIRST_THINKING_UNASKED
+    return HiddenReasoning.ON_REQUEST if found.has_optional_reasoning or is_asked else HiddenReasoning.ALWAYS
 
 
 def _abilities(provider: str, adapter: str, found: SnapshotModel) -> frozenset[Ability]:

@@ -104,7 +104,6 @@ class Pipeline:
         self.cache: CacheDesk | None = None
         self.max_kept_bytes = 0
         self._settler = Settler(
-            self.deployments,
             decisions,
             metrics,
             spending,
@@ -133,23 +132,18 @@ class Pipeline:
         """Decide by another artifact, in which deployments may have other arms, from now on."""
         self.chooser = chooser
         self.deployments = dict(deployments)
-        self._know(self.deployments)
 
     def adopt(
         self, settings: Settings, deployments: Sequence[Deployment], chooser: ArmChooser, policies: PolicyBook
     ) -> None:
         """Put another configuration in force for the requests that come from now on; those under way end as they began.
 
-        A deployment that is gone is still known by name, because answers of it may be under way.
+        A deployment that is gone is known to the requests that were decided before, and to nobody else.
         """
         self.settings = settings
         self.observes = settings.routing.observe
         self.policies = policies
         self.use_router(chooser, {deployment.name: deployment for deployment in deployments})
-
-    def _know(self, deployments: Mapping[str, Deployment]) -> None:
-        known = {**self._settler.deployments, **deployments}
-        self._settler.deployments = self.attempts.deployments = known
 
     async def answer(self, caller: Caller, request: ChatRequest) -> Answer:
         """Choose a deployment, call it, and return its reply.
@@ -172,19 +166,21 @@ class Pipeline:
         policy = self.policy_of(caller, request)
         place = None if self.events is None else Place(self.events)
         visit = None
+        before = self.deployments
         try:
             if self.cache is not None and request.is_reusable:
                 visit = self._visit(self.cache, caller, request, policy)
             if visit is not None and (hit := await visit.exact()):
-                return await self._from_cache(caller, request, place, visit, hit)
-            if visit is None:
-                decision = await self.decide(caller, request, policy)
-                return await self._from_model(caller, request, policy, place, decision, None)
-            reading = await self.chooser.read(request) if self._wants_reading(request, visit) else UNREAD
+                return await self._from_cache(caller, request, place, visit, hit, before)
+            reading = None
+            if visit is not None:
+                reading = await self.chooser.read(request) if self._wants_reading(request, visit) else UNREAD
+            in_force = self.deployments  # what `decide` chooses among: a reload changes it for later requests only
             decision = await self.decide(caller, request, policy, reading)
-            if hit := await visit.semantic(reading, decision):
-                return await self._from_cache(caller, request, place, visit, hit, reading)
-            return await self._from_model(caller, request, policy, place, decision, visit)
+            if visit is not None and reading is not None and (hit := await visit.semantic(reading, decision)):
+                return await self._from_cache(caller, request, place, visit, hit, before, reading)
+            passage = Passage(caller, request, decision, place=place, deployments=in_force)
+            return await self._from_model(passage, policy, visit)
         except BaseException as error:
             if place is not None:
                 place.release()
@@ -199,19 +195,11 @@ class Pipeline:
         """Whether encoder and artifact are to be asked: for `auto`, and where another wording may answer."""
         return is_alias(request.model) or visit.wants_reading
 
-    async def _from_model(
-        self,
-        caller: Caller,
-        request: ChatRequest,
-        policy: RequestPolicy,
-        place: Place | None,
-        decision: RouteDecision,
-        visit: Visit | None,
-    ) -> Answer:
+    async def _from_model(self, passage: Passage, policy: RequestPolicy, visit: Visit | None) -> Answer:
         """Hold the money, call the chosen deployment or its fallbacks, and return the answer that came."""
-        note = None if visit is None else CacheNote(visit.status)
-        passage = Passage(caller, request, decision, place=place, cache=note, deployments=self.attempts.deployments)
-        plan = self.attempts.plan(caller.principal, request, decision)
+        caller, request, decision = passage.caller, passage.request, passage.decision
+        passage.cache = None if visit is None else CacheNote(visit.status)
+        plan = self.attempts.plan(passage)
         passage.hold = await self.spending.admit(caller.principal, request, plan[0], decision.id)
         self.decisions.add(caller.tenant, decision, caller.request_id)
         if self.cache is not None:
@@ -225,8 +213,8 @@ class Pipeline:
         except BaseException as error:
             if not passage.is_draining:
                 self.settle(passage, *outcome_of(error))
-            elif place is not None:
-                place.lend()
+            elif passage.place is not None:
+                passage.place.lend()
             if isinstance(error, GatewayError):
                 error.headers.update(decision_headers(decision, passage.overhead_ms))
             raise
@@ -239,11 +227,13 @@ class Pipeline:
         place: Place | None,
         visit: Visit,
         hit: Hit,
+        before: Mapping[str, Deployment],
         reading: PromptReading = UNREAD,
     ) -> Answer:
         """Return a stored answer in the place of a model's."""
         document = hit.document
-        deployment = self.attempts.deployments[document.arm]
+        # A reload may have taken the deployment away since its answer was found.
+        deployment = self.deployments.get(document.arm) or before[document.arm]
         decision = self.chooser.cached(request, deployment, reading)
         passage = Passage(caller, request, decision, place=place, cache=CacheNote(hit.kind, hit.similarity))
         passage.hold = await self.spending.admit(caller.principal, request, deployment, decision.id, is_cached=True)

@@ -62,6 +62,8 @@ class _Message(msgspec.Struct):
     content: str | list[_Part | str] | None = None
     thinking_blocks: msgspec.Raw = msgspec.Raw()
     reasoning_items: msgspec.Raw = msgspec.Raw()
+    tool_calls: msgspec.Raw = msgspec.Raw()
+    function_call: msgspec.Raw = msgspec.Raw()
 
     @property
     def is_bound(self) -> bool:
@@ -417,10 +419,9 @@ def _survey(messages: list[_Message]) -> tuple[int, int, set[Ability]]:
     text_bytes = attachments = 0
     needs: set[Ability] = set()
     for message in messages:
-        if isinstance(message.content, str):
-            text_bytes += len(message.content.encode())
-            continue
-        for part in message.content or ():
+        text_bytes += len(message.tool_calls) + len(message.function_call)  # the prompt repeats them
+        content = message.content
+        for part in (content,) if isinstance(content, str) else content or ():
             if isinstance(part, str):
                 text_bytes += len(part.encode())
             elif part.type in _ATTACHMENT_ABILITIES:

@@ -106,9 +106,10 @@ def start_request_log(*, level: str, on_drop: Callable[[], None], stream: IO[str
     Returns
     -------
     callable
-        Stops the writer after flushing what is queued.
+        Stops the writer after flushing what is queued; the loggers are as they were.
     """
     handler = _BatchHandler(stream or sys.stderr, on_drop)
+    before = logging.getLogger("penstock").level
     set_log_level(level)
     # uvicorn warns about every malformed request, so that anyone who can connect could fill the log: errors only.
     logging.getLogger("uvicorn.error").setLevel("ERROR")
@@ -121,6 +122,7 @@ def start_request_log(*, level: str, on_drop: Callable[[], None], stream: IO[str
         for logger in loggers:
             logger.removeHandler(handler)
             logger.propagate = True
+        logging.getLogger("penstock").setLevel(before)
         handler.close()
 
     return stop

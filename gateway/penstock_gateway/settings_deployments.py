@@ -14,7 +14,7 @@ import msgspec
 
 from penstock_gateway.configuration_problems import ConfigurationError, Problem, setting_path
 from penstock_gateway.deployment_prices import known_price, stand_in_price
-from penstock_gateway.deployments import TIERS, TRANSLATED, Ability, Deployment, ParameterRules
+from penstock_gateway.deployments import TIERS, TRANSLATED, Ability, Deployment, HiddenReasoning, ParameterRules
 from penstock_gateway.model_facts import ModelFacts, find_model, find_rules
 from penstock_gateway.money.prices import Price
 from penstock_gateway.providers import PROVIDERS
@@ -104,6 +104,7 @@ def _build(settings: Settings, entry: DeploymentSettings, arms: Collection[str])
         max_parallel_requests=entry.max_parallel_requests,
         on_disconnect=entry.on_disconnect,
         wires=wires_of(entry),
+        hidden_reasoning=facts.hidden_reasoning if facts else HiddenReasoning.NEVER,
     )
 
 

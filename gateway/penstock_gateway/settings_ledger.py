@@ -69,8 +69,8 @@ class LedgerSettings(Section):
         1024,
         ge=1,
         le=1_000_000,
-        description="Completion tokens held for a stream without `max_tokens`, and sent as limit with a plain request "
-        "for which the model's own does not fit the budget.",
+        description="Completion tokens held for a stream without `max_tokens`, and sent as limit with a plain request, "
+        "or a stream whose reasoning nobody sees, for which the model's own does not fit the budget.",
     )
     top_up_output_tokens: int = Field(
         1024,

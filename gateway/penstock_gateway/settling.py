@@ -25,7 +25,6 @@ from penstock_gateway.events.log import EventLog
 from penstock_gateway.events.records import CacheNote
 from penstock_gateway.metrics import GatewayMetrics
 from penstock_gateway.money.cost_of import attempt_cost, estimated_usage, total_cost, usage_of_cut_stream
-from penstock_gateway.money.prices import Price
 from penstock_gateway.money.usage import Usage
 from penstock_gateway.request_body import ChatRequest
 from penstock_gateway.spending import Hold, SpendDesk
@@ -102,6 +101,8 @@ class Passage:
         In observe mode: what would have been chosen, as soon as that is known.
     deployments : mapping of str to Deployment
         In force when the request was decided: it is charged by their prices, whatever a reload changes meanwhile.
+    tried : dict of str to Deployment
+        Where it was tried, with deadlines cut to what was left: one that joined a group meanwhile is in here alone.
     dropped : dict of str to tuple of str
         What of the request was not sent, because the deployment's format has no place for it, by deployment.
     answer_id : str or None
@@ -122,6 +123,7 @@ class Passage:
     is_draining: bool = False
     shadow: asyncio.Future[RouteDecision | None] | None = None
     deployments: Mapping[str, Deployment] = field(default_factory=dict)
+    tried: dict[str, Deployment] = field(default_factory=dict)
     dropped: dict[str, tuple[str, ...]] = field(default_factory=dict)
     answer_id: str | None = None
 
@@ -136,6 +138,10 @@ class Passage:
         """Return how an answer in a format is put into the client's; None when it is the same."""
         translator = find_translator(self.request.front, wire)
         return None if translator is None else Translation(translator, self.asked)
+
+    def deployment(self, name: str) -> Deployment:
+        """Return one of the deployments that the request was tried at, as it is charged."""
+        return self.deployments.get(name) or self.tried[name]
 
     @property
     def is_cached(self) -> bool:
@@ -152,7 +158,6 @@ class Settler:
 
     Parameters
     ----------
-    deployments : mapping of str to Deployment
     decisions : RecentDecisions
     metrics : GatewayMetrics
     spending : SpendDesk
@@ -166,7 +171,6 @@ class Settler:
 
     def __init__(
         self,
-        deployments: Mapping[str, Deployment],
         decisions: RecentDecisions,
         metrics: GatewayMetrics,
         spending: SpendDesk,
@@ -177,7 +181,6 @@ class Settler:
     ) -> None:
         self.keepers = keepers or ConversationKeepers()
         self.encoder_id = encoder_id
-        self.deployments = deployments
         self.decisions = decisions
         self.metrics = metrics
         self.spending = spending
@@ -208,7 +211,7 @@ class Settler:
             passage.reply.complete_record()
         usage = self._usage(passage, is_cut=error_code is not None)
         costs = [self._cost(record, passage) for record in passage.records]
-        total = total_cost(passage.records, partial(self._price_of, passage))
+        total = total_cost(passage.records, lambda name: passage.deployment(name).price)
         has_worked = any(record.usage is not None for record in passage.records)
         if has_worked and total.cost_usd is None:
             self.metrics.unpriced.labels(passage.decision.chosen).inc()
@@ -227,7 +230,7 @@ class Settler:
         self.decisions.settle(passage.decision.id, settlement)
         self.metrics.observe(passage.decision, settlement)
         self._remember(passage, settlement)
-        self._charge(passage, settlement, costs)
+        self._charge(passage, settlement, costs, total.known_usd)
         _log.info("request", extra=_log_fields(passage, settlement))
         return settlement
 
@@ -246,13 +249,10 @@ class Settler:
     def _cost(self, record: AttemptRecord, passage: Passage) -> Decimal | None:
         request = passage.request
         if record.usage is None and record.may_be_billed:  # the provider may have begun, and bills it then
-            limit = request.max_tokens or self.deployments[record.deployment].max_output_tokens
+            limit = request.max_tokens or passage.deployment(record.deployment).max_output_tokens
             arrived = min(estimate_tokens(record.output_bytes), limit * request.choices)
             record.usage = estimated_usage(request.input_tokens, arrived)
-        return attempt_cost(record, self._price_of(passage, record.deployment))
-
-    def _price_of(self, passage: Passage, name: str) -> Price:
-        return (passage.deployments.get(name) or self.deployments[name]).price
+        return attempt_cost(record, passage.deployment(record.deployment).price)
 
     def _remember(self, passage: Passage, settlement: Settlement) -> None:
         """Note who answered a conversation last."""
@@ -260,7 +260,7 @@ class Settler:
         if served is None or settlement.error_code is not None or passage.request.front is WireFormat.EMBEDDINGS:
             return
         self.keepers.remember(tenant, passage.request.opening, served)
-        if passage.answer_id is not None and WireFormat.RESPONSES in self.deployments[served].wires:
+        if passage.answer_id is not None and WireFormat.RESPONSES in passage.deployment(served).wires:
             self.keepers.remember(tenant, passage.answer_id, served)
         if self.conversations is None or usage is None:
             return
@@ -268,9 +268,12 @@ class Settler:
         warm = Warm(served, usage.input_tokens, passage.decision.forgone_usd if is_chosen else 0.0)
         self.conversations.remember(tenant, passage.request.opening, warm)
 
-    def _charge(self, passage: Passage, settlement: Settlement, costs: Sequence[Decimal | None]) -> None:
+    def _charge(
+        self, passage: Passage, settlement: Settlement, costs: Sequence[Decimal | None], known_usd: Decimal
+    ) -> None:
+        """Charge what is known of the cost: an attempt without a price takes nothing off the bill of the others."""
         hold = passage.hold or Hold(self.spending, passage.caller.principal, passage.request, passage.decision.id)
-        charge = hold.settle(settlement.cost_usd, _tokens(settlement.attempts))
+        charge = hold.settle(known_usd, _tokens(settlement.attempts))
         if self.events is None or passage.place is None or not passage.place.use():
             self.spending.put_charge(charge)
             return

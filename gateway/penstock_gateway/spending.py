@@ -9,37 +9,40 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from math import ceil
 from typing import Final
 
 from penstock_gateway.accounts.principal import Principal
+from penstock_gateway.bounds import bound_picousd, choices_at_most, hides_reasoning
 from penstock_gateway.deployments import Deployment
-from penstock_gateway.errors import GatewayError, NoCandidate, Overloaded, QuotaExceeded, RateLimited
+from penstock_gateway.errors import NoCandidate, Overloaded, QuotaExceeded
 from penstock_gateway.ledger.contract import (
     BudgetState,
     Charge,
     Grant,
     Ledger,
-    LimitKind,
-    LimitState,
     Refusal,
     RefusalReason,
     Reservation,
 )
 from penstock_gateway.money.amounts import to_picousd, to_usd
-from penstock_gateway.money.prices import format_usd, upper_bound_usd
-from penstock_gateway.request_body import ChatRequest, TradeoffValue, plain_field
-from penstock_routers.token_counts import TOKENS_PER_MESSAGE, tokens_at_most
+from penstock_gateway.money.prices import format_usd
+from penstock_gateway.refusals import budget_warnings, error_of, limit_headers
+from penstock_gateway.request_body import ChatRequest, TradeoffValue
+from penstock_routers.token_counts import tokens_at_most
 
 _log = logging.getLogger("penstock.spending")
 
 MARGIN_TOKENS: Final = 64
 """A stream asks for more before it has used up what is held: what one packet of it may carry."""
+LIMITED_BYTES_PER_TOKEN: Final = 8
+"""A model that was given a limit is taken at its word until its text is twice as long as so many tokens usually are."""
 _KNOB: Final = {"cost": 0.0, "balanced": 0.5, "quality": 1.0}
 _MAX_WARNED: Final = 10_000
+_MAX_KNOWN: Final = 100_000  # budgets, some 20 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class SpendRules:
     Attributes
     ----------
     reserve_output_tokens : int
-        Of a stream without ``max_tokens``, and of a plain request for which the model's limit does not fit.
+        Of a stream without ``max_tokens``; and of what has to be held as a whole, where the model's limit does not fit.
     top_up_output_tokens : int
         Step by which a stream's hold grows.
     """
@@ -191,7 +194,11 @@ class SpendDesk:
                     self._warned.pop(next(iter(self._warned)))
                 self._on_soft_limit(state)
                 _log.warning("budget_soft_limit_passed", extra=_fields_of(state))
-        self._used.update((scope, (state.resets_at, state.used_share)) for scope, state in fullest.items())
+        for scope, state in fullest.items():
+            self._used.pop(scope, None)
+            self._used[scope] = (state.resets_at, state.used_share)
+            if len(self._used) > _MAX_KNOWN:
+                self._used.pop(next(iter(self._used)))
 
     def _used_share(self, scope: str, now: float) -> float:
         resets_at, share = self._used.get(scope, (None, 0.0))
@@ -223,9 +230,12 @@ class Hold:
     __slots__ = (
         "_amount",
         "_begun",
+        "_choices",
         "_deployment",
         "_desk",
         "_request",
+        "_rules",
+        "_turn",
         "admitted_at",
         "grant",
         "id",
@@ -242,7 +252,10 @@ class Hold:
         self.output_tokens = 0
         self.max_tokens: int | None = None
         self._desk = desk
+        self._rules = desk.rules  # those of a later configuration are for later requests
         self._request = request
+        self._choices = choices_at_most(request)
+        self._turn = asyncio.Lock()  # attempts that begin beside each other are held one after the other
         self._deployment: Deployment | None = None
         self._amount = 0
         self._begun = 0
@@ -257,15 +270,14 @@ class Hold:
         if is_cached:
             self.grant = await self._reserve(0, 0)
             return
-        try:
-            await self._open_with(deployment)
-        except QuotaExceeded:
-            smaller = self._desk.rules.reserve_output_tokens
-            request = self._request
-            if request.max_tokens is not None or request.is_stream or smaller >= deployment.max_output_tokens:
-                raise
-            self.max_tokens = smaller
-            await self._open_with(deployment)
+        smaller = self._rules.reserve_output_tokens
+        if self._is_whole(deployment) and smaller < deployment.max_output_tokens:
+            try:
+                await self._open_with(deployment, is_last=False)
+                return
+            except QuotaExceeded:
+                self.max_tokens = smaller
+        await self._open_with(deployment)
 
     async def begin(self, deployment: Deployment) -> int:
         """Cover one more attempt, beside all that have begun.
@@ -284,8 +296,9 @@ class Hold:
         QuotaExceeded, Overloaded, NoCandidate
         """
         bound = self._bound(deployment, self._output_bound(deployment))
-        await self._grow_to(self._begun + bound)
-        self._begun += bound
+        async with self._turn:
+            await self._grow_to(self._begun + bound)
+            self._begun += bound
         return bound
 
     def forgive(self, bound_picousd: int) -> None:
@@ -293,9 +306,37 @@ class Hold:
         self._begun -= bound_picousd
 
     def serve(self, deployment: Deployment) -> None:
-        """Note which deployment answers: its stream is what is metered."""
-        self._deployment = deployment
-        self.output_tokens = self._output_bound(deployment)
+        """Note which deployment answers: its stream is what is metered. Only the first call counts."""
+        if self._deployment is None:
+            self._deployment = deployment
+            self.output_tokens = self._output_bound(deployment)
+
+    def limit_to_send(self, deployment: Deployment) -> int | None:
+        """Return the limit on output tokens to send to a deployment; None when the client's or the model's own holds.
+
+        Parameters
+        ----------
+        deployment : Deployment
+        """
+        return None if self._request.max_tokens is not None else self._limit(deployment)
+
+    def tokens_in(self, output_bytes: int) -> int:
+        """Return how many completion tokens a stream counts for, for `keep_up`, by the text that has come.
+
+        Parameters
+        ----------
+        output_bytes : int
+            Of text.
+
+        Notes
+        -----
+        Hardly ever too few, where nothing but the budget ends the stream. Where the model was given a limit and that
+        is held, such a count would ask for money that cannot be needed: there it is low, and finds a model that does
+        not keep to its limit.
+        """
+        if self._deployment is None or self._limit(self._deployment) is None:
+            return tokens_at_most(output_bytes)
+        return output_bytes // LIMITED_BYTES_PER_TOKEN
 
     async def keep_up(self, output_tokens: int) -> None:
         """Let a stream go on, or not.
@@ -310,14 +351,18 @@ class Hold:
         QuotaExceeded, Overloaded
             The budget does not reach for more; what has come is covered.
         """
-        missing = output_tokens + MARGIN_TOKENS - self.output_tokens
-        if missing <= 0 or self._deployment is None or self.grant is None:
+        if self._deployment is None or self.grant is None:
             return
-        step = self._desk.rules.top_up_output_tokens
+        margin = MARGIN_TOKENS if self._limit(self._deployment) is None else 0
+        missing = output_tokens + margin - self.output_tokens
+        if missing <= 0:
+            return
+        step = self._rules.top_up_output_tokens
         wanted = self.output_tokens + step * ceil(missing / step)
         more = self._bound(self._deployment, wanted) - self._bound(self._deployment, self.output_tokens)
-        await self._grow_to(self._begun + more)
-        self._begun += more
+        async with self._turn:
+            await self._grow_to(self._begun + more)
+            self._begun += more
         self.output_tokens = wanted
 
     def settle(self, cost_usd: Decimal | None, tokens: int) -> Charge:
@@ -329,30 +374,48 @@ class Hold:
         """Return ``x-ratelimit-*`` of the tightest limit of each kind, and a warning of soft limits."""
         if self.grant is None:
             return {}
-        headers = {**limit_headers(self.grant.limits), **_warnings(self.grant.budgets)}
+        headers = {**limit_headers(self.grant.limits), **budget_warnings(self.grant.budgets)}
         if self.max_tokens is not None:
             headers["x-penstock-max-tokens"] = str(self.max_tokens)
         return headers
 
+    def _limit(self, deployment: Deployment) -> int | None:
+        """Return the limit on output tokens that a deployment gets from client or budget; None: it gets none."""
+        limit = self.max_tokens if self._request.max_tokens is None else self._request.max_tokens
+        if limit is None and self._request.is_stream and self._is_whole(deployment):
+            return deployment.max_output_tokens
+        return limit
+
+    def _is_whole(self, deployment: Deployment) -> bool:
+        """Whether all that the model may write has to be held, because nobody sees how far it is."""
+        request = self._request
+        if request.max_tokens is not None:
+            return False
+        return not request.is_stream or (self._has_budget and hides_reasoning(request, deployment))
+
+    @property
+    def _has_budget(self) -> bool:
+        return any(account.budgets for account in self.principal.accounts)
+
     def _output_bound(self, deployment: Deployment) -> int:
         """Return the completion tokens that an attempt may produce without asking."""
-        request = self._request
-        limit = self.max_tokens if request.max_tokens is None else request.max_tokens
+        limit = self._limit(deployment)
         if limit is None:
             limit = deployment.max_output_tokens
-            if request.is_stream:
-                limit = min(limit, self._desk.rules.reserve_output_tokens)
-        return limit * request.choices
+            if self._request.is_stream:
+                limit = min(limit, self._rules.reserve_output_tokens)
+        return limit * self._choices
 
-    async def _open_with(self, deployment: Deployment) -> None:
+    async def _open_with(self, deployment: Deployment, *, is_last: bool = True) -> None:
         output_tokens = self._output_bound(deployment)
         bound = self._bound(deployment, output_tokens)
         # Limits on tokens renew themselves, so they are no bound: a model's whole context would refuse for nothing.
-        usual = min(output_tokens, self._desk.rules.reserve_output_tokens * self._request.choices)
-        self.grant = await self._reserve(bound, self._request.input_tokens + usual)
+        usual = min(output_tokens, self._rules.reserve_output_tokens * self._choices)
+        self.grant = await self._reserve(bound, self._request.input_tokens + usual, is_last=is_last)
         self._amount = bound
 
-    async def _reserve(self, amount: int, tokens: int) -> Grant:
+    async def _reserve(self, amount: int, tokens: int, *, is_last: bool = True) -> Grant:
+        """Hold an amount; a budget that does not reach is a refusal only when nothing smaller is asked for then."""
         reservation = Reservation(self.id, self.principal.accounts, amount, tokens, self.admitted_at)
         try:
             answer = await self._desk.ledger.reserve(reservation)
@@ -360,7 +423,8 @@ class Hold:
             self._desk.put_charge(self.settle(None, 0))
             raise
         if isinstance(answer, Refusal):
-            self._desk.on_refusal(answer.reason)
+            if is_last or answer.reason is not RefusalReason.BUDGET:
+                self._desk.on_refusal(answer.reason)
             raise error_of(answer)
         self._desk.note_grant(answer)
         return answer
@@ -377,100 +441,13 @@ class Hold:
 
     def _bound(self, deployment: Deployment, output_tokens: int) -> int:
         """Return the most that an attempt may cost there, picodollars."""
-        price = deployment.price
-        if price.is_unknown and any(account.budgets for account in self.principal.accounts):
+        if deployment.price.is_unknown and self._has_budget:
             raise NoCandidate(
                 f"The price of '{deployment.name}' is not known, and this key has a budget to keep.",
                 code="price_unknown",
                 param="model",
             )
-        has_media = self._request.attachments > 0
-        bound = upper_bound_usd(
-            price,
-            _input_tokens_at_most(self._request),
-            output_tokens,
-            service_tier=_service_tier(self._request),
-            has_audio=has_media or "audio" in self._request.fields,
-            has_images=has_media,
-        )
-        return to_picousd(bound)
-
-
-def error_of(refusal: Refusal) -> GatewayError:
-    """Return what a refused caller is told.
-
-    Parameters
-    ----------
-    refusal : Refusal
-
-    Returns
-    -------
-    QuotaExceeded, RateLimited or Overloaded
-        With ``Retry-After`` when the same request may pass later.
-    """
-    headers = {} if refusal.retry_after_seconds is None else {"retry-after": str(ceil(refusal.retry_after_seconds))}
-    if refusal.reason is RefusalReason.UNAVAILABLE:
-        return Overloaded(
-            "Budgets cannot be looked up at the moment; try again shortly.",
-            code="ledger_unavailable",
-            headers=headers or {"retry-after": "1"},
-        )
-    if refusal.reason is RefusalReason.BUDGET:
-        return QuotaExceeded(_budget_text(refusal), headers=headers)
-    limit = refusal.limit
-    shown = {} if limit is None else limit_headers((limit,))
-    what = {
-        RefusalReason.REQUESTS: "requests per minute",
-        RefusalReason.TOKENS: "tokens per minute",
-        RefusalReason.PARALLEL: "parallel requests",
-    }[refusal.reason]
-    number = "" if limit is None else f" of {limit.limit}"
-    if limit is not None and refusal.retry_after_seconds is None:
-        text = f"This request is larger than the limit{number} {what} of {refusal.scope}, so it can never pass."
-        return RateLimited(text, code="request_above_limit", headers=shown)
-    text = f"The limit{number} {what} of {refusal.scope} is reached."
-    return RateLimited(text, headers={**(headers or {"retry-after": "1"}), **shown})
-
-
-def limit_headers(limits: Sequence[LimitState]) -> dict[str, str]:
-    """Return OpenAI's ``x-ratelimit-`` headers for the tightest limit of each kind."""
-    tightest: dict[LimitKind, LimitState] = {}
-    for state in limits:
-        known = tightest.get(state.kind)
-        if known is None or state.remaining < known.remaining:
-            tightest[state.kind] = state
-    headers = {}
-    for kind, state in tightest.items():
-        headers[f"x-ratelimit-limit-{kind.value}"] = str(state.limit)
-        headers[f"x-ratelimit-remaining-{kind.value}"] = str(max(0, state.remaining))
-        if kind is not LimitKind.PARALLEL:
-            headers[f"x-ratelimit-reset-{kind.value}"] = f"{state.reset_seconds:.3f}s"
-    return headers
-
-
-def _budget_text(refusal: Refusal) -> str:
-    state = refusal.budget
-    if state is None:
-        return f"A budget of {refusal.scope} is used up."
-    limit, spent, held = (
-        format_usd(to_usd(value)) for value in (state.limit_picousd, state.spent_picousd, state.held_picousd)
-    )
-    again = "" if state.resets_at is None else f" It renews at {_moment(state.resets_at)}."
-    return (
-        f"The {state.period.value} budget of {refusal.scope} does not reach for this request: "
-        f"{spent} of {limit} USD spent, {held} held for requests under way.{again}"
-    )
-
-
-def _warnings(budgets: Sequence[BudgetState]) -> dict[str, str]:
-    passed = [f"{s.scope} {s.period.value} {s.used_share:.0%}" for s in budgets if s.is_soft_passed]
-    if not passed:
-        return {}
-    return {"x-penstock-budget-warning": ", ".join(passed).encode("ascii", "replace").decode()}
-
-
-def _moment(at: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
+        return bound_picousd(self._request, deployment, output_tokens)
 
 
 def _fields_of(state: BudgetState) -> dict[str, object]:
@@ -486,15 +463,3 @@ def _fields_of(state: BudgetState) -> dict[str, object]:
 
 def _knob(setting: TradeoffValue) -> float:
     return _KNOB[setting] if isinstance(setting, str) else setting
-
-
-def _input_tokens_at_most(request: ChatRequest) -> int:
-    """Return an upper bound of the prompt's tokens; what has no text (pictures, sound) keeps its estimate."""
-    estimated_bytes = request.input_tokens * 4  # `estimate_tokens` is bytes over four
-    return max(request.input_tokens, tokens_at_most(estimated_bytes)) + TOKENS_PER_MESSAGE
-
-
-def _service_tier(request: ChatRequest) -> str | None:
-    """Return the service tier that the request asks for; None when it leaves that to the provider (``auto``)."""
-    asked = plain_field(request.fields, "service_tier") if "service_tier" in request.fields else ""
-    return None if not isinstance(asked, str) or asked == "auto" else asked

@@ -81,12 +81,13 @@ async def start_spending(settings: Settings, metrics: GatewayMetrics, servers: R
     """
     redis = servers.guard(settings, "ledger") if settings.ledger.kind == "redis" else None
     folder = None if settings.events.folder is None else Path(settings.events.folder)
+    log = NO_LOG if folder is None else await asyncio.to_thread(_identity_of, folder)
     books = await open_ledger(
         settings.ledger,
         metrics.ledger,
         commands=redis,
-        rebuild=no_charges if folder is None else _rebuild_from(folder),
-        log=NO_LOG if folder is None else await asyncio.to_thread(_identity_of, folder),
+        rebuild=no_charges if folder is None else _rebuild_from(folder, log),
+        log=log,
     )
     desk = SpendDesk(
         books.ledger,
@@ -128,11 +129,11 @@ def _identity_of(folder: Path) -> str:
         return NO_LOG
 
 
-def _rebuild_from(folder: Path) -> Rebuild:
+def _rebuild_from(folder: Path, log: str) -> Rebuild:
     async def rebuild(since: float | None) -> AsyncIterator[Sequence[Charge]]:
         # of a tail the outcomes alone: a checkpoint's row there would stand for some that were charged already
         types = ("outcome", "checkpoint") if since is None else ("outcome",)
-        charges = charges_of(read_events(folder, types=types, since=since))
+        charges = charges_of(read_events(folder, types=types, since=since), log=log)
         while batch := await asyncio.to_thread(_next_batch, charges):
             yield batch
 

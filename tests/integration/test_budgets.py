@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from penstock_gateway.errors import UpstreamBroken
 from penstock_gateway.events.reading import read_events
 from penstock_gateway.ledger.contract import Period
 from penstock_gateway.money.amounts import to_usd
@@ -24,7 +25,7 @@ from support.running_gateway import Running, eventually, running
 CONFIG = """
 deployments:
   - {name: small, model: up-small, base_url: "http://127.0.0.1:9/v1", tier: small,
-     price: {input: 0, output: 10}, context_tokens: 80000, max_output_tokens: 4000, abilities: [streaming]}
+     price: {input: 0, output: 10}, context_tokens: 80000, max_output_tokens: 4000, abilities: [streaming]%s}
 routing: {artifact: none}
 ledger: {reserve_output_tokens: 200, top_up_output_tokens: 100%s}
 client_keys:
@@ -33,6 +34,8 @@ teams: [{name: search%s}]
 tags: [{name: nightly, budgets: [{period: day, limit_usd: 0.5}]}]
 events: {folder: log}
 """
+ODD = """}
+  - {name: odd, base_url: "http://127.0.0.1:9/v1", unknown_price: allow, fallbacks: [small], abilities: [streaming]"""
 KEYS = {"APP_KEY": "app-0123456789abcdef"}
 APP = {"authorization": f"Bearer {KEYS['APP_KEY']}"}
 USD_PER_TOKEN = Decimal("0.00001")
@@ -82,9 +85,11 @@ def plain(_: UpstreamRequest) -> FakeReply:
 def settings_of(tmp_path: Path) -> Callable[..., Settings]:
     """Return the settings above with additions to key, team and ledger."""
 
-    def read(key: str = "", team: str = "", ledger: str = "", more: str = "", **environ: str) -> Settings:
+    def read(
+        key: str = "", team: str = "", ledger: str = "", more: str = "", deployment: str = "", **environ: str
+    ) -> Settings:
         path = tmp_path / "penstock.yaml"
-        path.write_text(CONFIG % (ledger, key, team) + more, encoding="utf-8")
+        path.write_text(CONFIG % (deployment, ledger, key, team) + more, encoding="utf-8")
         return load_settings(path, {**KEYS, **environ})
 
     return read
@@ -248,7 +253,7 @@ async def test_soft_limit_warns_in_header_and_metric(settings_of: Callable[..., 
 
 async def test_observed_request_is_answered_by_its_model_and_leaves_a_shadow(tmp_path: Path) -> None:
     """In observe mode the model that was asked for answers; what would have been chosen is logged beside it."""
-    config = CONFIG.replace("artifact: none", "artifact: default, observe: true") % ("", "", "")
+    config = CONFIG.replace("artifact: none", "artifact: default, observe: true") % ("", "", "", "")
     second = config.split("\n")[2].replace("name: small, model: up-small", "name: big, model: up-big")
     lines = config.split("\n")
     lines[4:4] = [second.replace("tier: small", "tier: frontier"), lines[3].replace("output: 10", "output: 90")]
@@ -264,3 +269,63 @@ async def test_observed_request_is_answered_by_its_model_and_leaves_a_shadow(tmp
     assert decision["intended_arm"] == "big"
     assert decision["shadow"]["arm"] in ("small", "big")
     assert decision["shadow"]["estimated_cost_usd"] is not None
+
+
+async def test_stream_that_its_client_has_left_never_passes_the_budget(
+    settings_of: Callable[..., Settings],
+) -> None:
+    """An answer that is read on for its usage asks for more money as it grows, as if its client were still there."""
+    settings = settings_of(key=", budgets: [{period: day, limit_usd: 0.01}]", deployment=", on_disconnect: drain")
+    replies: list[TokenStream] = []
+    gate = asyncio.Event()
+
+    def reply(_: UpstreamRequest) -> FakeReply:
+        replies.append(TokenStream(20_000, gate=gate))
+        return replies[-1]
+
+    async with running(settings, reply) as gateway:
+        response = await gateway.chat(headers=APP, stream=True)
+        await response.content.readuntil(b"\n\n")
+        response.close()
+        await eventually(lambda: len(gateway.app.pipeline.attempts.drains) == 1)
+        gate.set()
+        await eventually(lambda: replies[0].is_closed)
+        spent = await spent_usd(gateway, "key:app")
+        registry = gateway.app.pipeline.metrics.registry
+    assert spent == Decimal(replies[0].sent_tokens) * USD_PER_TOKEN
+    assert spent <= Decimal("0.01") + Decimal(100) * USD_PER_TOKEN
+    assert registry.get_sample_value("penstock_drains_total", {"outcome": "over_budget"}) == 1.0
+
+
+async def test_stream_that_a_model_without_a_price_began_is_charged_for_the_rest(
+    settings_of: Callable[..., Settings],
+) -> None:
+    """An attempt whose price nobody knows makes the cost unknown; the other's part of it is charged all the same."""
+    settings = settings_of(deployment=ODD)
+
+    def reply(request: UpstreamRequest) -> FakeReply:
+        if request.deployment.name == "odd":
+            raise UpstreamBroken("The connection to the provider broke before the answer was complete.")
+        return plain(request)
+
+    async with running(settings, reply) as gateway:
+        response = await gateway.chat(headers=APP, model="odd")
+        assert (response.status, response.headers["x-penstock-model"]) == (200, "small")
+        assert await spent_usd(gateway, "key:app") == 30 * USD_PER_TOKEN
+    (outcome,) = read_events(Path(str(settings.events.folder)), types=("outcome",))
+    assert (outcome["cost_usd"], outcome["cost_picousd"]) == (None, 300_000_000)
+
+
+@pytest.mark.parametrize(("limit_usd", "sent"), [("0.05", b"4000"), ("0.01", b"200")])
+async def test_stream_of_a_reasoning_model_is_sent_with_the_limit_that_is_held(
+    settings_of: Callable[..., Settings], limit_usd: str, sent: bytes
+) -> None:
+    """What a model thinks unseen is bounded before it begins: by its own limit, or one that the budget reaches for."""
+    thinker = """}
+  - {name: thinker, provider: openai, model: gpt-5, api_key: '${APP_KEY}', base_url: "http://127.0.0.1:9/v1",
+     price: {input: 0, output: 10}, context_tokens: 80000, max_output_tokens: 4000, abilities: [streaming]"""
+    settings = settings_of(key=f", budgets: [{{period: day, limit_usd: {limit_usd}}}]", deployment=thinker)
+    async with running(settings, stream_of(10, [])) as gateway:
+        assert (await stream(gateway, model="thinker"))[0] == 200
+        (request,) = gateway.upstream.requests
+    assert bytes(request.body["max_completion_tokens"]) == sent

@@ -108,7 +108,8 @@ async def test_key_that_is_revoked_mid_stream_ends_it_with_an_error_event(
     """The stream ends at the next block, without [DONE]; what has arrived is charged, estimated."""
     monkeypatch.setattr(answer_module, "REVOCATION_SECONDS", 0.0)
     stream, is_revoked = GatedStream(), False
-    async with asyncio.timeout(30), running(settings_of(tmp_path), lambda _: stream) as gateway:
+    settings = settings_of(tmp_path, more=f"events: {{folder: '{tmp_path / 'log'}'}}\n")
+    async with asyncio.timeout(30), running(settings, lambda _: stream) as gateway:
         gateway.app.pipeline.attempts.is_revoked = lambda key_id: is_revoked
         response = await gateway.chat(headers=APP, stream=True)
         first = await response.content.readuntil(b"\n\n")
@@ -124,6 +125,8 @@ async def test_key_that_is_revoked_mid_stream_ends_it_with_an_error_event(
         assert (outcome["status"], outcome["error_code"]) == (200, "api_key_revoked")
         assert outcome["is_cost_estimated"] is True
         assert outcome["output_tokens"] >= 80 / 4
+    (written,) = read_events(tmp_path / "log", types=("outcome",))
+    assert [attempt["error_code"] for attempt in written["attempts"]] == ["api_key_revoked"]
 
 
 async def test_clock_that_jumps_charges_the_day_of_each_admission(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from penstock_gateway.deployments import Deployment
 from penstock_gateway.events.reading import read_events
 from penstock_gateway.money.amounts import to_usd
 from penstock_gateway.reloading import StartProblem
@@ -19,6 +21,7 @@ from support.redis_server import NOT_INSTALLED, redis_binary, running_redis
 from support.reloading_gateway import ADMIN_KEY, OUTPUT_TOKENS, ReloadingGateway, made, reloading_gateway
 from support.running_gateway import eventually
 
+PRICE = "{input: 0, output: 7}"
 RELOADS = 10
 APP, OTHER = "sk-app-0123456789abcdef", "sk-other-0123456789abc"
 ENVIRON = {"APP_KEY": APP, "OTHER_KEY": OTHER, "ADMIN": ADMIN_KEY}
@@ -180,6 +183,38 @@ async def test_stream_to_a_deployment_that_is_taken_away_ends_and_is_charged(tmp
         status, _, text = await held
         assert (status, "[DONE]" in text) == (200, True)
         await gateway.until_spent("key:other", cost_usd(7))
+
+
+async def test_deployment_that_nobody_uses_any_more_is_forgotten(tmp_path: Path) -> None:
+    """Reloads for years leave nothing behind: a deployment that is gone lives as long as a request that knows it."""
+
+    def with_one(number: int) -> str:
+        return config(deployments=f"  - {{name: gone{number}, base_url: 'http://127.0.0.1:9/v1', price: {PRICE}}}")
+
+    async with reloading_gateway(tmp_path / "penstock.yaml", with_one(0), ENVIRON) as gateway:
+        gateway.upstream.gate = asyncio.Event()
+        held = asyncio.create_task(gateway.ask("gone0", key=OTHER, stream=True))
+        await eventually(lambda: len(gateway.upstream.requests) == 1)
+        for number in range(1, 5):
+            await gateway.reload(with_one(number))
+        first, second = living("gone0"), living("gone1")
+        gateway.upstream.gate.set()
+        assert "[DONE]" in (await held)[2]
+        await gateway.until_spent("key:other", cost_usd(7))
+        del held
+        gateway.upstream.requests.clear()
+        gateway.upstream.replies.clear()
+        await eventually(lambda: gateway.gauge("penstock_config_draining") == 0.0)
+        await gateway.reload(with_one(5))  # the lanes of one configuration before the last are kept for its requests
+        await gateway.reload(with_one(6))
+        assert (first, second) == (True, False)
+        assert not living("gone0")
+
+
+def living(name: str) -> bool:
+    """Whether anything holds a deployment of this name."""
+    gc.collect()
+    return any(isinstance(each, Deployment) and each.name == name for each in gc.get_objects())
 
 
 async def test_budget_of_a_new_configuration_counts_what_was_spent_before_it(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from penstock_gateway.attempts.failures import Failure
 from penstock_gateway.attempts.reply import AttemptReply
-from penstock_gateway.errors import UpstreamError
+from penstock_gateway.errors import GatewayError, UpstreamError
 from penstock_gateway.settings_attempts import DrainSettings
 
 _log = logging.getLogger("penstock.attempts")
@@ -22,7 +22,7 @@ class Drainable(Protocol):
     """An answer that can be read on without a client."""
 
     async def read_to_end(self) -> None:
-        """Read the rest and throw it away. Raises `UpstreamError`."""
+        """Read the rest and throw it away. Raises `UpstreamError`, and what its budget refuses with."""
         ...
 
     async def aclose(self) -> None:
@@ -38,7 +38,8 @@ class DrainDesk:
     settings : DrainSettings
         May be replaced at any time.
     note : callable, optional
-        Called with the outcome of each: ``complete``, ``failed``, ``timeout``, ``stopped`` or ``refused``.
+        Called with the outcome of each: ``complete``, ``failed``, ``timeout``, ``stopped``, ``over_budget`` or
+        ``refused``.
     """
 
     def __init__(self, settings: DrainSettings, note: Callable[[str], None] = lambda outcome: None) -> None:
@@ -76,6 +77,7 @@ class DrainDesk:
 
     async def aclose(self) -> None:
         """Stop all; each one's `on_done` is called."""
+        await asyncio.sleep(0)  # a task that is cancelled before it has begun would call nobody
         tasks = set(self._tasks)
         for task in tasks:
             task.cancel()
@@ -92,6 +94,8 @@ class DrainDesk:
             outcome = "timeout"
         except UpstreamError:
             outcome = "failed"
+        except GatewayError:
+            outcome = "over_budget"
         except Exception:
             outcome = "failed"
             _log.exception("drain_failed")
@@ -122,7 +126,7 @@ class UnansweredTry:
         self._task = task
 
     async def read_to_end(self) -> None:
-        """Wait for the answer and read it to its end. Raises `UpstreamError`."""
+        """Wait for the answer and read it to its end; see `AttemptReply.read_to_end`."""
         outcome = await asyncio.shield(self._task)
         if isinstance(outcome, AttemptReply):
             self.reply = outcome

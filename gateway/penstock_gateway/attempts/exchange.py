@@ -22,7 +22,7 @@ from penstock_gateway.attempts.failures import (
 )
 from penstock_gateway.attempts.reply import AttemptReply
 from penstock_gateway.errors import GatewayError, UpstreamBroken, UpstreamError, UpstreamTimeout
-from penstock_gateway.upstream.protocol import Upstream, UpstreamReply, UpstreamRequest
+from penstock_gateway.upstream.protocol import Cover, Upstream, UpstreamReply, UpstreamRequest
 
 ERROR_BODY_SECONDS = 10.0
 """How long the body of an error may take: it is a few hundred bytes, and others wait to be tried."""
@@ -64,7 +64,7 @@ async def exchange(
         if reply.status >= 400:
             return await _refused(attempt, reply, unix_time)
         if request.is_stream:
-            return await _begun_stream(attempt, reply)
+            return await _begun_stream(attempt, reply, request.cover)
         attempt.note_first_byte()
         body = await reply.read()
         attempt.finish(reply.usage, reply.output_bytes)
@@ -112,7 +112,7 @@ async def _refused(attempt: Attempt, reply: UpstreamReply, unix_time: Callable[[
     return await _failed(attempt, reply, failure)
 
 
-async def _begun_stream(attempt: Attempt, reply: UpstreamReply) -> AttemptReply | Failure:
+async def _begun_stream(attempt: Attempt, reply: UpstreamReply, cover: Cover | None) -> AttemptReply | Failure:
     """Read up to the first event, which is not yielded yet."""
     blocks = reply.events()
     try:
@@ -126,7 +126,7 @@ async def _begun_stream(attempt: Attempt, reply: UpstreamReply) -> AttemptReply 
         passed_on = AttemptReply(attempt, reply, head=head)
         return await _failed(attempt, reply, failure_of_stream_error(reply.stream_error, passed_on))
     attempt.note_first_byte()
-    return AttemptReply(attempt, reply, head=head, blocks=blocks)
+    return AttemptReply(attempt, reply, head=head, blocks=blocks, cover=cover)
 
 
 async def _first_event(attempt: Attempt, blocks: AsyncGenerator[bytes, None]) -> bytes:

@@ -29,7 +29,6 @@ class BlockPump:
         self._has_changed = asyncio.Event()
         self._has_room = asyncio.Event()
         self._is_over = False
-        self._is_discarding = False
         self._error: Exception | None = None
         self._task = asyncio.create_task(self._run())
 
@@ -49,15 +48,6 @@ class BlockPump:
         self._has_room.set()
         return self._ahead.popleft()
 
-    async def read_to_end(self) -> None:
-        """Read the rest and throw it away; raises what the stream raised."""
-        self._is_discarding = True
-        self._ahead.clear()
-        self._has_room.set()
-        await asyncio.shield(self._task)
-        if self._error is not None:
-            raise self._error
-
     async def aclose(self) -> None:
         """Stop reading."""
         self._task.cancel()
@@ -66,11 +56,9 @@ class BlockPump:
     async def _run(self) -> None:
         try:
             async for block in self._blocks:
-                if self._is_discarding:
-                    continue
                 self._ahead.append(block)
                 self._has_changed.set()
-                while len(self._ahead) >= MAX_BLOCKS_AHEAD and not self._is_discarding:
+                while len(self._ahead) >= MAX_BLOCKS_AHEAD:
                     self._has_room.clear()
                     await self._has_room.wait()
         except Exception as error:  # handed to the reader, whatever it is

@@ -20,8 +20,8 @@ from penstock_gateway.attempts.failures import (
 from penstock_gateway.attempts.pump import BlockPump
 from penstock_gateway.attempts.records import AttemptRecord
 from penstock_gateway.deployments import Deployment
-from penstock_gateway.errors import UpstreamBroken, UpstreamError
-from penstock_gateway.upstream.protocol import UpstreamReply
+from penstock_gateway.errors import GatewayError, UpstreamBroken, UpstreamError
+from penstock_gateway.upstream.protocol import Cover, UpstreamReply
 
 
 class AttemptReply:
@@ -38,12 +38,15 @@ class AttemptReply:
         What has been read of a stream.
     blocks : async generator of bytes, optional
         The rest of a stream; None when there is none.
+    cover : Cover, optional
+        Asked while a stream is read on without its client.
     """
 
     __slots__ = (
         "_attempt",
         "_blocks",
         "_body",
+        "_cover",
         "_head",
         "_inner",
         "_pump",
@@ -63,6 +66,7 @@ class AttemptReply:
         body: bytes | None = None,
         head: bytes = b"",
         blocks: AsyncGenerator[bytes, None] | None = None,
+        cover: Cover | None = None,
     ) -> None:
         self.status = inner.status
         self.content_type = inner.content_type
@@ -75,6 +79,7 @@ class AttemptReply:
         self._body = body
         self._head = head
         self._blocks = blocks
+        self._cover = cover
         self._pump: BlockPump | None = None
 
     @property
@@ -134,25 +139,42 @@ class AttemptReply:
         Raises
         ------
         UpstreamError
+        QuotaExceeded, Overloaded
+            The budget does not reach for the rest.
         """
         try:
-            if self._blocks is not None and self._pump is None:
-                self._pump = BlockPump(self._blocks)
-            if self._pump is not None:
-                await self._pump.read_to_end()
+            if self._blocks is not None:
+                await self._read_on(self._pump or BlockPump(self._blocks))
         except UpstreamError as error:
             raise self._fail(error) from error.__cause__
+        except GatewayError as error:
+            self.give_up(error.code)
+            raise
         self._finish()
 
-    async def aclose(self) -> None:
-        """Release the connection; a stream that has not ended by now was given up."""
+    def give_up(self, error_code: str) -> None:
+        """End the try in the middle of its answer, for a reason that is not the deployment's; to be closed then."""
         self._copy()
-        self._attempt.abandon("client_disconnected", self.usage)
+        self._attempt.abandon(error_code, self.usage)
+
+    async def aclose(self) -> None:
+        """Release the connection; a stream that has not ended by now was left by its client."""
+        self.give_up("client_disconnected")
         if self._pump is not None:
             await self._pump.aclose()
         elif self._blocks is not None:
             await self._blocks.aclose()
         await self._inner.aclose()
+
+    async def _read_on(self, pump: BlockPump) -> None:
+        self._pump, cover = pump, self._cover
+        if cover is not None:
+            cover.serve(self.deployment)
+        async for _ in pump:
+            self._copy()
+            if cover is not None:
+                reported = 0 if self.usage is None else self.usage.output_tokens
+                await cover.keep_up(max(cover.tokens_in(self.output_bytes), reported))
 
     def _copy(self) -> None:
         inner = self._inner

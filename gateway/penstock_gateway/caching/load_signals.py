@@ -78,7 +78,10 @@ class LoadSignals:
 
     def follow(self, deployments: Iterable[str]) -> None:
         """Watch the deployments of these names from now on; what is known of those that stay is kept."""
-        self.policy.use(_capacities(self._settings, deployments))
+        capacities = _capacities(self._settings, deployments)
+        self.policy.use(capacities)
+        self._usual = {name: usual for name, usual in self._usual.items() if name in capacities}
+        self._in_flight = {name: count for name, count in self._in_flight.items() if count or name in capacities}
 
     def begin(self, name: str) -> None:
         """Count a call that begins.

@@ -41,7 +41,7 @@ class SpendRow:
 
 
 def charges_of(
-    rows: Iterable[Mapping[str, Any]], *, on_unreadable: Callable[[], None] = lambda: None
+    rows: Iterable[Mapping[str, Any]], *, log: str = "", on_unreadable: Callable[[], None] = lambda: None
 ) -> Iterator[Charge]:
     """Yield the charge of every outcome, each decision once.
 
@@ -51,20 +51,22 @@ def charges_of(
         Outcomes: ``decision_id``, ``admitted_at``, ``accounts`` (scopes), ``cost_picousd`` (None: nothing) and
         ``tokens`` or ``usage``. Rows of type ``checkpoint``: ``scope``, ``at``, ``seconds``, ``cost_picousd``. Rows of
         other types are passed over.
+    log : str
+        Identity of the log, where the charges of several are put into the same books.
     on_unreadable : callable
         Called for every row that names no request, no moment, or an amount that is none.
 
     Notes
     -----
-    O(n); memory is bounded by the last million ids. A checkpoint's row stands for many requests of one scope, and its
-    charge has an id of its own.
+    O(n); memory is bounded by the last million ids. A checkpoint's row stands for many requests of one scope in one
+    log, and its charge has an id of its own.
     """
     seen: dict[str, None] = {}
     for row in rows:
         kind = row.get("type", "outcome")
         if kind not in ("outcome", _CHECKPOINT):
             continue
-        charge = _checkpoint_charge(row) if kind == _CHECKPOINT else _outcome_charge(row)
+        charge = _checkpoint_charge(row, log) if kind == _CHECKPOINT else _outcome_charge(row)
         if charge is None:
             on_unreadable()
         elif charge.id not in seen:
@@ -104,11 +106,11 @@ def _outcome_charge(row: Mapping[str, Any]) -> Charge | None:
     return Charge(decision_id, tuple(Account(scope) for scope in scopes), amount, _tokens(row), float(at))
 
 
-def _checkpoint_charge(row: Mapping[str, Any]) -> Charge | None:
+def _checkpoint_charge(row: Mapping[str, Any], log: str) -> Charge | None:
     scope, at, amount = row.get("scope"), _number(row.get("at")), _amount(row.get("cost_picousd"))
     if not isinstance(scope, str) or at is None or amount is None:
         return None
-    return Charge(f"checkpoint {scope} {at} {row.get('seconds')}", (Account(scope),), amount, 0, float(at))
+    return Charge(f"checkpoint {log} {scope} {at} {row.get('seconds')}", (Account(scope),), amount, 0, float(at))
 
 
 def _tokens(row: Mapping[str, Any]) -> int:

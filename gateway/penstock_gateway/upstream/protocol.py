@@ -31,6 +31,18 @@ class Cover(Protocol):
         """Note that an attempt is surely free."""
         ...
 
+    def serve(self, deployment: Deployment) -> None:
+        """Note which deployment answers; only the first call counts."""
+        ...
+
+    def tokens_in(self, output_bytes: int) -> int:
+        """Return how many completion tokens the answer counts for by its text."""
+        ...
+
+    async def keep_up(self, output_tokens: int) -> None:
+        """Hold what an answer of so many completion tokens needs; raises when it must end."""
+        ...
+
 
 class ReplyTranslation(Protocol):
     """Puts the client's format in the place of the provider's; see `wire.replies`."""

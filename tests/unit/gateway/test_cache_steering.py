@@ -212,6 +212,18 @@ def test_load_of_a_deployment_with_a_stated_capacity_counts_calls_under_way() ->
     assert signals.policy.load("small", now) > 0.9
 
 
+def test_load_of_deployments_that_are_gone_is_forgotten_when_their_calls_are_over() -> None:
+    """Deployments come and go with configurations; only a call under way keeps one in mind."""
+    settings = CacheLoadSettings()
+    signals = LoadSignals(load_policy(settings, {"small": SMALL}), settings, lambda: 0.0)
+    for name in ("small", "gone", "busy"):
+        signals.begin(name)
+        if name != "busy":
+            signals.end(name, settled(1.0))
+    signals.follow(["small"])
+    assert (signals._in_flight, set(signals._usual)) == ({"small": 0, "busy": 1}, {"small"})
+
+
 def test_tallies_of_one_tenant_are_not_those_of_another() -> None:
     """Counts are kept and shown by tenant."""
     tallies = TenantTallies()

@@ -58,6 +58,13 @@ def test_charges_of_checkpoints_stand_for_the_requests_of_a_scope() -> None:
     assert first.id != second.id
 
 
+def test_charges_of_checkpoints_of_two_logs_have_ids_of_their_own() -> None:
+    """Two gateways may have spent for one team in the same quarter of an hour; put back, both count."""
+    row = {"type": "checkpoint", "scope": "team:red", "at": int(NOON), "seconds": 900, "cost_picousd": 5}
+    [here], [there] = charges_of([row], log="a"), charges_of([row], log="b")
+    assert here.id != there.id
+
+
 @pytest.mark.parametrize(
     "changes",
     [

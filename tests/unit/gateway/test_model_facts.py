@@ -6,7 +6,7 @@ from datetime import date, timedelta
 
 import pytest
 
-from penstock_gateway.deployments import Ability
+from penstock_gateway.deployments import Ability, HiddenReasoning
 from penstock_gateway.environment import default_arm_of, deployments_from_keys
 from penstock_gateway.model_facts import find_model, find_rules
 from penstock_gateway.money.snapshot import load_snapshot
@@ -71,6 +71,31 @@ def test_newer_claude_of_any_provider_refuses_sampling() -> None:
     assert find_rules("anthropic", "claude-opus-5-5", "direct").droppable["temperature"] == 1
     assert "temperature" not in find_rules("anthropic", "claude-haiku-4-5", "direct").droppable
     assert find_rules("bedrock", "anthropic.claude-haiku-5-5", "litellm").droppable["temperature"] == 1
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "hidden"),
+    [
+        ("openai", "gpt-5", HiddenReasoning.ALWAYS),
+        ("azure", "o3", HiddenReasoning.ALWAYS),
+        ("openai", "gpt-5.4", HiddenReasoning.ON_REQUEST),
+        ("openai", "gpt-4o", HiddenReasoning.NEVER),
+        ("gemini", "gemini-2.5-flash", HiddenReasoning.ALWAYS),
+        ("deepinfra", "google/gemini-2.5-pro", HiddenReasoning.ALWAYS),
+        ("anthropic", "claude-haiku-4-5", HiddenReasoning.ON_REQUEST),
+        ("anthropic", "claude-opus-5-5", HiddenReasoning.ALWAYS),
+        ("bedrock", "anthropic.claude-opus-4-7", HiddenReasoning.ON_REQUEST),
+        ("deepseek", "deepseek-reasoner", HiddenReasoning.NEVER),
+        ("groq", "openai/gpt-oss-120b", HiddenReasoning.NEVER),
+    ],
+)
+def test_reasoning_of_each_maker_is_known_to_be_shown_or_not(
+    provider: str, model: str, hidden: HiddenReasoning
+) -> None:
+    """Servers of open models stream what the model thinks; the others bill tokens that no byte shows."""
+    facts = find_model(provider, model, "direct")
+    assert facts is not None
+    assert facts.hidden_reasoning is hidden
 
 
 def test_mistral_takes_only_the_old_length_field() -> None:

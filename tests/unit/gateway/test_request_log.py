@@ -98,3 +98,13 @@ def test_log_of_a_process_with_another_server_takes_errors_only() -> None:
     logger.warning("Invalid HTTP request received.")
     stop()
     assert stream.getvalue() == ""
+
+
+def test_log_that_has_stopped_leaves_the_loggers_as_they_were() -> None:
+    """A gateway that logged errors only does not keep the next one in the process, or its tests, from warning."""
+    logger = logging.getLogger("penstock")
+    before = logger.level
+    stop = start_request_log(level="error", on_drop=lambda: None, stream=io.StringIO())
+    assert (logger.level, logger.propagate) == (logging.ERROR, False)
+    stop()
+    assert (logger.level, logger.propagate) == (before, True)

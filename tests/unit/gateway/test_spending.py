@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
+from penstock_gateway import spending
 from penstock_gateway.accounts.principal import BudgetRule, Principal
+from penstock_gateway.deployments import HiddenReasoning
 from penstock_gateway.errors import GatewayError, NoCandidate, Overloaded, QuotaExceeded, RateLimited
 from penstock_gateway.ledger.contract import (
     Account,
     Budget,
     BudgetState,
     Charge,
+    Grant,
     LimitKind,
     LimitState,
     Period,
@@ -24,9 +29,12 @@ from penstock_gateway.ledger.contract import (
 )
 from penstock_gateway.ledger.memory import MemoryLedger
 from penstock_gateway.money.amounts import PICOUSD_PER_USD
-from penstock_gateway.money.prices import Price
-from penstock_gateway.request_body import ChatRequest, parse_chat_request
-from penstock_gateway.spending import MARGIN_TOKENS, SpendDesk, SpendRules, error_of, limit_headers
+from penstock_gateway.money.prices import Price, ServiceTier, resolved_rates
+from penstock_gateway.refusals import error_of, limit_headers
+from penstock_gateway.request_body import ChatRequest, parse_chat_request, raw
+from penstock_gateway.spending import MARGIN_TOKENS, SpendDesk, SpendRules
+from penstock_gateway.wire.formats import WireFormat
+from penstock_gateway.wire.native import NativeRequest
 from support.fakes import deployment
 
 NOW = 1_790_000_000.0
@@ -269,3 +277,206 @@ def test_limit_headers_show_the_tightest_of_each_kind() -> None:
         "x-ratelimit-remaining-tokens": "9000",
         "x-ratelimit-reset-tokens": "6.000s",
     }
+
+
+async def test_admit_let_in_with_a_smaller_limit_counts_no_refusal() -> None:
+    """Only who is turned away is counted as refused."""
+    world = World(1_000)
+    await world.desk.admit(world.principal, asked(), MODEL, "dec_1")
+    assert world.refusals == []
+
+
+async def test_admit_refused_with_the_smaller_limit_too_counts_one_refusal() -> None:
+    """One request that is turned away is one refusal, however often the ledger was asked."""
+    world = World(100)
+    with pytest.raises(QuotaExceeded):
+        await world.desk.admit(world.principal, asked(), MODEL, "dec_1")
+    assert world.refusals == [RefusalReason.BUDGET]
+
+
+async def test_keep_up_stream_within_its_own_limit_is_never_ended() -> None:
+    """A stream whose `max_tokens` are held is not ended by a budget that reaches for just these."""
+    world = World(140)
+    hold = await world.desk.admit(world.principal, asked(stream=True, max_tokens=50), MODEL, "dec_1")
+    await hold.begin(MODEL)
+    hold.serve(MODEL)
+    before = await world.held_microusd()
+    for tokens in range(51):
+        await hold.keep_up(hold.tokens_in(tokens * 4))
+    assert (await world.held_microusd(), world.refusals) == (before, [])
+
+
+async def test_keep_up_stream_beyond_its_own_limit_asks_like_any_other() -> None:
+    """A provider that does not keep to the limit is not believed for ever."""
+    world = World(140)
+    hold = await world.desk.admit(world.principal, asked(stream=True, max_tokens=50), MODEL, "dec_1")
+    await hold.begin(MODEL)
+    hold.serve(MODEL)
+    with pytest.raises(QuotaExceeded):
+        await hold.keep_up(hold.tokens_in(51 * 8))
+    with pytest.raises(QuotaExceeded):
+        await hold.keep_up(51)
+
+
+async def test_serve_after_the_rules_have_changed_counts_what_is_held() -> None:
+    """A configuration that changes in between changes nothing about a request that was admitted before."""
+    world = World(10_000)
+    hold = await world.desk.admit(world.principal, asked(stream=True), MODEL, "dec_1")
+    await hold.begin(MODEL)
+    world.desk.rules = SpendRules(reserve_output_tokens=4_000, top_up_output_tokens=4_000)
+    hold.serve(MODEL)
+    assert hold.output_tokens == 200
+
+
+class SlowLedger(MemoryLedger):
+    """A ledger whose top-ups wait until the test lets them go, as over a network."""
+
+    def __init__(self) -> None:
+        super().__init__(clock=lambda: NOW)
+        self.gate = asyncio.Event()
+
+    async def top_up(self, reservation_id: str, amount_picousd: int, tokens: int) -> Refusal | None:
+        """Wait, then hold more."""
+        await self.gate.wait()
+        return await super().top_up(reservation_id, amount_picousd, tokens)
+
+
+async def test_begin_two_attempts_at_once_holds_both() -> None:
+    """A hedge that begins while another attempt is still being held is covered beside it."""
+    world = World(100_000)
+    world.desk.ledger = world.ledger = ledger = SlowLedger()
+    dear = deployment("large", price=Price(Decimal(2), Decimal(2), Decimal(4), Decimal(4)))
+    hold = await world.desk.admit(world.principal, asked(max_tokens=1000), dear, "dec_1")
+    hold.forgive(await hold.begin(dear))
+    first = await hold.begin(MODEL)  # covered by what is held already, and may be billed
+    second, third = asyncio.create_task(hold.begin(dear)), asyncio.create_task(hold.begin(MODEL))
+    await asyncio.sleep(0)
+    ledger.gate.set()
+    bounds = [first, await second, await third]
+    assert await world.held_microusd() >= sum(bounds) // MICRO_USD
+
+
+async def test_begin_attempt_that_is_refused_takes_nothing_from_the_next() -> None:
+    """What is not held for an attempt that could not begin is not counted as begun either."""
+    world = World(4_200)
+    dear = deployment("large", price=Price(Decimal(10), Decimal(10), Decimal(20), Decimal(20)))
+    hold = await world.desk.admit(world.principal, asked(max_tokens=1000), MODEL, "dec_1")
+    await hold.begin(MODEL)
+    with pytest.raises(QuotaExceeded):
+        await hold.begin(dear)
+    await hold.begin(MODEL)
+    assert 4_000 < await world.held_microusd() <= 4_200
+
+
+@pytest.mark.parametrize("name", ["priority", "Priority", "fast"])
+async def test_admit_service_tier_under_any_of_its_names_is_held_at_its_price(name: str) -> None:
+    """What a provider bills as priority is held as priority, however the request calls it."""
+    rates = resolved_rates(input=Decimal(2), output=Decimal(4))
+    price = Price(*[Decimal(1)] * 2, *[Decimal(2)] * 2, service_tiers=(ServiceTier("priority", rates),))
+    world = World(10_000)
+    request = asked(max_tokens=1000, service_tier=name)
+    await world.desk.admit(world.principal, request, deployment("small", price=price), "dec_1")
+    assert await world.held_microusd() > 4_000
+
+
+async def test_admit_prompt_of_tool_calls_is_held() -> None:
+    """What an earlier answer asked a tool for is part of the prompt, and is billed like the rest of it."""
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": json.dumps({"x": "word " * 2_000})}}
+    messages = [
+        {"role": "user", "content": "hello"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "ok"},
+    ]
+    world = World(100_000)
+    await world.desk.admit(world.principal, asked(messages=messages, max_tokens=1), MODEL, "dec_1")
+    assert await world.held_microusd() > 2_500
+
+
+async def test_tradeoff_remembers_no_more_budgets_than_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys come and go for years; what is known of their budgets does not grow with them."""
+    monkeypatch.setattr(spending, "_MAX_KNOWN", 3)
+    world = World()
+    for number in range(10):
+        state = BudgetState(f"key:{number}", Period.TOTAL, "total", 100, 50, 0, None)
+        world.desk.note_grant(Grant((state,)))
+    assert len(world.desk._used) == 3
+
+
+THINKER = deployment("thinker", max_output_tokens=4096, hidden_reasoning=HiddenReasoning.ALWAYS)
+
+
+async def test_admit_stream_whose_reasoning_nobody_sees_holds_the_models_limit() -> None:
+    """What no byte shows cannot be asked for step by step: under a budget all that the model may write is held."""
+    world = World(10_000)
+    hold = await world.desk.admit(world.principal, asked(stream=True), THINKER, "dec_1")
+    held = await world.held_microusd()
+    await hold.begin(THINKER)
+    hold.serve(THINKER)
+    await hold.keep_up(4096)
+    assert 8_192 < held == await world.held_microusd() < 8_300
+    assert (hold.limit_to_send(THINKER), hold.max_tokens) == (4096, None)
+
+
+async def test_admit_stream_whose_reasoning_does_not_fit_gets_a_smaller_limit() -> None:
+    """Near the end of a budget it is sent with a limit that the budget reaches for, as a plain request is."""
+    world = World(1_000)
+    hold = await world.desk.admit(world.principal, asked(stream=True), THINKER, "dec_1")
+    assert (hold.limit_to_send(THINKER), hold.headers()["x-penstock-max-tokens"]) == (200, "200")
+    assert 400 < await world.held_microusd() < 500
+    assert world.refusals == []
+
+
+async def test_admit_stream_of_a_reasoning_model_without_a_budget_holds_no_more_than_others() -> None:
+    """Limits on rates alone are no reason to hold, or to send, a limit."""
+    world = World(limits=RateLimits(requests_per_minute=10))
+    hold = await world.desk.admit(world.principal, asked(stream=True), THINKER, "dec_1")
+    hold.serve(THINKER)
+    assert (hold.output_tokens, hold.limit_to_send(THINKER)) == (200, None)
+
+
+async def test_admit_stream_with_a_limit_of_its_own_keeps_it_at_a_reasoning_model() -> None:
+    """The client's limit bounds reasoning too, so it is what is held and sent."""
+    world = World(10_000)
+    hold = await world.desk.admit(world.principal, asked(stream=True, max_tokens=300), THINKER, "dec_1")
+    assert hold.limit_to_send(THINKER) is None
+    assert 600 < await world.held_microusd() < 700
+
+
+@pytest.mark.parametrize(
+    ("fields", "limit"),
+    [
+        ({}, None),
+        ({"reasoning_effort": "none"}, None),
+        ({"reasoning_effort": None}, None),
+        ({"thinking": {"type": "disabled"}}, None),
+        ({"reasoning_effort": "low"}, 4096),
+        ({"thinking": {"type": "adaptive"}}, 4096),
+        ({"reasoning": {"effort": "high"}}, 4096),
+        ({"reasoning": {}}, None),
+    ],
+)
+async def test_admit_stream_of_a_model_that_reasons_on_request_is_held_whole_when_it_is_asked_to(
+    fields: dict[str, Any], limit: int | None
+) -> None:
+    """A model that answers at once unless asked to think is like any other until it is asked."""
+    model = deployment("small", max_output_tokens=4096, hidden_reasoning=HiddenReasoning.ON_REQUEST)
+    hold = await World(10_000).desk.admit(World(10_000).principal, asked(stream=True, **fields), model, "dec_1")
+    assert hold.limit_to_send(model) == limit
+
+
+async def test_admit_request_that_only_its_own_server_understands_is_held_by_its_bytes() -> None:
+    """Where nothing is known of a prompt but its length, all of that is held."""
+    native = NativeRequest(WireFormat.MESSAGES, {"messages": raw("word " * 2_000)}, obstacle="it cannot be translated")
+    world = World(100_000)
+    request = replace(asked(max_tokens=1), native=native)
+    await world.desk.admit(world.principal, request, MODEL, "dec_1")
+    assert await world.held_microusd() > 2_500
+
+
+@pytest.mark.parametrize("fields", [{"n": 3}, {"best_of": 3}, {"n": 2, "best_of": 3}, {"prompt": ["a", "b", "c"]}])
+async def test_admit_text_completion_is_held_for_every_completion_that_is_billed(fields: dict[str, Any]) -> None:
+    """A provider bills all of `best_of` completions, though it shows the best of them alone."""
+    native = NativeRequest(WireFormat.COMPLETIONS, {name: raw(value) for name, value in fields.items()}, obstacle="no")
+    world = World(100_000)
+    await world.desk.admit(world.principal, replace(asked(max_tokens=1000), native=native), MODEL, "dec_1")
+    assert 6_000 < await world.held_microusd() < 6_100

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from penstock_gateway.attempts.draining import DrainDesk
 from penstock_gateway.attempts.pump import MAX_BLOCKS_AHEAD
-from penstock_gateway.errors import UpstreamBroken
+from penstock_gateway.deployments import Deployment
+from penstock_gateway.errors import QuotaExceeded, UpstreamBroken
 from penstock_gateway.settings_attempts import DrainSettings
 from support.attempt_parts import DONE, USAGE, answer, bench, broken, status, stream
 from support.fakes import FakeReply, deployment
@@ -174,6 +176,14 @@ async def test_drain_desk_that_closes_settles_everything_it_holds() -> None:
     assert (outcomes, done, [endless.closed for endless in held]) == (["stopped"] * 3, [1, 1, 1], [1, 1, 1])
 
 
+async def test_drain_desk_that_closes_at_once_settles_what_has_not_begun() -> None:
+    """An answer that was handed over in the moment of the stop is settled like the others."""
+    desk, endless, done = DrainDesk(DrainSettings()), _Endless(), []
+    assert desk.drain(endless, lambda: done.append(1))
+    await desk.aclose()
+    assert (done, endless.closed) == ([1], 1)
+
+
 async def test_drain_desk_with_a_bug_in_the_answer_settles_it_and_logs(caplog: pytest.LogCaptureFixture) -> None:
     """An unexpected failure in the background is not silent and not the end of the bill."""
 
@@ -211,6 +221,56 @@ async def test_request_whose_client_leaves_before_the_first_byte_is_drained(is_s
         await asyncio.sleep(0)
     assert (drained[0].usage, job.records[0].usage, made.in_flight()) == (USAGE, USAGE, 0)
     assert made.upstream.replies[0].is_closed
+
+
+class _Purse:
+    """A cover whose money ends after so many bytes."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.served: list[str] = []
+
+    async def begin(self, deployment: Deployment) -> int:
+        return 0
+
+    def forgive(self, bound_picousd: int) -> None:
+        raise AssertionError("nothing here is free")
+
+    def serve(self, deployment: Deployment) -> None:
+        self.served.append(deployment.name)
+
+    def tokens_in(self, output_bytes: int) -> int:
+        return output_bytes
+
+    async def keep_up(self, output_tokens: int) -> None:
+        if output_tokens > self.most:
+            raise QuotaExceeded("The budget is used up.")
+
+
+async def test_request_that_is_drained_ends_where_its_budget_does() -> None:
+    """Nobody looks at the answer any more, and still it costs no more than is granted."""
+    gate, purse, drained = asyncio.Event(), _Purse(5 * len(HELLO)), list[Any]()
+
+    async def slow(_: Any) -> FakeReply:
+        await gate.wait()
+        return stream(*[HELLO] * 1000)
+
+    made = bench([DRAINED], {"small": [slow]})
+    job = made.job(is_stream=True, on_drained=drained.append)
+    prepare = job.prepare
+    job.prepare = lambda deployment: replace(prepare(deployment), cover=purse)
+    task = asyncio.create_task(made.runner.run(job))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    gate.set()
+    while not drained:
+        await asyncio.sleep(0)
+    assert purse.served == ["small"]
+    assert job.records[0].error_code == "budget_exceeded"
+    assert 5 * len(HELLO) < drained[0].output_bytes < 50 * len(HELLO)
+    assert (made.upstream.replies[0].is_closed, made.in_flight()) == (True, 0)
 
 
 async def test_request_that_fails_while_it_is_drained_tells_that_there_is_no_answer() -> None:
