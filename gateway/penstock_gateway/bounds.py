@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Final
 
-from penstock_gateway.deployments import Deployment, HiddenReasoning
+from penstock_gateway.deployments import Deployment, HiddenReasoning, wire_between
 from penstock_gateway.money.amounts import to_picousd
 from penstock_gateway.money.prices import upper_bound_usd
 from penstock_gateway.request_body import ChatRequest, plain_field
 from penstock_gateway.upstream.protocol import JsonObject
 from penstock_gateway.upstream.usage import read_service_tier
+from penstock_gateway.wire.chat_over_responses_request import LEAST_OUTPUT_TOKENS
 from penstock_gateway.wire.formats import WireFormat
 from penstock_routers.token_counts import TOKENS_PER_MESSAGE, tokens_at_most
 
@@ -52,6 +53,12 @@ def choices_at_most(request: ChatRequest) -> int:
     found = (plain_field(fields, name) for name in ("n", "best_of") if name in fields)
     wanted = [min(count, _MAX_CHOICES) for count in found if isinstance(count, int)]
     return max(request.choices, *wanted, 1) * _prompts(fields)
+
+
+def least_output_tokens(request: ChatRequest, deployment: Deployment) -> int:
+    """Return the smallest limit on output tokens that can be sent: a Responses server takes none below 16."""
+    wire = wire_between(request.front, deployment)
+    return LEAST_OUTPUT_TOKENS if wire is WireFormat.RESPONSES is not request.front else 0
 
 
 def _prompts(fields: JsonObject) -> int:

@@ -15,7 +15,7 @@ from penstock_gateway.errors import InvalidRequest
 from penstock_gateway.request_body import ChatRequest, decode_object, plain_field, raw
 from penstock_gateway.upstream.litellm_request import has_remote_media
 from penstock_gateway.upstream.protocol import JsonObject
-from penstock_gateway.wire.extensions import without_extensions
+from penstock_gateway.wire.extensions import without_extensions, without_unsigned_thinking
 from penstock_gateway.wire.formats import WireFormat
 from penstock_gateway.wire.native import NativeRequest
 from penstock_gateway.wire.pairs import find_translator
@@ -30,6 +30,9 @@ _ABILITY_REASONS = {
     Ability.DOCUMENTS: RejectReason.NO_DOCUMENTS,
     Ability.JSON: RejectReason.NO_JSON,
 }
+# In the chat form of another format's request they say how, or for whom, not what: left out, and named, where a model
+# does not take them.
+_SOFT = frozenset({"reasoning_effort", "verbosity", "user", "safety_identifier", "prompt_cache_key", "metadata"})
 _SPOKEN = {
     WireFormat.CHAT: "chat completions",
     WireFormat.MESSAGES: "requests to /v1/messages",
@@ -84,7 +87,7 @@ def reject(request: ChatRequest, deployment: Deployment) -> Rejection | None:
         detail = f"{request.max_tokens} output tokens exceed the limit of {deployment.max_output_tokens}"
         return Rejection(RejectReason.OUTPUT_LENGTH, detail)
     return (
-        _reject_parameter(request.fields, deployment)
+        _reject_parameter(request, deployment)
         or _reject_adapter(request, deployment)
         or reject_wire(request, deployment)
     )
@@ -170,12 +173,16 @@ def outgoing(
         body = _native_body(request.native, deployment, is_routed=is_routed, max_tokens=max_tokens)
         if asks_usage:
             body["stream_options"] = _with_usage(body.get("stream_options"))
-        return Outgoing(wire, body, hides_usage=asks_usage)
+        lost: tuple[str, ...] = ()
+        if wire is WireFormat.MESSAGES:
+            body, lost = without_unsigned_thinking(body)
+        return Outgoing(wire, body, asks_usage, lost)
     body = body_for(request, deployment, is_routed=is_routed, asks_usage=asks_usage, max_tokens=max_tokens)
     dropped = () if request.native is None else request.native.dropped
     if wire is WireFormat.CHAT and request.native is not None:
         body, lost = without_extensions(body, deployment.provider, deployment.adapter)
-        dropped = tuple(dict.fromkeys((*dropped, *lost)))
+        refused = tuple(name for name in deployment.parameters.unsupported if body.pop(name, None) is not None)
+        dropped = tuple(dict.fromkeys((*dropped, *lost, *sorted(refused))))
     if wire is WireFormat.CHAT:
         return Outgoing(wire, body, asks_usage and request.native is None, dropped)
     if wire is WireFormat.MESSAGES and request.max_tokens is None and max_tokens is None:
@@ -256,9 +263,11 @@ def body_for(
     return body
 
 
-def _reject_parameter(fields: JsonObject, deployment: Deployment) -> Rejection | None:
-    rules = deployment.parameters
+def _reject_parameter(request: ChatRequest, deployment: Deployment) -> Rejection | None:
+    rules, fields = deployment.parameters, request.fields
     for name in rules.unsupported:
+        if request.native is not None and name in _SOFT:
+            continue
         if name in fields and bytes(fields[name]) != b"null":
             return Rejection(RejectReason.PARAMETER_UNSUPPORTED, f"the model does not take '{name}'")
     for name, fixed in rules.droppable.items():

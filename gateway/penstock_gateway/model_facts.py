@@ -26,6 +26,10 @@ _NO_LOGPROBS: dict[str, object] = {"logprobs": False}
 _HIDING_PROVIDERS = frozenset({"openai", "azure", "gemini", "vertex_ai", "xai"})
 
 
+# 400 "Unrecognized request argument supplied: reasoning_effort" from their models that do not reason.
+_STRICT_ABOUT_EFFORT = frozenset({"openai", "azure"})
+
+
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
     """What the snapshot and the rules say of one model.
@@ -108,6 +112,8 @@ def find_rules(provider: str, model: str, adapter: str) -> ParameterRules:
         fixed |= _UNCHANGED_SAMPLING
     if found is not None and not found.takes_forced_tools:
         fixed["tool_choice"] = "auto"
+    if found is not None and not found.is_reasoning and provider in _STRICT_ABOUT_EFFORT:
+        rules = replace(rules, unsupported=rules.unsupported | {"reasoning_effort"})
     return replace(rules, droppable={**rules.droppable, **fixed}) if fixed else rules
 
 

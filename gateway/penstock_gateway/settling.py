@@ -179,7 +179,7 @@ class Settler:
         encoder_id: Callable[[], str | None] = lambda: None,
         keepers: ConversationKeepers | None = None,
     ) -> None:
-        self.keepers = keepers or ConversationKeepers()
+        self.keepers = ConversationKeepers() if keepers is None else keepers  # an empty one is false
         self.encoder_id = encoder_id
         self.decisions = decisions
         self.metrics = metrics

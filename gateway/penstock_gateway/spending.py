@@ -16,7 +16,7 @@ from math import ceil
 from typing import Final
 
 from penstock_gateway.accounts.principal import Principal
-from penstock_gateway.bounds import bound_picousd, choices_at_most, hides_reasoning
+from penstock_gateway.bounds import bound_picousd, choices_at_most, hides_reasoning, least_output_tokens
 from penstock_gateway.deployments import Deployment
 from penstock_gateway.errors import NoCandidate, Overloaded, QuotaExceeded
 from penstock_gateway.ledger.contract import (
@@ -404,7 +404,7 @@ class Hold:
             limit = deployment.max_output_tokens
             if self._request.is_stream:
                 limit = min(limit, self._rules.reserve_output_tokens)
-        return limit * self._choices
+        return max(limit, least_output_tokens(self._request, deployment)) * self._choices
 
     async def _open_with(self, deployment: Deployment, *, is_last: bool = True) -> None:
         output_tokens = self._output_bound(deployment)

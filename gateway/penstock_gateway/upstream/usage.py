@@ -200,10 +200,12 @@ def read_anthropic_usage(fields: object) -> Usage | None:
     output = sum(filter(None, made))
     if prompt == output == 0:
         return None
+    thought = sum(_count(_details(part, "output_tokens_details").get("thinking_tokens")) or 0 for part in parts)
     return Usage(
         input_tokens=prompt,
         output_tokens=output,
         cached_input_tokens=cached,
+        reasoning_tokens=thought if thought <= output else 0,
         cache_write_tokens=sum(count for count, _ in written),
         cache_write_1h_tokens=sum(hour for _, hour in written),
         service_tier=read_service_tier(fields.get("service_tier")),

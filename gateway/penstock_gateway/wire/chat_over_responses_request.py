@@ -74,7 +74,7 @@ _IDLE: Final = {
     "logit_bias": frozenset({b"{}"}),
     "store": frozenset({b"false"}),
 }
-_LEAST_OUTPUT_TOKENS: Final = 16
+LEAST_OUTPUT_TOKENS: Final = 16
 """Smallest ``max_output_tokens``; less is refused with ``integer_below_min_value``."""
 _FORMATS: Final = frozenset({"text", "json_object", "json_schema"})
 _COUNT = msgspec.json.Decoder(int)
@@ -141,9 +141,9 @@ def _add_limit(out: JsonObject, fields: JsonObject, dropped: Dropped) -> None:
         limit = read(value, _COUNT, name)
         if limit < 1:
             raise invalid(name, "must be at least 1")
-        if limit < _LEAST_OUTPUT_TOKENS:
+        if limit < LEAST_OUTPUT_TOKENS:
             dropped.note(name)
-        out["max_output_tokens"] = value if limit >= _LEAST_OUTPUT_TOKENS else raw(_LEAST_OUTPUT_TOKENS)
+        out["max_output_tokens"] = value if limit >= LEAST_OUTPUT_TOKENS else raw(LEAST_OUTPUT_TOKENS)
         return
 
 

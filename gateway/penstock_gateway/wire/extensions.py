@@ -1,10 +1,12 @@
-"""What translators put into a chat request that not every server takes: left out before it is sent.
+"""What travels in a conversation that not every server takes: left out before it is sent.
 
-Owns which servers take which of the extensions named in `translation`. Pure. Read `without_extensions`.
+Owns which servers take which of the extensions named in `translation`, and thinking that nobody has signed. Pure. Read
+`without_extensions` and `without_unsigned_thinking`.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import msgspec
@@ -19,10 +21,54 @@ _OF_PARTS: Final = frozenset({"cache_control", "citations"})
 _TAKES_ALL: Final = frozenset({"openrouter"})
 # DeepSeek wants its reasoning back in an agent's loop; servers of one's own skip what they do not know.
 _TAKES_REASONING: Final = frozenset({"deepseek", "openai_compatible", "ollama"})
+_UNSIGNED: Final = re.compile(rb'"signature"\s*:\s*""')
 _MARKS: Final = tuple(f'"{name}"'.encode() for name in sorted(_OF_MESSAGES))
 _decode_objects = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
 _decode_parts = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+def is_unsigned(block: JsonObject) -> bool:
+    """Whether a block is thinking without a signature: made here of what a chat provider showed of its reasoning."""
+    if bytes(block.get("type", b"")) != b'"thinking"':
+        return False
+    return bytes(block.get("signature", b"")) in (b"", b'""', b"null")
+
+
+def without_unsigned_thinking(body: JsonObject) -> tuple[JsonObject, tuple[str, ...]]:
+    """Return a Messages body as Anthropic takes it: it refuses thinking whose signature it did not make.
+
+    Parameters
+    ----------
+    body : JsonObject
+        As its client wrote it. Nothing but the turns that hold such thinking is written anew.
+
+    Returns
+    -------
+    body : JsonObject
+    dropped : tuple of str
+        ``("messages.content.thinking",)`` when there was any.
+    """
+    messages = body.get("messages")
+    if messages is None or _UNSIGNED.search(bytes(messages)) is None:
+        return body, ()
+    try:
+        turns = [_without_thinking(turn) for turn in _decode_parts(messages)]
+    except msgspec.DecodeError:  # of another shape than any that we know: the provider says what is wrong with it
+        return body, ()
+    return {**body, "messages": raw([turn for turn in turns if turn is not None])}, ("messages.content.thinking",)
+
+
+def _without_thinking(turn: msgspec.Raw) -> object | None:
+    """Return a turn without its unsigned thinking; None when nothing is left of it."""
+    if _UNSIGNED.search(bytes(turn)) is None:
+        return turn
+    fields = _decode_object(turn)
+    content = fields.get("content")
+    if content is None or not bytes(content).startswith(b"["):
+        return turn
+    blocks = [block for block in _decode_parts(content) if not is_unsigned(_decode_object(block))]
+    return {**fields, "content": blocks} if blocks else None
 
 
 def without_extensions(body: JsonObject, provider: str, adapter: str) -> tuple[JsonObject, tuple[str, ...]]:

@@ -15,6 +15,7 @@ import msgspec
 
 from penstock_gateway.request_body import raw
 from penstock_gateway.upstream.protocol import JsonObject
+from penstock_gateway.wire.extensions import is_unsigned
 from penstock_gateway.wire.messages_over_chat_parts import (
     PARTS,
     PATH,
@@ -106,6 +107,7 @@ def _assistant(blocks: list[JsonObject], dropped: Dropped) -> Part:
     parts: list[Part] = []
     calls: list[Part] = []
     thinking: list[JsonObject] = []
+    thoughts: list[str] = []
     for block in blocks:
         kind = kind_of(block, PATH)
         if kind == "text":
@@ -113,15 +115,16 @@ def _assistant(blocks: list[JsonObject], dropped: Dropped) -> Part:
         elif kind == "tool_use":
             calls.append(_call(block, dropped))
         elif kind in _THINKING:
-            thinking.append(block)
+            thoughts.append(_thought(block))
+            if not is_unsigned(block):  # it was made of a chat provider's reasoning, and binds to no model
+                thinking.append(block)
         elif kind == "compaction":  # the provider's summary of what the client may have left out before it
             parts += _summary(block, dropped)
         else:  # what the provider's own tools did is told by the text that follows
             dropped.note(f"{PATH}.{kind[:40]}")
     message: Part = {"role": "assistant", "content": joined(parts) if parts else None}
-    thoughts = "".join(_thought(block) for block in thinking)
-    if thoughts:
-        message["reasoning_content"] = thoughts
+    if any(thoughts):
+        message["reasoning_content"] = "".join(thoughts)
     if thinking:
         message["thinking_blocks"] = thinking
     if calls:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from penstock_gateway.compatibility import body_for, reject
+from penstock_gateway.compatibility import body_for, outgoing, reject
 from penstock_gateway.deployments import Ability, ParameterRules
 from penstock_gateway.errors import InvalidRequest
 from penstock_gateway.request_body import ChatRequest, encode_object, parse_chat_request
+from penstock_gateway.wire.formats import WireFormat
+from penstock_gateway.wire.native import NativeRequest
 from penstock_routers.policy import RejectReason
 from support.fakes import ALL_ABILITIES, deployment
 
@@ -198,3 +201,16 @@ def test_reject_unreadable_number_is_the_clients_mistake(number: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         reject(parse_chat_request(body.encode()), deployment("d", parameters=REASONING))
     assert caught.value.param == "temperature"
+
+
+def test_reject_takes_how_another_format_asks_for_no_reason_to_go_elsewhere() -> None:
+    """An effort that was made of a Messages client's thinking filters nobody; one that a chat client names does."""
+    strict = deployment("d", parameters=ParameterRules(unsupported=frozenset({"reasoning_effort", "stop"})))
+    chat = request(reasoning_effort="low")
+    translated = replace(chat, native=NativeRequest(WireFormat.MESSAGES, {}))
+    rejection = reject(chat, strict)
+    assert rejection is not None
+    assert "reasoning_effort" in rejection.detail
+    assert reject(translated, strict) is None
+    assert reject(replace(request(stop=["x"]), native=translated.native), strict) is not None
+    assert outgoing(translated, strict, is_routed=True).dropped == ("reasoning_effort",)

@@ -52,10 +52,13 @@ def test_optionally_reasoning_model_of_openai_takes_sampling(model: str) -> None
 
 
 @pytest.mark.parametrize("model", ["gpt-4o", "gpt-4.1-mini", "gpt-3.5-turbo", "gpt-oss-120b", "omni-x"])
-def test_older_model_of_openai_has_no_rules(model: str) -> None:
-    """Models before the reasoning ones take the common schema."""
+def test_older_model_of_openai_takes_the_common_schema_without_an_effort(model: str) -> None:
+    """Models before the reasoning ones take the common schema; those that are known not to reason refuse an effort."""
     rules = find_rules("openai", model, "direct")
-    assert (rules.max_tokens_field, rules.unsupported, rules.droppable) == ("both", frozenset(), {})
+    known = model in ("gpt-4o", "gpt-4.1-mini", "gpt-3.5-turbo")
+    assert rules.unsupported == (frozenset({"reasoning_effort"}) if known else frozenset())
+    assert (rules.max_tokens_field, rules.droppable) == ("both", {})
+    assert "reasoning_effort" not in find_rules("openai", "gpt-5.4", "direct").unsupported
 
 
 def test_claude_can_do_json_and_documents_but_no_sound() -> None:

@@ -480,3 +480,15 @@ async def test_admit_text_completion_is_held_for_every_completion_that_is_billed
     world = World(100_000)
     await world.desk.admit(world.principal, replace(asked(max_tokens=1000), native=native), MODEL, "dec_1")
     assert 6_000 < await world.held_microusd() < 6_100
+
+
+async def test_admit_limit_that_a_responses_server_raises_is_held_as_it_is_sent() -> None:
+    """A chat client's limit of 5 goes out as 16, the least that such a server takes, so 16 are held."""
+    server = deployment("small", wires=(WireFormat.RESPONSES,))
+    world = World(100_000)
+    hold = await world.desk.admit(world.principal, asked(stream=True, max_tokens=5), server, "dec_1")
+    hold.serve(server)
+    assert hold.output_tokens == 16
+    other = await world.desk.admit(world.principal, asked(stream=True, max_tokens=5), MODEL, "dec_2")
+    other.serve(MODEL)
+    assert other.output_tokens == 5

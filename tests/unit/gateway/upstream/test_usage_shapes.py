@@ -185,6 +185,11 @@ def test_service_tier_of_an_earlier_chunk_holds_for_the_usage(choices: list[Any]
             Usage(113, 23, cached_input_tokens=8),
         ),
         ({"input_tokens": 5, "output_tokens": 3, "service_tier": "priority"}, Usage(5, 3, service_tier="priority")),
+        (
+            {"input_tokens": 5, "output_tokens": 9, "output_tokens_details": {"thinking_tokens": 6}},
+            Usage(5, 9, reasoning_tokens=6),
+        ),
+        ({"input_tokens": 5, "output_tokens": 3, "output_tokens_details": {"thinking_tokens": 6}}, Usage(5, 3)),
         ({"input_tokens": 5}, None),
         ({"input_tokens": -5, "output_tokens": 3}, None),
         ({"input_tokens": 0, "output_tokens": 0}, None),

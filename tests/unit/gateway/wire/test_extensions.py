@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from penstock_gateway.request_body import raw
-from penstock_gateway.wire.extensions import without_extensions
+from penstock_gateway.wire.extensions import without_extensions, without_unsigned_thinking
 
 BODY = {
     "model": raw("m"),
@@ -49,3 +49,31 @@ def test_extensions_stay_for_litellm_and_for_bodies_without_any() -> None:
     assert without_extensions(BODY, "bedrock", "litellm") == (BODY, ())
     plain = {"messages": raw([{"role": "user", "content": "Hi"}])}
     assert without_extensions(plain, "openai", "direct") == (plain, ())
+
+
+THINKING = {"type": "thinking", "thinking": "hm"}
+SIGNED = {**THINKING, "signature": "c2ln"}
+UNSIGNED = {**THINKING, "signature": ""}
+
+
+def test_unsigned_thinking_is_left_out_of_a_messages_body_and_the_rest_stays() -> None:
+    """Anthropic refuses a signature that is not its own; a turn of nothing else goes with it."""
+    turns = [
+        {"role": "user", "content": "Why?"},
+        {"role": "assistant", "content": [UNSIGNED, SIGNED, {"type": "text", "text": "So."}]},
+        {"role": "assistant", "content": [UNSIGNED]},
+    ]
+    body, dropped = without_unsigned_thinking({"model": raw("m"), "messages": raw(turns)})
+    assert json.loads(bytes(body["messages"])) == [
+        turns[0],
+        {"role": "assistant", "content": [SIGNED, {"type": "text", "text": "So."}]},
+    ]
+    assert dropped == ("messages.content.thinking",)
+
+
+def test_messages_body_without_unsigned_thinking_is_the_same_object() -> None:
+    """A body is not written anew for nothing, whatever its shape; text may speak of signatures."""
+    quoting = [{"role": "user", "content": '{"signature":""}'}]
+    for messages in (raw([{"role": "assistant", "content": [SIGNED]}]), raw("no list"), raw(quoting)):
+        body = {"messages": messages}
+        assert without_unsigned_thinking(body)[0] is body
