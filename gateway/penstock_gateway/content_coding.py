@@ -30,9 +30,8 @@ MAX_MEMBERS: Final = 4096
 """gzip files that may stand one after another in a body. Parallel compressors write one for every 64 kB or more; each
 costs about 15 µs however little is in it."""
 
-_GZIP_LEVEL: Final = (
-    1  # leaves 55 % of a 2 kB answer in 25 µs; level 6 leaves 54 %, and takes four times as long at 64 kB
-)
+# The higher levels leave hardly less of a short text and take several times as long; `bench/http_edge.py` measures it.
+_GZIP_LEVEL: Final = 1
 _PIECE_BYTES: Final = 65_536
 _GZIP_WINDOW, _ZLIB_WINDOW, _RAW_WINDOW = 31, 15, -15  # zlib's manual, inflateInit2: frame and window in one number
 

@@ -75,7 +75,8 @@ class ServerSettings(Section):
     compress_responses: bool = Field(
         False,
         description="gzip for clients that accept it, for plain answers of 1400 bytes or more; streams never. A 2 kB "
-        "answer costs 25 µs and shrinks to 55 %, 1 MB costs 9 ms in a thread: worth it over a slow network.",
+        "answer costs some 15 µs and shrinks by half, 1 MB 9 ms in a thread (`bench/http_edge.py`): worth it over slow "
+        "networks.",
     )
     cors: CrossOriginSettings = Field(
         default_factory=CrossOriginSettings, description="Web pages of other origins that may call the gateway."
