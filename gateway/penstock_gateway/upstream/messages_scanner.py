@@ -13,7 +13,13 @@ import msgspec
 from penstock_gateway.errors import UpstreamBroken
 from penstock_gateway.money.usage import Usage
 from penstock_gateway.upstream.sse import MAX_EVENT_BYTES, EventScanner
-from penstock_gateway.upstream.usage import raw_text_bytes, read_anthropic_usage
+from penstock_gateway.upstream.usage import (
+    FAILED_REPLY,
+    decoded_reply,
+    raw_text_bytes,
+    read_anthropic_usage,
+    text_bytes_in,
+)
 
 _NAME = b"event: "
 _DATA = b"data: "
@@ -78,8 +84,8 @@ class _ReplyView(msgspec.Struct):
 
 _decode_event = msgspec.json.Decoder(_Event).decode
 _decode_loose_event = msgspec.json.Decoder(_LooseEvent).decode
-_decode_reply = msgspec.json.Decoder(_ReplyView).decode
-_decode_content = msgspec.json.Decoder(list[_Block]).decode
+_REPLY = msgspec.json.Decoder(_ReplyView)
+_CONTENT = msgspec.json.Decoder(list[_Block])
 
 
 class MessagesScanner(EventScanner):
@@ -213,36 +219,16 @@ class MessagesScanner(EventScanner):
 
 
 def read_messages_reply(body: bytes) -> tuple[Usage | None, int]:
-    """Return usage and bytes of generated text of a complete, successful reply of the Messages API.
-
-    Parameters
-    ----------
-    body : bytes
-        The reply's JSON.
-
-    Returns
-    -------
-    usage : Usage or None
-    output_bytes : int
-        Bytes of generated text; 0 when usage was reported, because nobody needs it then.
+    """Return usage and bytes of generated text of a complete reply of the Messages API; see `usage.read_reply`.
 
     Raises
     ------
     ValueError
         The body is not a JSON object, or it is an error object although the status said success.
     """
-    try:
-        view = _decode_reply(body)
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise ValueError("a body that is not a JSON object") from error
+    view = decoded_reply(body, _REPLY)
     is_without_content = not view.content or bytes(view.content) == _NULL
     if view.type == "error" or (view.error is not None and is_without_content):
-        raise ValueError("an error object with a success status")
+        raise ValueError(FAILED_REPLY)
     usage = read_anthropic_usage(view.usage)
-    if usage is not None:
-        return usage, 0
-    try:
-        blocks = _decode_content(view.content)
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        return None, len(view.content)
-    return None, sum(block.output_bytes() for block in blocks)
+    return usage, 0 if usage is not None else text_bytes_in(view.content, _CONTENT)

@@ -14,7 +14,7 @@ import msgspec
 from penstock_gateway.errors import UpstreamBroken
 from penstock_gateway.money.usage import Usage
 from penstock_gateway.upstream.sse import MAX_EVENT_BYTES, EventScanner
-from penstock_gateway.upstream.usage import raw_text_bytes, read_usage
+from penstock_gateway.upstream.usage import FAILED_REPLY, decoded_reply, raw_text_bytes, read_usage, text_bytes_in
 
 _ENDS: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _FAILED: Final = "response.failed"
@@ -72,9 +72,9 @@ class _Item(msgspec.Struct):
 
 
 _decode_event = msgspec.json.Decoder(_Event).decode
-_decode_response = msgspec.json.Decoder(_Response).decode
+_RESPONSE = msgspec.json.Decoder(_Response)
 _decode_item = msgspec.json.Decoder(_Item).decode
-_decode_items = msgspec.json.Decoder(list[_Item]).decode
+_ITEMS = msgspec.json.Decoder(list[_Item])
 
 
 class ResponsesScanner(EventScanner):
@@ -212,47 +212,26 @@ def read_responses_usage(fields: object, service_tier: object = None) -> Usage |
 
 
 def read_responses_reply(body: bytes) -> tuple[Usage | None, int]:
-    """Return usage and bytes of generated text of a complete, successful reply.
-
-    Parameters
-    ----------
-    body : bytes
-        The reply's JSON.
-
-    Returns
-    -------
-    usage : Usage or None
-    output_bytes : int
-        Bytes of generated text; 0 when usage was reported, because nobody needs it then.
+    """Return usage and bytes of generated text of a complete response; see `usage.read_reply`.
 
     Raises
     ------
     ValueError
         The body is not a JSON object, or an error object or a response that failed although the status said success.
     """
-    try:
-        response = _decode_response(body)
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise ValueError("a body that is not a JSON object") from error
+    response = decoded_reply(body, _RESPONSE)
     if response.status == "failed" or (response.error is not None and not response.has_output):
-        raise ValueError("an error object with a success status")
+        raise ValueError(FAILED_REPLY)
     usage = read_responses_usage(response.usage, response.service_tier)
     return usage, 0 if usage is not None else _output_bytes(response)
 
 
 def _response_of(response: msgspec.Raw) -> _Response:
     try:
-        return _decode_response(response)
+        return _RESPONSE.decode(response)
     except (msgspec.DecodeError, ValueError, RecursionError):
         return _Response()
 
 
 def _output_bytes(response: _Response) -> int:
-    """Return how many bytes of generated text a response holds; all of its output when that has an unknown shape."""
-    if not response.has_output:
-        return 0
-    try:
-        items = _decode_items(response.output)
-    except (msgspec.DecodeError, ValueError, RecursionError):
-        return len(response.output)
-    return sum(item.output_bytes() for item in items)
+    return text_bytes_in(response.output, _ITEMS) if response.has_output else 0

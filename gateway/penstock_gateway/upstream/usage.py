@@ -7,7 +7,7 @@ must not price anything and must never fail a request: counts that make no sense
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -15,6 +15,9 @@ from penstock_gateway.money.usage import Usage
 
 MAX_PLAUSIBLE_TOKENS = 100_000_000
 """Counts above this are a provider's mistake: ten times the longest context window sold in 2026 (10 million)."""
+
+FAILED_REPLY: Final = "an error object with a success status"
+"""What a plain reply of that kind is called in the error that it ends in."""
 
 _NULL = b"null"
 # Where providers put the cached part of the prompt when they do not use prompt_tokens_details: DeepSeek; Moonshot and
@@ -30,6 +33,18 @@ _HOUR = "ephemeral_1h_input_tokens"
 _STANDARD_SERVICE = frozenset({"", "default", "standard", "auto", "on_demand", "scale"})
 _SERVICE_NAMES = {"fast": "priority"}  # OpenAI's newer word for it
 _MAX_SERVICE_NAME = 32
+
+
+class HasText(Protocol):
+    """A part of an answer."""
+
+    def output_bytes(self) -> int:
+        """Return how many bytes of generated text this holds."""
+        ...
+
+
+_View = TypeVar("_View")
+_Part = TypeVar("_Part", bound=HasText)
 
 
 class TextView(msgspec.Struct):
@@ -86,8 +101,8 @@ class _ReplyChoice(msgspec.Struct):
         return raw_text_bytes(self.text) if self.message is None else self.message.output_bytes()
 
 
-_decode_reply = msgspec.json.Decoder(_ReplyView).decode
-_decode_choices = msgspec.json.Decoder(list[_ReplyChoice]).decode
+_REPLY = msgspec.json.Decoder(_ReplyView)
+_CHOICES = msgspec.json.Decoder(list[_ReplyChoice])
 
 
 def raw_text_bytes(raw: msgspec.Raw) -> int:
@@ -249,20 +264,33 @@ def read_reply(body: bytes) -> tuple[Usage | None, int]:
     -----
     Only ``usage`` is decoded; the choices are skipped as raw bytes (0.6 µs for a 600-byte reply).
     """
+    view = decoded_reply(body, _REPLY)
+    if view.error is not None and (not view.choices or bytes(view.choices) == _NULL):
+        raise ValueError(FAILED_REPLY)
+    usage = read_usage(view.usage, view.service_tier)
+    return usage, 0 if usage is not None else text_bytes_in(view.choices, _CHOICES)
+
+
+def decoded_reply(body: bytes, decoder: msgspec.json.Decoder[_View]) -> _View:
+    """Return what is looked at of a plain reply.
+
+    Raises
+    ------
+    ValueError
+        The body is not a JSON object.
+    """
     try:
-        view = _decode_reply(body)
+        return decoder.decode(body)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ValueError("a body that is not a JSON object") from error
-    if view.error is not None and (not view.choices or bytes(view.choices) == _NULL):
-        raise ValueError("an error object with a success status")
-    usage = read_usage(view.usage, view.service_tier)
-    if usage is not None:
-        return usage, 0
+
+
+def text_bytes_in(parts: msgspec.Raw, decoder: msgspec.json.Decoder[list[_Part]]) -> int:
+    """Return how many bytes of generated text some parts hold; all of their bytes when their shape is unknown."""
     try:
-        choices = _decode_choices(view.choices)
+        return sum(part.output_bytes() for part in decoder.decode(parts))
     except (msgspec.DecodeError, ValueError, RecursionError):
-        return None, len(view.choices)
-    return None, sum(choice.output_bytes() for choice in choices)
+        return len(parts)
 
 
 def _count(value: object) -> int | None:

@@ -16,7 +16,7 @@ import msgspec
 from penstock_gateway.errors import InvalidRequest
 from penstock_gateway.money.usage import Usage
 from penstock_gateway.upstream.protocol import JsonObject
-from penstock_gateway.upstream.usage import read_usage
+from penstock_gateway.upstream.usage import FAILED_REPLY, decoded_reply, read_usage
 from penstock_gateway.wire.raw_fields import STRING, is_null, is_string, read, required
 from penstock_routers.token_counts import estimate_tokens
 
@@ -35,7 +35,7 @@ class _Reply(msgspec.Struct):
     error: Any = None
 
 
-_decode_reply = msgspec.json.Decoder(_Reply).decode
+_REPLY = msgspec.json.Decoder(_Reply)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +113,9 @@ def read_embeddings_reply(body: bytes) -> tuple[Usage | None, int]:
     ValueError
         The body is not a JSON object, or it is an error object although the status said success.
     """
-    try:
-        reply = _decode_reply(body)
-    except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise ValueError("a body that is not a JSON object") from error
+    reply = decoded_reply(body, _REPLY)
     if reply.error is not None and is_null(reply.data):
-        raise ValueError("an error object with a success status")
+        raise ValueError(FAILED_REPLY)
     counts = reply.usage
     if not isinstance(counts, dict):
         return None, 0
