@@ -13,22 +13,23 @@ from collections.abc import Callable
 _BITS = 96  # ten thousand ids a second for a year collide with a probability below one in a million
 
 
-def identifier_source(prefix: str) -> Callable[[], str]:
+def identifier_source(prefix: str, separator: str = "_") -> Callable[[], str]:
     """Return a function that makes a new id on every call.
 
     Parameters
     ----------
     prefix : str
         Says what the id names, for example ``dec``.
+    separator : str
 
     Returns
     -------
     callable
-        Gives ``prefix``, an underscore and 24 hexadecimal digits.
+        Gives ``prefix``, the separator and 24 hexadecimal digits.
     """
     draw = random.Random(secrets.randbits(256)).getrandbits
 
     def new_identifier() -> str:
-        return f"{prefix}_{draw(_BITS):024x}"
+        return f"{prefix}{separator}{draw(_BITS):024x}"
 
     return new_identifier

@@ -112,7 +112,7 @@ class Pipeline:
             lambda: self.chooser.encoder_id,
             self.keepers,
         )
-        self._new_completion_id = identifier_source("chatcmpl")
+        self._new_completion_id = identifier_source("chatcmpl", "-")
 
     @property
     def upstreams(self) -> Mapping[str, Upstream]:

@@ -167,6 +167,29 @@ def test_demo_in_a_pipe_prints_plain_text_and_answers_clients_until_interrupted(
             http.client.HTTPConnection("127.0.0.1", int(base_url.split(":")[2].split("/")[0]), timeout=2).connect()
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("completions", {"prompt": "What is a penstock?"}),
+        ("responses", {"input": "What is a penstock?"}),
+        ("messages", {"max_tokens": 50, "messages": [{"role": "user", "content": "What is a penstock?"}]}),
+    ],
+)
+def test_demo_answers_every_wire_format_that_can_be_routed(path: str, body: dict[str, Any]) -> None:
+    """Whoever tries another client on the demonstration gets an answer, though its models speak chat alone."""
+    with _running(ONE_PROMPT) as (_, shown):
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/v1", shown)
+        assert found is not None
+        connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=20)
+        sent = json.dumps({"model": "auto", **body})
+        connection.request("POST", f"/v1/{path}", sent, {"content-type": "application/json"})
+        reply = connection.getresponse()
+        answered = json.loads(reply.read())
+        connection.close()
+    assert reply.status == 200, answered
+    assert "imulated" in json.dumps(answered)
+
+
 def test_demo_asked_to_terminate_ends_cleanly() -> None:
     """SIGTERM, as a process manager sends it, is treated like Ctrl-C."""
     with _running(ONE_PROMPT) as (process, _):

@@ -46,6 +46,7 @@ from penstock_gateway.settings_models import (
     Settings,
 )
 from penstock_gateway.settings_prices import PriceSettings
+from penstock_gateway.wire.formats import WireFormat
 from penstock_routers.bundled import bundled_folder
 from penstock_routers.encoder import PromptEncoder
 from penstock_routers.errors import RouterError
@@ -220,6 +221,7 @@ def _deployment(model: SimulatedModel, base_url: str) -> DeploymentSettings:
         name=model.name,
         adapter="direct",
         base_url=base_url,
+        wire_formats=(WireFormat.CHAT,),
         api_key=SecretStr("simulated"),
         tier=model.tier,  # type: ignore[arg-type]  # checked by the model
         price=PriceSettings(input=model.input_usd_per_million_tokens, output=model.output_usd_per_million_tokens),
