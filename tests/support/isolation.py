@@ -14,6 +14,8 @@ import sys
 _CREDENTIAL = re.compile(r"(API_KEY|ACCESS_KEY|SECRET|TOKEN|PASSWORD|CREDENTIALS?)(_ID)?$", re.IGNORECASE)
 _PROXIES = frozenset({"http_proxy", "https_proxy", "all_proxy", "ws_proxy", "wss_proxy"})
 _KEPT = frozenset({"PENSTOCK_DATA"})
+_OURS = ("PENSTOCK", "LITELLM", "REDIS_")
+_ADDRESSES = frozenset({"PORT", "OPENAI_BASE_URL", "OPENAI_API_BASE", "ANTHROPIC_BASE_URL", "ANTHROPIC_API_BASE"})
 _LOOPBACK_NAMES = frozenset({"", "localhost", "localhost.localdomain", "ip6-localhost", "testserver"})
 
 
@@ -30,9 +32,8 @@ def is_removed(name: str) -> bool:
     """Whether an environment variable could change what a test sees, or hand it somebody's credential."""
     if name in _KEPT:
         return False
-    return (
-        name.upper().startswith(("PENSTOCK", "LITELLM")) or name.lower() in _PROXIES or bool(_CREDENTIAL.search(name))
-    )
+    is_ours = name.upper().startswith(_OURS) or name in _ADDRESSES
+    return is_ours or name.lower() in _PROXIES or bool(_CREDENTIAL.search(name))
 
 
 def is_loopback(host: object) -> bool:
