@@ -82,10 +82,10 @@ class ConversationKeepers:
     Parameters
     ----------
     keep : int
-        Openings and ids remembered; the longest unused ones go first. One takes some 150 bytes.
+        Openings and ids remembered; the longest unused ones go first. One takes some 140 bytes.
     """
 
-    def __init__(self, keep: int = 50_000) -> None:
+    def __init__(self, keep: int = 10_000) -> None:
         self._keep = keep
         self._deployments: OrderedDict[int, str] = OrderedDict()
 

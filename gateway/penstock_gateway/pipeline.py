@@ -98,7 +98,7 @@ class Pipeline:
         self.metrics = metrics
         self.policies = policies
         self.conversations = conversations
-        self.keepers = ConversationKeepers()
+        self.keepers = ConversationKeepers(settings.routing.warm_conversations)
         self.events = events
         self.observes = settings.routing.observe
         self.cache: CacheDesk | None = None

@@ -151,6 +151,15 @@ async def test_agents_step_goes_to_who_asked_for_the_tool(settings: Settings) ->
         assert (headers["x-penstock-model"], headers["x-penstock-reason"]) == ("claude", "continued")
 
 
+async def test_memory_of_who_answered_is_bounded_by_its_setting(settings: Settings) -> None:
+    """However many conversations there are, so many are remembered as the configuration says."""
+    routing = settings.routing.model_copy(update={"warm_conversations": 3})
+    async with running(settings.model_copy(update={"routing": routing}), answer) as gateway:
+        for number in range(8):
+            await gateway.chat(model="chat", messages=[{"role": "user", "content": f"Question {number}"}])
+        assert len(gateway.app.pipeline.keepers) == 3
+
+
 async def test_native_message_passes_with_its_headers_and_what_nobody_knows(settings: Settings) -> None:
     """A body's unknown fields, the format's own headers and an answer's unknown fields all pass."""
     asked = {"model": "claude", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}], "a_new_field": [1.0]}
