@@ -33,6 +33,7 @@ from penstock_gateway.scored import (
     too_dear,
     within_limits,
 )
+from penstock_gateway.wire.formats import WireFormat
 from penstock_routers.artifact import RouterArtifact
 from penstock_routers.encoder_service import EncoderService
 from penstock_routers.estimates import Estimate, FloatArray
@@ -436,9 +437,11 @@ class ArmChooser:
         baseline = None
         if asked.warm is None:  # of a warm conversation another number is wanted than the baseline's own report has
             baseline = next((r.estimated_cost_usd for r in reports if r.name == self._baseline.name), None)
-        if baseline is None:
-            baseline = self._baseline_cost_usd(asked, estimate)
         request, policy = asked.request, asked.policy
+        if request.front is WireFormat.EMBEDDINGS:
+            baseline = None  # the baseline makes no vectors, so nothing is saved against it
+        elif baseline is None:
+            baseline = self._baseline_cost_usd(asked, estimate)
         return RouteDecision(
             id=asked.decision_id,
             created_at=time.time(),

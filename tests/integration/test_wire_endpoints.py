@@ -114,8 +114,10 @@ async def test_embeddings_are_answered_by_the_model_named_and_by_no_other(settin
 async def test_embeddings_reach_their_server_as_they_came_and_are_never_routed(settings: Settings) -> None:
     """Unknown fields pass, the answer is the provider's, and an alias is refused."""
     async with running(settings, answer) as gateway:
-        status, body, _ = await post(gateway, "embeddings", {"model": "embed", "input": ["a", "b"], "a_new_field": 1})
+        asked = {"model": "embed", "input": ["a", "b"], "a_new_field": 1}
+        status, body, headers = await post(gateway, "embeddings", asked)
         assert (status, body) == (200, VECTORS)
+        assert "x-penstock-estimated-saving-usd" not in headers  # no chat model would have made vectors
         assert sent(gateway) == {"model": "e-1", "input": ["a", "b"], "a_new_field": 1}
         status, body, _ = await post(gateway, "embeddings", {"model": "auto", "input": "x"})
         assert (status, body["error"]["code"]) == (400, "embeddings_not_routed")
@@ -197,10 +199,14 @@ async def test_what_a_chat_model_does_not_take_is_left_out_and_named_safely(sett
 
 async def test_count_of_tokens_is_the_providers_own_or_marked_as_estimated(settings: Settings) -> None:
     """A server of the format counts; for others and for aliases the estimate says that it is one."""
-    asked = {"messages": [{"role": "user", "content": "word " * 40}]}
+    thought = {"type": "thinking", "thinking": "hm", "signature": ""}
+    turns = [{"role": "user", "content": "word " * 40}, {"role": "assistant", "content": [thought]}]
+    asked = {"messages": turns}
     async with running(settings, answer) as gateway:
         _, body, headers = await post(gateway, "messages/count_tokens", {"model": "claude", **asked})
         assert (body, "x-penstock-estimated" in headers) == ({"input_tokens": 42}, False)
+        assert sent(gateway)["messages"] == turns[:1]  # what would be left out of the request is not counted
+        assert gateway.upstream.requests[0].request_id == headers["x-request-id"]
         for model in ("chat", "auto"):
             status, body, headers = await post(gateway, "messages/count_tokens", {"model": model, **asked})
             assert (status, headers["x-penstock-estimated"]) == (200, "true")

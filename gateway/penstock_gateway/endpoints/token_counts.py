@@ -8,14 +8,15 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from penstock_gateway.asgi import read_body, read_head
+from penstock_gateway.asgi import read_body, read_head, request_id_of
 from penstock_gateway.callers import Caller, caller_of
 from penstock_gateway.deployments import Deployment, named_plan
 from penstock_gateway.endpoints.inference_docs import INFERENCE_DOCS
 from penstock_gateway.errors import UpstreamError
 from penstock_gateway.pipeline import Pipeline
-from penstock_gateway.request_body import ChatRequest, decode_object, encode_object, is_alias, raw
+from penstock_gateway.request_body import CONTROL_FIELD, ChatRequest, decode_object, encode_object, is_alias, raw
 from penstock_gateway.upstream.protocol import JsonObject, UpstreamRequest
+from penstock_gateway.wire.extensions import without_unsigned_thinking
 from penstock_gateway.wire.formats import PATHS, WireFormat
 from penstock_gateway.wire.requests import parse_request
 
@@ -41,7 +42,7 @@ def count_routes(pipeline: Pipeline, *, max_body_bytes: int) -> APIRouter:
         """Count the tokens of a prompt; ``x-penstock-estimated: true`` says that no provider has counted."""
         head = read_head(request.scope)
         fields = decode_object(await read_body(head, request.receive, max_bytes=max_body_bytes))
-        caller = caller_of(head, request.scope["penstock.principal"], head.request_id or "")
+        caller = caller_of(head, request.scope["penstock.principal"], request_id_of(request.scope))
         asked = parse_request(WireFormat.MESSAGES, encode_object({"max_tokens": raw(1), **fields}))
         pipeline.policy_of(caller, asked)  # only models that the key may use
         deployment = None if is_alias(asked.model) else _named(pipeline, asked)
@@ -65,7 +66,8 @@ async def _counted_by_provider(
     pipeline: Pipeline, caller: Caller, deployment: Deployment, fields: JsonObject, headers: Headers
 ) -> Response | None:
     """Return the provider's own count, or its refusal; None when it does not count."""
-    body = {name: value for name, value in fields.items() if name != "penstock"} | {"model": raw(deployment.model)}
+    own = {name: value for name, value in fields.items() if name != CONTROL_FIELD}
+    body, _ = without_unsigned_thinking(own | {"model": raw(deployment.model)})
     sent = UpstreamRequest(
         deployment, body, False, False, caller.request_id, wire=WireFormat.MESSAGES, headers=headers, path=COUNT_PATH
     )
