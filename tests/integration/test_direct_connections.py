@@ -124,7 +124,7 @@ async def test_direct_reused_connection_that_dies_later_is_not_repeated(
     provider: ReplayUpstream, upstream: DirectUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A reused connection that held longer than a stale one could was worked on: the request is sent once."""
-    monkeypatch.setattr("penstock_gateway.upstream.direct.STALE_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("penstock_gateway.upstream.connections.STALE_RETRY_SECONDS", 0.0)
     await (await upstream.send(make_request(make_deployment(provider.base_url)))).read()
     with pytest.raises(UpstreamBroken):
         await upstream.send(make_request(make_deployment(provider.base_url, model="openai-text!close")))

@@ -1,30 +1,24 @@
 """Speaking to servers of any of the wire formats over pooled HTTP connections.
 
-Owns the use of the HTTP client: deadlines, which headers go out and come back, and the translation of every client
-error; `connections` owns the pool. It must not interpret requests, choose deployments or retry a request that may have
-been processed. Read `DirectUpstream.send` first, then `DirectReply.events`.
+Owns what goes out and what comes back: the request's line and headers, which answers are answers, and how their bodies
+are read; `connections` owns the pool. It must not interpret requests, choose deployments or retry a request that may
+have been processed. Read `DirectUpstream.send` first, then `DirectReply.events`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncGenerator
-from types import SimpleNamespace
+import re
+from collections.abc import AsyncGenerator, Mapping
+from typing import NamedTuple
 
-import aiohttp
 import msgspec
 from yarl import URL
 
-from penstock_gateway.errors import (
-    UpstreamBroken,
-    UpstreamError,
-    UpstreamRejectedKey,
-    UpstreamTimeout,
-    UpstreamUnreachable,
-)
+from penstock_gateway.errors import UpstreamBroken, UpstreamError, UpstreamRejectedKey, UpstreamUnreachable
 from penstock_gateway.money.usage import Usage
-from penstock_gateway.upstream.connections import new_session
+from penstock_gateway.upstream.connections import ConnectionPool, Origin
+from penstock_gateway.upstream.http_connection import Deadlines, HttpResponse
 from penstock_gateway.upstream.protocol import UpstreamRequest
 from penstock_gateway.upstream.readings import READINGS
 from penstock_gateway.upstream.sse import EventScanner
@@ -33,19 +27,13 @@ from penstock_gateway.wire.formats import PATHS, WireFormat
 MAX_REPLY_BYTES = 64 * 1024 * 1024
 """Largest plain reply. Several base64 images or minutes of audio fit; it bounds memory per request."""
 
-STALE_RETRY_SECONDS = 1.0
-"""A reused connection that dies later than this after sending was not stale: the server worked on the request."""
-
 DRAIN_SECONDS = 0.1
 """How long a finished stream may take to close its body, so that the connection can be reused."""
 
 ANTHROPIC_VERSION = "2023-06-01"
 """Of the Messages API (platform.claude.com/docs/en/api/versioning); a deployment's own header wins."""
 
-WATCH_SECONDS = 0.5
-"""How often a reply under way is looked at for a connection that was given up without telling its reader."""
-
-_STREAM_TYPES = frozenset({"text/event-stream", "text/plain", "application/octet-stream", ""})
+_STREAM_TYPES = frozenset({b"text/event-stream", b"text/plain", b"application/octet-stream", b""})
 _RETURNED_HEADERS = {
     b"retry-after": b"retry-after",
     b"retry-after-ms": b"retry-after-ms",
@@ -56,14 +44,34 @@ _RETURNED_HEADERS = {
     b"request-id": b"x-upstream-request-id",  # Anthropic's
 }
 _RETURNED_PREFIXES = (b"x-ratelimit-", b"anthropic-ratelimit-")
-# Set by the client library or by us; a configured value would corrupt the request or hide what we relay.
+# Set by us; a configured value would corrupt the request or hide what we relay.
 _RESERVED_HEADERS = frozenset(
     {"accept-encoding", "connection", "content-length", "content-type", "host", "transfer-encoding"}
 )
 _REDIRECTS = range(300, 400)
 _WITHOUT_CONTENT = frozenset({*range(100, 200), 204, 205})  # a final 101 is a switch to a protocol nobody asked for
 _KEY_REFUSED = frozenset({401, 403})
+_FIELD_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.1
+_FIELD_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")  # section 5.5
+_MAX_HEADS = 1_000
 _encode = msgspec.json.Encoder().encode
+
+
+class _Head(NamedTuple):
+    """What every request to an endpoint begins with.
+
+    Attributes
+    ----------
+    origin : Origin
+    start : bytes
+        Request line and headers, without those of one request.
+    headers : mapping of str to str
+        The deployment's, held so that its identity is not given to another.
+    """
+
+    origin: Origin
+    start: bytes
+    headers: Mapping[str, str]
 
 
 class DirectUpstream:
@@ -81,15 +89,14 @@ class DirectUpstream:
     What goes out is made here alone: method, path, the body, the deployment's credential and configured headers,
     and ``x-request-id``. No header of the client is passed on, redirects are not followed, cookies are not kept,
     and neither proxy variables nor ``.netrc`` are read. Identity encoding is asked for, so that streams are
-    relayed as they come; a server that compresses anyway is decoded. Certificates are verified against the
-    system's store (``SSL_CERT_FILE`` is honoured). aiohttp sets ``TCP_NODELAY`` on every connection.
+    relayed as they come; a server that compresses anyway is decoded.
     """
 
     def __init__(self, *, max_reply_bytes: int = MAX_REPLY_BYTES, user_agent: str = "penstock") -> None:
         self._max_reply_bytes = max_reply_bytes
         self._user_agent = user_agent
-        self._session: aiohttp.ClientSession | None = None
-        self._urls: dict[tuple[str, str], URL] = {}
+        self._pool = ConnectionPool()
+        self._heads: dict[tuple[str, str, str, WireFormat, bool, int], _Head] = {}
 
     async def send(self, request: UpstreamRequest) -> DirectReply:
         """Send one request and return when the status line is known.
@@ -106,89 +113,81 @@ class DirectUpstream:
         Raises
         ------
         UpstreamUnreachable
-            Refused, name not resolved, TLS failed; nothing was sent.
+            Refused, name not resolved, TLS failed, or the configured address or headers cannot be used; nothing was
+            sent.
         UpstreamTimeout
             Not connected or no complete head in time.
         UpstreamBroken
-            The connection broke before the status line, or the answer is not HTTP, a redirect, of a status without
-            content, or not a stream although one was asked for.
+            The connection broke before the head was complete, or the answer is not HTTP, a redirect, of a status
+            without content, or not a stream although one was asked for.
         UpstreamRejectedKey
             Status 401 or 403.
-
-        Notes
-        -----
-        aiohttp repeats no POST. There is one case in which repeating is safe enough and needed: a pooled
-        connection that the server closed while our request was on its way. `_open` repeats once when all of
-        these hold: the connection had served before, it ended before any byte of an answer, and within
-        `STALE_RETRY_SECONDS` of sending. A server that closes an idle connection has not read the request
-        (RFC 9112 section 9.3.1 allows the repeat then); should it have read it after all, a chat completion
-        changes nothing at the provider, and no provider bills an answer it did not begin to send.
         """
-        response = await self._open(request)
+        head = self._head(request)
+        body = _encode(request.body)
+        deployment = request.deployment
+        deadlines = Deadlines(
+            deployment.connect_timeout_seconds,
+            deployment.first_byte_timeout_seconds,
+            deployment.idle_timeout_seconds,
+            deployment.total_timeout_seconds,
+        )
+        message = b"%bX-Request-Id: %b\r\nContent-Length: %d\r\n\r\n%b" % (
+            head.start,
+            request.request_id.encode("ascii", "replace"),
+            len(body),
+            body,
+        )
+        response = await self._pool.request(head.origin, message, deadlines)
         try:
-            _check_status(response, is_stream=request.is_stream)
+            media_type = response.header(b"content-type")
+            _check_status(response.status, media_type, is_stream=request.is_stream)
         except UpstreamError:
             response.close()
             raise
-        return DirectReply(response, request, max_reply_bytes=self._max_reply_bytes)
+        return DirectReply(response, request, media_type.decode("latin-1"), max_reply_bytes=self._max_reply_bytes)
 
     async def aclose(self) -> None:
-        """Close pooled connections; safe to call twice."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        """Close the connections; safe to call twice."""
+        await self._pool.aclose()
 
-    async def _open(self, request: UpstreamRequest) -> aiohttp.ClientResponse:
-        """Return the response to the request, repeating it once on a stale connection."""
-        attempt = SimpleNamespace(is_reused=False)
-        started = time.monotonic()
-        try:
-            return await self._post(request, attempt)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-            is_connecting = isinstance(error, aiohttp.ClientConnectorError)
-            is_quick = time.monotonic() - started < STALE_RETRY_SECONDS
-            if is_connecting or not attempt.is_reused or not is_quick:
-                raise translate_error(error) from error
-        except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
-            raise translate_error(error) from error
-        try:
-            return await self._post(request, attempt)
-        except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
-            raise translate_error(error) from error
+    def _head(self, request: UpstreamRequest) -> _Head:
+        """Return the origin and the unchanging start of a request; made once per endpoint.
 
-    async def _post(self, request: UpstreamRequest, attempt: SimpleNamespace) -> aiohttp.ClientResponse:
+        Raises
+        ------
+        UpstreamUnreachable
+        """
         deployment = request.deployment
-        session = self._session or self._start_session()
-        # aiohttp's own deadline of a read begins when the body has been sent and anew with every packet: a provider
-        # that does not take the body, or sends its head a byte at a time, would never pass it.
-        async with asyncio.timeout(deployment.connect_timeout_seconds + deployment.first_byte_timeout_seconds):
-            return await session.post(
-                self._url(deployment.base_url, request.path or PATHS[request.wire]),
-                data=_encode(request.body),
-                headers=self._headers(request),
-                allow_redirects=False,
-                trace_request_ctx=attempt,
-                timeout=aiohttp.ClientTimeout(
-                    total=deployment.total_timeout_seconds,
-                    connect=deployment.connect_timeout_seconds,
-                    sock_read=deployment.first_byte_timeout_seconds,
-                    ceil_threshold=60.0,  # sub-minute deadlines to the millisecond, not rounded up to seconds
-                ),
-            )
+        path = request.path or PATHS[request.wire]
+        if request.headers:
+            return self._new_head(request, path)
+        key = (
+            deployment.base_url,
+            path,
+            deployment.api_key,
+            request.wire,
+            request.is_stream,
+            id(deployment.headers),
+        )
+        head = self._heads.get(key)
+        if head is None:
+            if len(self._heads) >= _MAX_HEADS:
+                self._heads.clear()
+            head = self._heads[key] = self._new_head(request, path)
+        return head
 
-    def _start_session(self) -> aiohttp.ClientSession:
-        """Make the session inside the running loop, on the first request."""
-        self._session = new_session()
-        return self._session
-
-    def _url(self, base_url: str, path: str) -> URL:
-        """Return an endpoint under a base URL, whose query (Azure's api-version) is kept."""
-        url = self._urls.get((base_url, path))
-        if url is None:
-            base = URL(base_url)
-            url = base.with_path(base.path.rstrip("/") + path).with_query(base.query)
-            self._urls[base_url, path] = url
-        return url
+    def _new_head(self, request: UpstreamRequest, path: str) -> _Head:
+        deployment = request.deployment
+        try:
+            url = _endpoint(deployment.base_url, path)
+            origin = Origin(url.raw_host or "", url.port or 0, url.scheme == "https")
+            headers = {"Host": url.host_port_subcomponent or "", **self._headers(request)}
+            fields = [_field(name, value) for name, value in headers.items()]
+        except ValueError as error:
+            raise UpstreamUnreachable("The provider's configured address or headers cannot be used.") from error
+        start = b"POST %b HTTP/1.1\r\n%b" % (url.raw_path_qs.encode("ascii"), b"".join(fields))
+        return _Head(origin, start, deployment.headers)
 
     def _headers(self, request: UpstreamRequest) -> dict[str, str]:
         deployment = request.deployment
@@ -197,7 +196,6 @@ class DirectUpstream:
             "Accept": "text/event-stream" if request.is_stream else "application/json",
             "Accept-Encoding": "identity",
             "User-Agent": self._user_agent,
-            "X-Request-Id": request.request_id,
         }
         if request.wire is WireFormat.MESSAGES:
             headers["Anthropic-Version"] = ANTHROPIC_VERSION
@@ -219,22 +217,20 @@ class _ReplyTooLarge(UpstreamBroken):
 class DirectReply:
     """An answer whose status is known; see `protocol.UpstreamReply`."""
 
-    def __init__(self, response: aiohttp.ClientResponse, request: UpstreamRequest, *, max_reply_bytes: int) -> None:
+    def __init__(
+        self, response: HttpResponse, request: UpstreamRequest, content_type: str, *, max_reply_bytes: int
+    ) -> None:
         self.status = response.status
-        self.content_type = response.headers.get("Content-Type", "")
+        self.content_type = content_type
         self.headers = _returned_headers(response)
         self.usage: Usage | None = None
         self.output_bytes = 0
         self.stream_error: str | None = None
         self._response = response
-        self._has_body_begun = False
-        self._idle_timeout_seconds = request.deployment.idle_timeout_seconds
         self._hides_usage = request.hides_usage
         self._choices = _choices_wanted(request)
         self._reading = READINGS[request.wire]
         self._max_reply_bytes = max_reply_bytes
-        self._loop = asyncio.get_running_loop()
-        self._watcher = self._loop.call_later(WATCH_SECONDS, self._watch)
 
     async def read(self) -> bytes:
         """Return the whole body as sent; usage is known afterwards.
@@ -249,7 +245,7 @@ class DirectReply:
         parts: list[bytes] = []
         size = 0
         try:
-            while packet := await self._next_packet():
+            while packet := await self._response.packet():
                 size += len(packet)
                 if size > self._max_reply_bytes:
                     raise _ReplyTooLarge("The provider sent a reply that is too large.")
@@ -319,50 +315,16 @@ class DirectReply:
             self.output_bytes = _answer_bytes(part, self._reading.answer_begins)
 
     def _close(self) -> None:
-        self._watcher.cancel()
         self._response.close()  # no effect on a connection that has gone back to the pool
-
-    def _watch(self) -> None:
-        """Wake a reader whose connection is gone.
-
-        aiohttp closes a connection on which something came that is not HTTP, say a chunk without a size, and drops the
-        deadline of the read with it. The reader of the body is not told, and would wait for the total deadline.
-        """
-        content, connection = self._response.content, self._response.connection
-        if content.is_eof() or content.exception() is not None:
-            return
-        protocol = None if connection is None else connection.protocol
-        if protocol is None or not protocol.is_connected():
-            content.set_exception(aiohttp.ClientPayloadError("the connection was given up"))
-            return
-        self._watcher = self._loop.call_later(WATCH_SECONDS, self._watch)
 
     async def _next_packet_of(self, scanner: EventScanner) -> bytes:
         """Return the next bytes of a stream; a failure after a complete answer is its end."""
         try:
-            return await self._next_packet()
+            return await self._response.packet()
         except UpstreamError:
             if scanner.finished_choices < self._choices or not scanner.is_complete:
                 raise
             return b""
-
-    async def _next_packet(self) -> bytes:
-        """Return the next bytes of the body, empty at its end."""
-        try:
-            packet = await self._response.content.readany()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise translate_error(error) from error
-        if not self._has_body_begun:
-            self._has_body_begun = True
-            self._set_idle_deadline()
-        return packet
-
-    def _set_idle_deadline(self) -> None:
-        """Until the first byte of the body the first-byte deadline held; from now on the idle one does."""
-        connection = self._response.connection
-        if connection is not None and connection.protocol is not None:
-            connection.protocol.read_timeout = self._idle_timeout_seconds
-            connection.protocol.start_timeout()
 
     def _copy(self, scanner: EventScanner) -> None:
         self.usage = scanner.usage
@@ -371,51 +333,55 @@ class DirectReply:
 
     async def _drain(self) -> None:
         """Wait briefly for the body's end after ``[DONE]``, so that the connection can be reused."""
-        if self._response.content.at_eof():
+        if self._response.is_complete:
             return
         try:
             async with asyncio.timeout(DRAIN_SECONDS):
-                while await self._response.content.readany():
+                while await self._response.packet():
                     pass
-        except (aiohttp.ClientError, TimeoutError, OSError):
+        except (UpstreamError, TimeoutError):
             return  # the answer is complete; only the connection is lost
 
 
-def translate_error(error: Exception) -> UpstreamError:
-    """Return our error for one of aiohttp's.
+def _endpoint(base_url: str, path: str) -> URL:
+    """Return an endpoint under a base URL, whose query (Azure's api-version) is kept.
 
-    Parameters
-    ----------
-    error : Exception
-        An `aiohttp.ClientError`, `TimeoutError`, `OSError` or `ValueError` from a request.
-
-    Returns
-    -------
-    UpstreamError
-        With a message that names neither host nor credential.
+    Raises
+    ------
+    ValueError
+        No request can be sent there.
     """
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return UpstreamTimeout("The provider could not be reached in time.", code="upstream_connect_timeout")
-    if isinstance(error, TimeoutError):
-        return UpstreamTimeout("The provider did not answer in time.")
-    if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)):
-        return UpstreamUnreachable("The provider could not be reached.")
-    if isinstance(error, aiohttp.ClientResponseError):
-        return UpstreamBroken("The provider's answer is not valid HTTP.")
-    if isinstance(error, ValueError):
-        return UpstreamUnreachable("The provider's configured address or headers cannot be used.")
-    return UpstreamBroken("The connection to the provider broke before the answer was complete.")
+    base = URL(base_url)
+    if base.scheme not in ("http", "https") or not base.raw_host or base.raw_user is not None:
+        raise ValueError("not an address of a server")
+    return base.with_path(base.path.rstrip("/") + path).with_query(base.query)
 
 
-def _check_status(response: aiohttp.ClientResponse, *, is_stream: bool) -> None:
+def _field(name: str, value: str) -> bytes:
+    """Return a header as it is sent.
+
+    Raises
+    ------
+    ValueError
+        It cannot be sent.
+    """
+    raw_name, raw_value = name.encode("ascii"), value.strip().encode("latin-1")
+    if not _FIELD_NAME.fullmatch(raw_name) or not _FIELD_VALUE.fullmatch(raw_value):
+        raise ValueError("not a header")
+    return b"%b: %b\r\n" % (raw_name, raw_value)
+
+
+def _check_status(status: int, media_type: bytes, *, is_stream: bool) -> None:
     """Refuse answers that no client may see."""
-    if response.status in _KEY_REFUSED:
+    if status == 200 and not is_stream:
+        return
+    if status in _KEY_REFUSED:
         raise UpstreamRejectedKey("The provider refused this gateway's credential.")
-    if response.status in _REDIRECTS:
+    if status in _REDIRECTS:
         raise UpstreamBroken("The provider answered with a redirect, which is not followed.")
-    if response.status in _WITHOUT_CONTENT:
+    if status in _WITHOUT_CONTENT:
         raise UpstreamBroken("The provider answered with a status that carries no answer.")
-    if is_stream and response.status < 300 and _media_type(response) not in _STREAM_TYPES:
+    if is_stream and status < 300 and media_type.partition(b";")[0].strip().lower() not in _STREAM_TYPES:
         raise UpstreamBroken("The provider answered a stream request with something else.")
 
 
@@ -431,17 +397,12 @@ def _choices_wanted(request: UpstreamRequest) -> int:
     return int(wanted) if wanted.isdigit() else 1
 
 
-def _media_type(response: aiohttp.ClientResponse) -> str:
-    return response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-
-
-def _returned_headers(response: aiohttp.ClientResponse) -> tuple[tuple[bytes, bytes], ...]:
+def _returned_headers(response: HttpResponse) -> tuple[tuple[bytes, bytes], ...]:
     """Return the provider's headers that are worth passing on, in lower case."""
     returned = []
-    for name, value in response.raw_headers:
-        lower = name.lower()
-        if lower.startswith(_RETURNED_PREFIXES):
-            returned.append((lower, value))
-        elif (renamed := _RETURNED_HEADERS.get(lower)) is not None:
+    for name, value in response.headers:
+        if name.startswith(_RETURNED_PREFIXES):
+            returned.append((name, value))
+        elif (renamed := _RETURNED_HEADERS.get(name)) is not None:
             returned.append((renamed, value))
     return tuple(returned)
