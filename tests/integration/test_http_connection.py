@@ -12,8 +12,8 @@ import pytest
 
 from penstock_gateway.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
 from penstock_gateway.upstream import connections
-from penstock_gateway.upstream.connections import ConnectionPool, Origin
-from penstock_gateway.upstream.http_connection import PAUSE_BYTES, Deadlines, HttpResponse
+from penstock_gateway.upstream.connections import ConnectionPool
+from penstock_gateway.upstream.http_connection import PAUSE_BYTES, Deadlines, HttpResponse, Origin
 
 PATIENT = Deadlines(5.0, 5.0, 5.0, 20.0)
 ASKED = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"

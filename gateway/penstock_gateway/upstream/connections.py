@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import aiohappyeyeballs
 
 from penstock_gateway.errors import UpstreamBroken, UpstreamTimeout, UpstreamUnreachable
-from penstock_gateway.upstream.http_connection import Deadlines, HttpConnection, HttpResponse
+from penstock_gateway.upstream.http_connection import Deadlines, HttpConnection, HttpResponse, Origin
 
 KEEP_ALIVE_SECONDS: Final = 55.0
 """How long an idle connection is kept. Under the 60 s at which common load balancers close theirs."""
@@ -30,22 +30,6 @@ SECOND_FAMILY_SECONDS: Final = 0.25
 """Head start of one address family over the other (RFC 8305 section 5 recommends 250 ms)."""
 
 _MAX_NAMES = 1_000
-
-
-class Origin(NamedTuple):
-    """Where a connection leads.
-
-    Attributes
-    ----------
-    host : str
-        A name or an address, without brackets.
-    port : int
-    is_tls : bool
-    """
-
-    host: str
-    port: int
-    is_tls: bool
 
 
 class _Addresses(NamedTuple):

@@ -17,8 +17,8 @@ from yarl import URL
 
 from penstock_gateway.errors import UpstreamBroken, UpstreamError, UpstreamRejectedKey, UpstreamUnreachable
 from penstock_gateway.money.usage import Usage
-from penstock_gateway.upstream.connections import ConnectionPool, Origin
-from penstock_gateway.upstream.http_connection import Deadlines, HttpResponse
+from penstock_gateway.upstream.connections import ConnectionPool
+from penstock_gateway.upstream.http_connection import Deadlines, HttpResponse, Origin
 from penstock_gateway.upstream.protocol import UpstreamRequest
 from penstock_gateway.upstream.readings import READINGS
 from penstock_gateway.upstream.sse import EventScanner

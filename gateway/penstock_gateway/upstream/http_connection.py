@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, cast
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 import httptools
 
 from penstock_gateway.errors import UpstreamBroken, UpstreamError, UpstreamTimeout
-
-if TYPE_CHECKING:
-    from penstock_gateway.upstream.connections import Origin
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Of a head, of trailers, of what else comes between two parts of a body. Some cloud front ends send header fields
@@ -27,6 +24,22 @@ PAUSE_BYTES: Final = 256 * 1024
 _INFLATED_BYTES: Final = 1024 * 1024  # of a compressed body at once, whatever a packet claims to hold
 _SWITCHING_PROTOCOLS = 101
 _CODINGS = frozenset({b"gzip", b"x-gzip", b"deflate"})
+
+
+class Origin(NamedTuple):
+    """Where a connection leads.
+
+    Attributes
+    ----------
+    host : str
+        A name or an address, without brackets.
+    port : int
+    is_tls : bool
+    """
+
+    host: str
+    port: int
+    is_tls: bool
 
 
 class Deadlines(NamedTuple):
