@@ -20,6 +20,7 @@ from penstock_gateway.errors import (
     RequestTooLarge,
     UnsupportedMedia,
 )
+from penstock_gateway.http_exchange import EXCHANGE, HttpExchange
 from penstock_gateway.identifiers import identifier_source
 from penstock_gateway.wire.error_shapes import shaped_error
 from penstock_gateway.wire.formats import WireFormat
@@ -46,7 +47,13 @@ class ClientGoneError(Exception):
 
 @dataclass(slots=True)
 class RequestHead:
-    """The request headers that the gateway reads; everything else is ignored and never passed on."""
+    """The request headers that the gateway reads; everything else is ignored and never passed on.
+
+    Attributes
+    ----------
+    exchange : HttpExchange or None
+        The request at the gateway's own server; None at another one.
+    """
 
     host: str = ""
     credential: str | None = None
@@ -66,6 +73,7 @@ class RequestHead:
     litellm_headers: bool = False
     format_headers: tuple[tuple[str, str], ...] = ()
     asks_upgrade: bool = False
+    exchange: HttpExchange | None = None
 
 
 def read_head(scope: Scope) -> RequestHead:
@@ -77,7 +85,7 @@ def read_head(scope: Scope) -> RequestHead:
         An ``x-penstock-`` header is unknown or has an unknown value, the content length is malformed, or there is
         more than one ``Host`` (RFC 9112 section 3.2: two readers could take different ones).
     """
-    head = RequestHead()
+    head = RequestHead(exchange=scope.get(EXCHANGE))
     has_host = False
     for name, value in scope["headers"]:
         if name == b"host":
@@ -146,11 +154,10 @@ async def read_body(head: RequestHead, receive: Receive, *, max_bytes: int) -> b
         )
     if head.content_length is not None and head.content_length > max_bytes:
         raise _too_large(max_bytes)
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
-            body = await _receive_all(receive, max_bytes)
-    except TimeoutError:
-        raise RequestTimeout(f"The body did not arrive within {BODY_TIMEOUT_SECONDS:g} s.") from None
+    whole = None if head.exchange is None else head.exchange.take_whole_body()
+    if whole is not None and len(whole) > max_bytes:
+        raise _too_large(max_bytes)
+    body = await _receive_in_time(receive, max_bytes) if whole is None else whole
     if not body and head.asks_upgrade:
         raise InvalidRequest(
             "Send the request without an Upgrade header: only HTTP/1.1 is spoken here.", code="upgrade_not_supported"
@@ -174,13 +181,14 @@ def request_id_of(scope: Scope) -> str:
 
 
 @contextmanager
-def cancelled_on_disconnect(receive: Receive) -> Iterator[None]:
+def cancelled_on_disconnect(head: RequestHead, receive: Receive) -> Iterator[None]:
     """Cancel the enclosed part of the current task when the client leaves.
 
     Parameters
     ----------
+    head : RequestHead
     receive : callable
-        Of a request whose body has been read.
+        Of a request whose body has been read; asked when the server is not the gateway's own.
 
     Raises
     ------
@@ -191,14 +199,19 @@ def cancelled_on_disconnect(receive: Receive) -> Iterator[None]:
     assert work is not None
     has_left = False
 
-    async def watch() -> None:
+    def leave() -> None:
         nonlocal has_left
-        while (await receive())["type"] != "http.disconnect":
-            pass
         has_left = True
         work.cancel()
 
-    watcher = asyncio.ensure_future(watch())
+    exchange = head.exchange
+    watcher = None
+    if exchange is None:
+        watcher = asyncio.ensure_future(_watch(receive, leave))
+    elif exchange.is_client_gone:
+        raise ClientGoneError
+    else:
+        exchange.on_client_gone = leave
     try:
         yield
     except asyncio.CancelledError:
@@ -207,7 +220,16 @@ def cancelled_on_disconnect(receive: Receive) -> Iterator[None]:
         work.uncancel()
         raise ClientGoneError from None
     finally:
-        watcher.cancel()
+        if exchange is not None:
+            exchange.on_client_gone = None
+        if watcher is not None:
+            watcher.cancel()
+
+
+async def _watch(receive: Receive, leave: Callable[[], None]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    leave()
 
 
 async def send_body(send: Send, status: int, body: bytes, content_type: str, headers: RawHeaders = ()) -> None:
@@ -275,6 +297,14 @@ def _read_control(head: RequestHead, name: bytes, value: str) -> None:
         raise InvalidRequest(
             f"Unknown header '{shown}'. Known: {_KNOWN_CONTROLS}.", code="unknown_control", param=shown
         )
+
+
+async def _receive_in_time(receive: Receive, max_bytes: int) -> bytes:
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
+            return await _receive_all(receive, max_bytes)
+    except TimeoutError:
+        raise RequestTimeout(f"The body did not arrive within {BODY_TIMEOUT_SECONDS:g} s.") from None
 
 
 async def _receive_all(receive: Receive, max_bytes: int) -> bytes:

@@ -67,7 +67,7 @@ class InferenceEndpoint:
         self._in_flight += 1
         try:
             body = await read_body(head, receive, max_bytes=self.max_body_bytes)
-            with cancelled_on_disconnect(receive):
+            with cancelled_on_disconnect(head, receive):
                 await self._answer(front, body, send, head, principal)
         except ClientGoneError:
             return
