@@ -25,6 +25,8 @@ class Ability(StrEnum):
     DOCUMENTS = "documents"
     JSON = "json"  # response_format json_object or json_schema
 
+    __hash__ = str.__hash__  # an enumeration's own is a Python function, called for every member of a set
+
 
 class HiddenReasoning(StrEnum):
     """When a model's stream holds back tokens of reasoning, which are billed all the same."""

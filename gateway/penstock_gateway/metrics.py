@@ -6,12 +6,11 @@ names, route reasons, status codes, error codes of our own.
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
-
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from penstock_gateway.decisions import DECISION_ID_HEADER, RouteDecision, Settlement
 from penstock_gateway.errors import GatewayError
+from penstock_gateway.loop_metrics import LoopCounter, LoopHistogram
 from penstock_gateway.metrics_attempts import AttemptMetrics
 from penstock_gateway.metrics_cache import CacheMetrics
 from penstock_gateway.metrics_ledger import LedgerMetrics
@@ -21,24 +20,6 @@ from penstock_routers.policy import RouteReason
 _OVERHEAD_BUCKETS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 _DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-
-
-_Metric = TypeVar("_Metric", Counter, Histogram)
-
-
-class _Children(Generic[_Metric]):
-    """Remembers a metric's labelled children: finding one anew takes 3 µs, seven times a request."""
-
-    def __init__(self, metric: _Metric) -> None:
-        self._metric: _Metric = metric
-        self._known: dict[tuple[str, ...], _Metric] = {}
-
-    def __call__(self, *values: str) -> _Metric:
-        """Return the child with these label values."""
-        child = self._known.get(values)
-        if child is None:
-            child = self._known[values] = self._metric.labels(*values)
-        return child
 
 
 class GatewayMetrics:
@@ -58,20 +39,15 @@ class GatewayMetrics:
         self.ledger = LedgerMetrics(self.registry)
         self.redis = RedisMetrics(self.registry)
         self.attempts = AttemptMetrics(self.registry)
-        self._requests = _Children(self.requests)
-        self._duration = _Children(self.duration)
-        self._tokens = _Children(self.tokens)
-        self._first_byte = _Children(self.first_byte)
-        self._cost = _Children(self.cost)
 
     def _add_requests(self) -> None:
-        self.requests = Counter(
+        self.requests = LoopCounter(
             "penstock_requests",
             "Requests by served model, HTTP status and route reason.",
             ("model", "status", "reason"),
             registry=self.registry,
         )
-        self.errors = Counter(
+        self.errors = LoopCounter(
             "penstock_errors", "Requests that ended in an error, by stable code.", ("code",), registry=self.registry
         )
         self.unexpected = Counter(
@@ -79,26 +55,26 @@ class GatewayMetrics:
             "Failures that are bugs; each has a traceback in the log.",
             registry=self.registry,
         )
-        self.duration = Histogram(
+        self.duration = LoopHistogram(
             "penstock_request_duration_seconds",
             "Whole request, first byte in to last byte out.",
             ("model",),
             buckets=_DURATION_BUCKETS,
             registry=self.registry,
         )
-        self.overhead = Histogram(
+        self.overhead = LoopHistogram(
             "penstock_overhead_seconds",
             "The gateway's own time before the provider is called.",
             buckets=_OVERHEAD_BUCKETS,
             registry=self.registry,
         )
-        self.routing = Histogram(
+        self.routing = LoopHistogram(
             "penstock_routing_duration_seconds",
             "Embedding, estimating and deciding.",
             buckets=_OVERHEAD_BUCKETS,
             registry=self.registry,
         )
-        self.first_byte = Histogram(
+        self.first_byte = LoopHistogram(
             "penstock_time_to_first_byte_seconds",
             "From the complete request to the first byte of the provider's answer.",
             ("model",),
@@ -113,8 +89,10 @@ class GatewayMetrics:
         )
 
     def _add_money(self) -> None:
-        self.tokens = Counter("penstock_tokens", "Tokens by model and kind.", ("model", "kind"), registry=self.registry)
-        self.cost = Counter(
+        self.tokens = LoopCounter(
+            "penstock_tokens", "Tokens by model and kind.", ("model", "kind"), registry=self.registry
+        )
+        self.cost = LoopCounter(
             "penstock_cost_usd",
             "Cost in USD by model; is_estimated tells whether the provider reported usage.",
             ("model", "is_estimated"),
@@ -159,8 +137,8 @@ class GatewayMetrics:
     def observe(self, decision: RouteDecision, settlement: Settlement) -> None:
         """Count one finished request."""
         model = settlement.served or decision.chosen
-        self._requests(model, str(settlement.status), decision.reason.value).inc()
-        self._duration(model).observe(settlement.duration_ms / 1000.0)
+        self.requests.labels(model, str(settlement.status), decision.reason.value).inc()
+        self.duration.labels(model).observe(settlement.duration_ms / 1000.0)
         self.overhead.observe(settlement.overhead_ms / 1000.0)
         if decision.routing_ms:
             self.routing.observe(decision.routing_ms / 1000.0)
@@ -168,14 +146,14 @@ class GatewayMetrics:
             self.errors.labels(settlement.error_code).inc()
         usage = None if decision.reason is RouteReason.CACHED else settlement.usage  # no model was at work then
         if usage is not None:
-            self._tokens(model, "input").inc(usage.input_tokens)
-            self._tokens(model, "cached_input").inc(usage.cached_input_tokens)
-            self._tokens(model, "output").inc(usage.output_tokens)
-            self._tokens(model, "reasoning").inc(usage.reasoning_tokens)
+            self.tokens.labels(model, "input").inc(usage.input_tokens)
+            self.tokens.labels(model, "cached_input").inc(usage.cached_input_tokens)
+            self.tokens.labels(model, "output").inc(usage.output_tokens)
+            self.tokens.labels(model, "reasoning").inc(usage.reasoning_tokens)
         if usage is not None and settlement.cost_usd is not None:
-            self._cost(model, str(bool(settlement.has_estimate)).lower()).inc(float(settlement.cost_usd))
+            self.cost.labels(model, str(bool(settlement.has_estimate)).lower()).inc(float(settlement.cost_usd))
         if settlement.first_byte_ms is not None:
-            self._first_byte(model).observe(settlement.first_byte_ms / 1000.0)
+            self.first_byte.labels(model).observe(settlement.first_byte_ms / 1000.0)
 
     def render(self) -> bytes:
         """Return the exposition in Prometheus' text format."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from penstock_gateway.loop_metrics import LoopCounter, LoopHistogram
 
 _STATES = {"closed": 0, "half_open": 1, "open": 2}
 _FIRST_BYTE_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -24,13 +26,13 @@ class AttemptMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.attempts = Counter(
+        self.attempts = LoopCounter(
             "penstock_attempts",
             "Tries by deployment, kind (first, retry, fallback, hedge) and outcome (ok or the kind of failure).",
             ("deployment", "kind", "outcome"),
             registry=registry,
         )
-        self.first_byte = Histogram(
+        self.first_byte = LoopHistogram(
             "penstock_first_byte_seconds",
             "From sending a request to the first event of a stream, or to the status line of a plain reply.",
             ("deployment",),
@@ -80,8 +82,6 @@ class AttemptMetrics:
             ("outcome",),
             registry=registry,
         )
-        self._attempts: dict[tuple[str, str, str], Counter] = {}
-        self._first_byte: dict[str, Histogram] = {}
 
     def watch(self, counts: Callable[[], Mapping[str, int]]) -> None:
         """Show how many requests wait, read whenever the metrics are."""
@@ -100,18 +100,11 @@ class AttemptMetrics:
 
     def note_first_byte(self, deployment: str, seconds: float) -> None:
         """Note how long the first byte took."""
-        histogram = self._first_byte.get(deployment)
-        if histogram is None:
-            histogram = self._first_byte[deployment] = self.first_byte.labels(deployment)
-        histogram.observe(seconds)
+        self.first_byte.labels(deployment).observe(seconds)
 
     def note_end(self, deployment: str, kind: str, outcome: str) -> None:
         """Count a try that is over."""
-        key = (deployment, kind, outcome)
-        counter = self._attempts.get(key)
-        if counter is None:
-            counter = self._attempts[key] = self.attempts.labels(*key)
-        counter.inc()
+        self.attempts.labels(deployment, kind, outcome).inc()
 
     def note_state(self, deployment: str, state: str) -> None:
         """Show the state of a breaker."""

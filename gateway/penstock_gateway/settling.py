@@ -27,6 +27,7 @@ from penstock_gateway.metrics import GatewayMetrics
 from penstock_gateway.money.cost_of import attempt_cost, estimated_usage, total_cost, usage_of_cut_stream
 from penstock_gateway.money.usage import Usage
 from penstock_gateway.request_body import ChatRequest
+from penstock_gateway.request_log import log_request
 from penstock_gateway.spending import Hold, SpendDesk
 from penstock_gateway.upstream.protocol import UpstreamReply
 from penstock_gateway.wire.formats import WireFormat
@@ -231,7 +232,7 @@ class Settler:
         self.metrics.observe(passage.decision, settlement)
         self._remember(passage, settlement)
         self._charge(passage, settlement, costs, total.known_usd)
-        _log.info("request", extra=_log_fields(passage, settlement))
+        log_request(_log, _log_fields(passage, settlement))
         return settlement
 
     def _usage(self, passage: Passage, *, is_cut: bool) -> Usage | None:

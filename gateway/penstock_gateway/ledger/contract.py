@@ -21,6 +21,8 @@ class Period(StrEnum):
     MONTH = "month"
     TOTAL = "total"
 
+    __hash__ = str.__hash__  # an enumeration's own is a Python function, called for every member of a set
+
 
 @dataclass(frozen=True, slots=True)
 class Budget:

@@ -18,6 +18,8 @@ class WireFormat(StrEnum):
     COMPLETIONS = "completions"  # OpenAI's older text completions
     EMBEDDINGS = "embeddings"  # OpenAI's; never translated
 
+    __hash__ = str.__hash__  # an enumeration's own is a Python function, called for every member of a set
+
 
 PATHS = MappingProxyType(
     {
