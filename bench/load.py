@@ -24,6 +24,7 @@ MAX_CONNECTIONS = 256
 MAX_SECONDS = 120.0
 MAX_RATE_PER_SECOND = 20_000.0
 MAX_REQUESTS = 5_000_000
+NUMBER = "@@@@@@@@@@"
 _DRAIN_SECONDS = 30.0
 
 
@@ -45,6 +46,12 @@ class LoadPlan:
         whether or not earlier ones are answered, and wait for a free connection if they must.
     max_requests : int
     host, path : str
+    headers : dict of str to str
+        Sent with every request.
+
+    Notes
+    -----
+    `NUMBER` in a body is replaced by the request's own number, of the same length: no two requests are the same then.
     """
 
     port: int
@@ -55,6 +62,7 @@ class LoadPlan:
     max_requests: int = MAX_REQUESTS
     host: str = "127.0.0.1"
     path: str = "/v1/chat/completions"
+    headers: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse unbounded load and any address but loopback."""
@@ -80,6 +88,8 @@ class LoadResult:
         From the first request to the last answer; the second is the load generator's own processor time.
     latency_ms, first_event_ms : list of float
         Per finished request, sorted; the second for streams only, until the first ``data:``.
+    gap_ms : list of float
+        Between one part of a stream and the next, sorted.
     events : int
         ``data:`` lines in all streams.
     first_failure : str
@@ -94,6 +104,7 @@ class LoadResult:
     first_failure: str = ""
     latency_ms: list[float] = field(default_factory=list)
     first_event_ms: list[float] = field(default_factory=list)
+    gap_ms: list[float] = field(default_factory=list)
 
 
 def quantile(ordered: list[float], share: float) -> float:
@@ -135,6 +146,8 @@ class _Run:
         self._result = LoadResult()
         self._requests = [_request(plan, body.encode()) for body in plan.bodies]
         self._started = 0
+        self._is_numbered = any(NUMBER in body for body in plan.bodies)
+        self._first_number = time.time_ns() // 1_000_000 % 1_000_000 * 10_000  # not those of the run before
         self._idle: deque[_Connection] = deque()
         self._due: deque[float] = deque()
         self._in_flight = 0
@@ -173,6 +186,7 @@ class _Run:
             connection.close()
         self._result.latency_ms.sort()
         self._result.first_event_ms.sort()
+        self._result.gap_ms.sort()
         return self._result
 
     async def _pace(self, rate: float, began: float) -> None:
@@ -193,6 +207,8 @@ class _Run:
 
     def _start(self, connection: _Connection, due: float) -> None:
         request = self._requests[self._started % len(self._requests)]
+        if self._is_numbered:
+            request = request.replace(_NUMBER, b"%010d" % (self._first_number + self._started))
         self._started += 1
         self._in_flight += 1
         connection.send(request, due)
@@ -207,6 +223,7 @@ class _Run:
             if connection.first_event_at:
                 result.first_event_ms.append((connection.first_event_at - connection.due) * 1000.0)
                 result.events += connection.events
+                result.gap_ms += connection.gaps_ms
         else:
             self._fail(1, connection.answer_start)
         if self._due:
@@ -246,6 +263,8 @@ class _Connection(asyncio.Protocol):
         self._is_closing = False
         self.due = 0.0
         self.first_event_at = 0.0
+        self.last_part_at = 0.0
+        self.gaps_ms: list[float] = []
         self.events = 0
         self.is_ok = False
         self.answer_start = ""
@@ -264,6 +283,7 @@ class _Connection(asyncio.Protocol):
 
     def send(self, request: bytes, due: float) -> None:
         self.due, self.first_event_at, self.events = due, 0.0, 0
+        self.gaps_ms = []
         self._is_busy = True
         assert self._transport is not None
         self._transport.write(request)
@@ -276,8 +296,12 @@ class _Connection(asyncio.Protocol):
                 return
             self._body_end = _body_end(buffer, head_end)
         if self._body_end == 0:  # chunked
-            if not self.first_event_at and b"data:" in buffer:
-                self.first_event_at = time.perf_counter()
+            now = time.perf_counter()
+            if self.first_event_at:
+                self.gaps_ms.append((now - self.last_part_at) * 1000.0)
+            elif b"data:" in buffer:
+                self.first_event_at = now
+            self.last_part_at = now
             if not buffer.endswith(b"0\r\n\r\n"):
                 return
             self.events = buffer.count(b"data:")
@@ -300,10 +324,15 @@ def _body_end(buffer: bytes, head_end: int) -> int:
     return head_end + 4 + int(head[start + 15 : stop if stop >= 0 else None])
 
 
+_NUMBER = NUMBER.encode()
+
+
 def _request(plan: LoadPlan, body: bytes) -> bytes:
+    headers = {"authorization": "Bearer bench", **plan.headers}
     head = (
         f"POST {plan.path} HTTP/1.1\r\nhost: {plan.host}:{plan.port}\r\ncontent-type: application/json\r\n"
-        f"authorization: Bearer bench\r\ncontent-length: {len(body)}\r\n\r\n"
+        + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        + f"content-length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 

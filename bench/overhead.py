@@ -1,64 +1,57 @@
 """What does a gateway cost? Processor time per request and added latency, in one interleaved run.
 
 Compares, each pinned to core A while the load generator and the mock provider share core B: the bare mock provider,
-nginx as a reverse proxy, Penstock with a physical model, Penstock with ``auto`` (routing), and the litellm proxy. Three
-questions per round: closed loop with 16 connections (processor µs per request), fixed rates (added latency), streams
-(processor µs per chunk, added time to the first event). Rounds are interleaved and medians shown, because a shared
-machine drifts; **compare ratios inside one run only, and take a ratio below 1.2 for noise**. Run
-``python bench/overhead.py``.
+nginx as a reverse proxy, Penstock (a model by its name, `auto` with short and long prompts, answers from the cache),
+and the gateways that install from a package registry: Portkey's and litellm's. Questions per round: closed loop with 16
+connections (processor µs per request), fixed rates (added latency), streams (processor µs per chunk, added time to the
+first event, longest gaps). Rounds are interleaved and medians shown, because a shared machine drifts; **compare ratios
+inside one run only, and take a ratio below 1.2 for noise**. Run ``python bench/overhead.py``.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import http.client
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import click
 from load import LoadPlan, LoadResult, quantile
 from machine import Machine, describe_machine, machine_lines, usable_cores
+from overhead_table import Sample, ServerFacts, ratios, summarise, table_lines, write_plot
+from peers import install_litellm, install_portkey, litellm_server, nginx_server, portkey_headers, portkey_server
 from targets import (
     BENCH_FOLDER,
+    CLIENT_KEY,
     LOOPBACK,
     PHYSICAL_MODEL,
     Server,
     Target,
     TargetError,
-    install_litellm,
-    litellm_server,
     mock_server,
-    nginx_server,
     penstock_server,
 )
+from traffic import Traffic
 
 CONNECTIONS = 16
 STREAM_CONNECTIONS = 4
-REQUEST_BYTES = 392
-BODY_COUNT = 64
-ALL_TARGETS = ("bare", "nginx", "penstock", "penstock-auto", "litellm")
+MEMORY_REQUESTS = 50_000
+SEMANTIC = "penstock-semantic-hit"
+PENSTOCK_TARGETS = ("penstock", "penstock-auto", "penstock-auto-256", "penstock-exact-hit", SEMANTIC)
+ALL_TARGETS = ("bare", "nginx", *PENSTOCK_TARGETS, "portkey", "litellm")
+QUICK_TARGETS = ("bare", "nginx", *PENSTOCK_TARGETS)
 # A target must do this much more than a rate before its latency at that rate means anything.
 _HEADROOM = 1.3
-
-_VERBS = ("Explain", "Describe", "Compare", "Summarise", "Derive", "Criticise", "Illustrate", "Outline")
-_SUBJECTS = (
-    "how a heat pump moves energy from cold air into a warm room",
-    "why the tides at one coast differ from those at the next",
-    "how a compiler decides which variables live in registers",
-    "the duties of a trustee towards the people who benefit",
-    "how vaccines train the immune system before an infection",
-    "the causes of inflation in an open economy with debts",
-    "how a hash table keeps its promise of constant time",
-    "what the second law of thermodynamics forbids and allows",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,47 +65,81 @@ class Effort:
     stream_seconds: float
     chunks: int
     gap_ms: float
+    memory_seconds: float
 
 
-FULL = Effort(3, 4.0, 8.0, (50.0, 200.0), 4.0, 50, 5.0)
-QUICK = Effort(1, 0.4, 0.5, (50.0,), 0.4, 10, 2.0)
+FULL = Effort(3, 4.0, 5.0, (50.0, 200.0), 3.0, 50, 5.0, 25.0)
+QUICK = Effort(1, 0.4, 0.5, (50.0,), 0.4, 10, 2.0, 0.3)
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One target in one round; None where it was not measured."""
+@dataclass(slots=True)
+class Run:
+    """What is measured, and how far that has come."""
 
-    cpu_us: float
-    per_second: float
-    busy: float
-    load_busy: float
-    p50_ms: dict[float, float]
-    p99_ms: dict[float, float]
-    cpu_us_per_chunk: float | None
-    first_event_ms: float | None
+    effort: Effort
+    load_core: int | None
+    samples: dict[str, list[Sample]] = field(default_factory=dict)
+    sent: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, dict[str, int]] = field(default_factory=dict)
+    bodies: dict[str, list[str]] = field(default_factory=dict)
 
-
-def bodies(model: str, *, is_stream: bool) -> list[str]:
-    """Return `BODY_COUNT` chat requests of `REQUEST_BYTES` bytes (more where the fields alone are longer)."""
-    found = []
-    for number in range(BODY_COUNT):
-        verb, subject = _VERBS[number % len(_VERBS)], _SUBJECTS[number // len(_VERBS)]
-        prompt = (
-            f"{verb} {subject}. Give two everyday examples, name one common misunderstanding, and end with a question."
+    def load(self, target: Target, bodies: list[str], connections: int, seconds: float, **more: Any) -> LoadResult:
+        """Send requests and count them."""
+        headers = target.traffic.headers
+        result = run_load_process(
+            LoadPlan(target.server.port, bodies, connections, seconds, headers=headers, **more), self.load_core
         )
-        body: dict[str, Any] = {
-            "model": model,
-            "messages": [
-                {"role": "system", "content": "You are a careful assistant. Answer briefly."},
-                {"role": "user", "content": prompt},
-            ],
-            "temperature": 0.2,
+        self.sent[target.server.name] = self.sent.get(target.server.name, 0) + result.finished
+        return result
+
+    def warm(self, target: Target) -> None:
+        """Ask what is to be remembered, find out who answers, and let every part of the path run once."""
+        traffic = target.traffic
+        bodies = self.bodies[target.name] = traffic.bodies()
+        if seeds := traffic.seeds():
+            asking = replace(traffic, headers={k: v for k, v in traffic.headers.items() if k == "authorization"})
+            self.load(replace(target, traffic=asking), seeds, 1, 30.0, max_requests=len(seeds))
+        if target.name.startswith("penstock-"):
+            answers = answered_by(target)
+            self.reasons[target.name] = dict(Counter(answers))
+            if target.name == SEMANTIC:  # the others are no rewording in the eyes of the cache, and cost a model's call
+                hits = [body for body, answer in zip(bodies, answers, strict=True) if "hit-semantic" in answer]
+                bodies = self.bodies[target.name] = hits or bodies
+        self.load(target, bodies, 4, 0.5)
+
+    def measure(self, target: Target) -> None:
+        """Measure one target once: saturation, each rate that it can keep, streams."""
+        effort, bodies = self.effort, self.bodies[target.name]
+        before = target.server.cpu_seconds()
+        full = self.load(target, bodies, CONNECTIONS, effort.saturation_seconds)
+        cpu = target.server.cpu_seconds() - before
+        per_second = full.finished / full.wall_seconds
+        p50, p99 = {}, {}
+        for rate in effort.rates:
+            if per_second >= rate * _HEADROOM:
+                paced = self.load(target, bodies, CONNECTIONS, effort.rate_seconds, rate_per_second=rate)
+                p50[rate], p99[rate] = quantile(paced.latency_ms, 0.5), quantile(paced.latency_ms, 0.99)
+        sample = Sample(
+            cpu_us=cpu / full.finished * 1e6,
+            per_second=per_second,
+            busy=cpu / full.wall_seconds,
+            load_busy=full.cpu_seconds / full.wall_seconds,
+            p50_ms=p50,
+            p99_ms=p99,
+            **(self._streams(target) if target.has_streams else {}),
+        )
+        self.samples.setdefault(target.name, []).append(sample)
+
+    def _streams(self, target: Target) -> dict[str, float | None]:
+        before = target.server.cpu_seconds()
+        bodies = target.traffic.bodies(is_stream=True)
+        streams = self.load(target, bodies, STREAM_CONNECTIONS, self.effort.stream_seconds)
+        cpu = target.server.cpu_seconds() - before
+        return {
+            "cpu_us_per_chunk": cpu / streams.events * 1e6 if streams.events else None,
+            "first_event_ms": quantile(streams.first_event_ms, 0.5),
+            "gap_p999_ms": quantile(streams.gap_ms, 0.999),
         }
-        if is_stream:
-            body["stream"] = True
-        missing = REQUEST_BYTES - len(json.dumps({**body, "user": ""}))
-        found.append(json.dumps({**body, "user": "u" * max(0, missing)}))
-    return found
 
 
 def run_load_process(plan: LoadPlan, core: int | None) -> LoadResult:
@@ -142,35 +169,6 @@ def run_load_process(plan: LoadPlan, core: int | None) -> LoadResult:
 _PINNED = "import os, runpy; os.sched_setaffinity(0, {{{core}}}); runpy.run_path({script!r}, run_name='__main__')"
 
 
-def measure(target: Target, effort: Effort, load_core: int | None) -> Sample:
-    """Measure one target once: saturation, each rate that it can keep, streams."""
-    port = target.server.port
-    plain, streamed = bodies(target.model, is_stream=False), bodies(target.model, is_stream=True)
-    before = target.server.cpu_seconds()
-    full = run_load_process(LoadPlan(port, plain, CONNECTIONS, effort.saturation_seconds), load_core)
-    cpu = target.server.cpu_seconds() - before
-    per_second = full.finished / full.wall_seconds
-    p50, p99 = {}, {}
-    for rate in effort.rates:
-        if per_second >= rate * _HEADROOM:
-            plan = LoadPlan(port, plain, CONNECTIONS, effort.rate_seconds, rate_per_second=rate)
-            paced = run_load_process(plan, load_core)
-            p50[rate], p99[rate] = quantile(paced.latency_ms, 0.5), quantile(paced.latency_ms, 0.99)
-    before = target.server.cpu_seconds()
-    streams = run_load_process(LoadPlan(port, streamed, STREAM_CONNECTIONS, effort.stream_seconds), load_core)
-    stream_cpu = target.server.cpu_seconds() - before
-    return Sample(
-        cpu_us=cpu / full.finished * 1e6,
-        per_second=per_second,
-        busy=cpu / full.wall_seconds,
-        load_busy=full.cpu_seconds / full.wall_seconds,
-        p50_ms=p50,
-        p99_ms=p99,
-        cpu_us_per_chunk=stream_cpu / streams.events * 1e6 if streams.events else None,
-        first_event_ms=quantile(streams.first_event_ms, 0.5),
-    )
-
-
 @contextmanager
 def running_targets(
     wanted: Sequence[str], effort: Effort, gateway_core: int | None, load_core: int | None, warn: Callable[[str], None]
@@ -183,146 +181,108 @@ def running_targets(
             stack.callback(server.stop)
             return server
 
+        def start_penstock(name: str, cache: str) -> Server:
+            return keep(penstock_server(folder, upstream_port=mock.port, core=gateway_core, cache=cache, name=name))
+
         mock = keep(mock_server(folder, core=load_core, chunks=effort.chunks, gap_ms=effort.gap_ms))
         targets: list[Target] = []
         if "bare" in wanted:
             bare = mock_server(folder, core=gateway_core, chunks=effort.chunks, gap_ms=effort.gap_ms, name="bare")
-            targets.append(Target("bare", keep(bare), "mock"))
-        if "nginx" in wanted:
-            nginx = nginx_server(folder, upstream_port=mock.port, core=gateway_core)
-            if nginx is None:
-                warn("SKIPPED nginx: not installed (Debian, Ubuntu: apt-get install nginx-light)")
-            else:
-                targets.append(Target("nginx", keep(nginx), "mock"))
-        if "penstock" in wanted or "penstock-auto" in wanted:
-            server = keep(penstock_server(folder, upstream_port=mock.port, core=gateway_core))
-            models = {"penstock": PHYSICAL_MODEL, "penstock-auto": "auto"}
-            targets += [Target(name, server, model) for name, model in models.items() if name in wanted]
-        if "litellm" in wanted:
-            targets += [Target("litellm", keep(s), PHYSICAL_MODEL) for s in _litellm(folder, mock, gateway_core, warn)]
+            targets.append(Target("bare", keep(bare), Traffic("mock")))
+        for peer, start in (("nginx", _nginx), ("portkey", _portkey), ("litellm", _litellm)):
+            if peer == "portkey":
+                targets += _penstock(start_penstock, wanted)
+            if peer in wanted:
+                target = start(folder, mock, gateway_core, warn)
+                if target is not None:
+                    keep(target.server)
+                    targets.append(target)
         yield targets
 
 
-def _litellm(folder: Path, mock: Server, core: int | None, warn: Callable[[str], None]) -> list[Server]:
+def _penstock(start: Callable[[str, str], Server], wanted: Sequence[str]) -> Iterator[Target]:
+    """Start the gateway once with a cache of the same requests, and once with one of other wordings."""
+    key = {"authorization": f"Bearer {CLIENT_KEY}"}
+    plain = {
+        "penstock": Traffic(PHYSICAL_MODEL, "short", key),
+        "penstock-auto": Traffic("auto", "short", key),
+        "penstock-auto-256": Traffic("auto", "long", key),
+        "penstock-exact-hit": Traffic("auto", "repeated", key),
+    }
+    if set(plain) & set(wanted):
+        server = start("penstock", "exact")
+        for name, traffic in plain.items():
+            if name in wanted:
+                yield Target(name, server, traffic, has_streams=name in ("penstock", "penstock-auto"))
+    if SEMANTIC in wanted:
+        other = Traffic("auto", "reworded", {**key, "x-penstock-cache": "no-store"})
+        yield Target(SEMANTIC, start(SEMANTIC, "semantic"), other, has_streams=False)
+
+
+def _nginx(folder: Path, mock: Server, core: int | None, warn: Callable[[str], None]) -> Target | None:
+    server = nginx_server(folder, upstream_port=mock.port, core=core)
+    if server is None:
+        warn("SKIPPED nginx: not installed (Debian, Ubuntu: apt-get install nginx-light)")
+        return None
+    return Target("nginx", server, Traffic("mock"))
+
+
+def _portkey(folder: Path, mock: Server, core: int | None, warn: Callable[[str], None]) -> Target | None:
+    script = install_portkey()
+    if script is None:
+        warn("SKIPPED portkey: '@portkey-ai/gateway' could not be installed into .bench/portkey (npm is needed)")
+        return None
+    try:
+        server = portkey_server(folder, script, core=core)
+    except TargetError as error:
+        warn(f"SKIPPED portkey: {error}")
+        return None
+    return Target("portkey", server, Traffic(PHYSICAL_MODEL, "short", portkey_headers(mock.port)))
+
+
+def _litellm(folder: Path, mock: Server, core: int | None, warn: Callable[[str], None]) -> Target | None:
     program = install_litellm()
     if program is None:
         warn("SKIPPED litellm: 'litellm[proxy]' could not be installed into .bench/litellm")
-        return []
+        return None
     try:
-        return [litellm_server(folder, program, upstream_port=mock.port, core=core)]
+        server = litellm_server(folder, program, upstream_port=mock.port, core=core)
     except TargetError as error:
         warn(f"SKIPPED litellm: {error}")
-        return []
+        return None
+    return Target("litellm", server, Traffic(PHYSICAL_MODEL))
 
 
-def routing_reasons(target: Target) -> dict[str, int]:
-    """Ask the gateway for each body once and count why it decided as it did."""
-    counts: dict[str, int] = {}
+def answered_by(target: Target) -> list[str]:
+    """Ask the gateway for each body once, and return why it decided as it did and what the cache said."""
+    answers = []
     connection = http.client.HTTPConnection(LOOPBACK, target.server.port, timeout=10)
-    for body in bodies(target.model, is_stream=False):
-        connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
+    for number, body in enumerate(target.traffic.bodies()):
+        unlike = body.replace("@@@@@@@@@@", f"{time.time_ns() // 1000 % 10**9 + number:010d}")
+        headers = {"content-type": "application/json", **target.traffic.headers}
+        connection.request("POST", "/v1/chat/completions", unlike, headers)
         response = connection.getresponse()
         response.read()
-        reason = response.getheader("x-penstock-reason") or "none"
-        counts[reason] = counts.get(reason, 0) + 1
+        answers.append(f"{response.getheader('x-penstock-reason')}, cache {response.getheader('x-penstock-cache')}")
     connection.close()
-    return counts
-
-
-def summarise(samples: dict[str, list[Sample]], rates: Sequence[float]) -> list[dict[str, Any]]:
-    """Return one row per target: medians over the rounds, differences to the bare provider round by round."""
-    bare = samples.get("bare")
-    rows = []
-    for name, rounds in samples.items():
-        row: dict[str, Any] = {
-            "target": name,
-            "rounds": len(rounds),
-            "cpu_us_per_request": _median([s.cpu_us for s in rounds]),
-            "cpu_us_spread": max(s.cpu_us for s in rounds) / min(s.cpu_us for s in rounds),
-            "requests_per_second": _median([s.per_second for s in rounds]),
-            "core_busy": _median([s.busy for s in rounds]),
-            "load_core_busy_by_generator": _median([s.load_busy for s in rounds]),
-            "cpu_us_per_chunk": _median([s.cpu_us_per_chunk for s in rounds]),
-            "first_event_ms": _median([s.first_event_ms for s in rounds]),
-            "added_first_event_ms": _median(_differences(rounds, bare, lambda s: s.first_event_ms)),
-        }
-        for rate in rates:
-            p50, p99 = _reader("p50_ms", rate), _reader("p99_ms", rate)
-            row[f"p50_ms_at_{rate:g}"] = _median([p50(s) for s in rounds])
-            row[f"added_p50_ms_at_{rate:g}"] = _median(_differences(rounds, bare, p50))
-            row[f"added_p99_ms_at_{rate:g}"] = _median(_differences(rounds, bare, p99))
-        rows.append(row)
-    return rows
-
-
-def _differences(
-    rounds: Sequence[Sample], bare: Sequence[Sample] | None, read: Callable[[Sample], float | None]
-) -> list[float | None]:
-    pairs = [(read(own), read(other)) for own, other in zip(rounds, bare or [], strict=False)]
-    return [None if own is None or other is None else own - other for own, other in pairs]
-
-
-def _reader(field: str, rate: float) -> Callable[[Sample], float | None]:
-    """Read one latency at one rate out of a sample."""
-
-    def read(sample: Sample) -> float | None:
-        latencies: dict[float, float] = getattr(sample, field)
-        return latencies.get(rate)
-
-    return read
-
-
-def _median(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.median(known) if known else None
-
-
-def ratios(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Return processor time per request of every target as a multiple of nginx's, and litellm's of Penstock's."""
-    cost = {row["target"]: row["cpu_us_per_request"] for row in rows}
-    found = {f"{name} / nginx": cost[name] / cost["nginx"] for name in cost if "nginx" in cost and name != "nginx"}
-    for own in ("penstock", "penstock-auto"):
-        if own in cost and "litellm" in cost:
-            found[f"litellm / {own}"] = cost["litellm"] / cost[own]
-    return found
-
-
-def table_lines(rows: Sequence[dict[str, Any]], rates: Sequence[float]) -> list[str]:
-    """Return the summary as aligned text."""
-    columns = [
-        ("target", "target", ""),
-        ("CPU µs/req", "cpu_us_per_request", ".1f"),
-        ("spread", "cpu_us_spread", ".2f"),
-        ("req/s/core", "requests_per_second", ".0f"),
-        ("core busy", "core_busy", ".0%"),
-    ]
-    for rate in rates:
-        columns.append((f"+p50 ms @{rate:g}/s", f"added_p50_ms_at_{rate:g}", ".2f"))
-        columns.append((f"+p99 ms @{rate:g}/s", f"added_p99_ms_at_{rate:g}", ".2f"))
-    columns += [("CPU µs/chunk", "cpu_us_per_chunk", ".1f"), ("+first event ms", "added_first_event_ms", ".2f")]
-    table = [[title for title, _, _ in columns]]
-    for row in rows:
-        values = [row.get(key) for _, key, _ in columns]
-        shown = ["–" if v is None else format(v, shape) for v, (_, _, shape) in zip(values, columns, strict=True)]
-        table.append(shown)
-    widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
-    return [
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-        for line in table
-    ]
+    return answers
 
 
 @click.command()
 @click.option("--quick", is_flag=True, help="One short round: proves that the bench works, measures nothing well.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON document.")
-@click.option("--targets", default=None, help=f"Comma-separated; default: {','.join(ALL_TARGETS)} (quick: no litellm).")
+@click.option("--targets", default=None, help=f"Comma-separated; default: {','.join(ALL_TARGETS)} (quick: no peers).")
 @click.option("--rounds", type=click.IntRange(1, 20), default=None, help="Interleaved rounds.")
-def main(quick: bool, as_json: bool, targets: str | None, rounds: int | None) -> None:
-    """Measure what a gateway costs against a bare provider, nginx and the litellm proxy."""
+@click.option("--save", type=click.Path(path_type=Path), default=None, help="Write the JSON document here as well.")
+@click.option("--plot", type=click.Path(path_type=Path), default=None, help="Draw the table here (.png or .svg).")
+def main(
+    quick: bool, as_json: bool, targets: str | None, rounds: int | None, save: Path | None, plot: Path | None
+) -> None:
+    """Measure what a gateway costs against a bare provider, nginx and other gateways."""
     if not Path("/proc/self/stat").exists():
         click.echo("SKIPPED: processor time per process is read from /proc, which only Linux has.", err=True)
         return
-    wanted = targets.split(",") if targets else [t for t in ALL_TARGETS if not (quick and t == "litellm")]
+    wanted = targets.split(",") if targets else list(QUICK_TARGETS if quick else ALL_TARGETS)
     unknown = set(wanted) - set(ALL_TARGETS)
     if unknown:
         raise click.BadParameter(f"unknown targets: {', '.join(sorted(unknown))}", param_hint="--targets")
@@ -339,58 +299,76 @@ def main(quick: bool, as_json: bool, targets: str | None, rounds: int | None) ->
         rows, reasons = _run(wanted, effort, rounds or effort.rounds, warn)
     except TargetError as error:
         raise click.ClickException(str(error)) from error
-    _report(machine, effort, rows, reasons, warnings, as_json=as_json)
+    document = {
+        "machine": machine,
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
+        "effort": asdict(effort),
+        "warnings": warnings,
+        "results": rows,
+        "ratios": ratios(rows),
+        "answered_by": reasons,
+    }
+    if save is not None:
+        save.write_text(json.dumps(document, indent=1) + "\n")
+    if plot is not None:
+        write_plot(rows, plot, _caption(machine))
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+    else:
+        _show(rows, reasons, effort)
 
 
 def _run(
     wanted: Sequence[str], effort: Effort, rounds: int, warn: Callable[[str], None]
-) -> tuple[list[dict[str, Any]], dict[str, int]]:
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, int]]]:
     cores = usable_cores()
     gateway_core, load_core = (cores[0], cores[1]) if len(cores) > 1 else (None, None)
     if gateway_core is None:
         warn("ONE CORE ONLY: load, provider and gateway share it; the figures say little")
-    samples: dict[str, list[Sample]] = {}
-    reasons: dict[str, int] = {}
+    run = Run(effort, load_core)
     with running_targets(wanted, effort, gateway_core, load_core, warn) as targets:
+        start_mb = {target.server.name: target.server.memory_mb() for target in targets}
         for target in targets:
-            warm = LoadPlan(target.server.port, bodies(target.model, is_stream=False), 4, 0.5)
-            run_load_process(warm, load_core)
-            if target.name == "penstock-auto":
-                reasons = routing_reasons(target)
-                if set(reasons) == {"abstained_no_estimate"}:
-                    warn("ROUTING IS OFF (no artifact or no encoder): 'penstock-auto' measures abstentions")
+            run.warm(target)
+            if any("abstained_no_estimate" in reason for reason in run.reasons.get(target.name, ())):
+                warn(f"ROUTING IS OFF (no artifact or no encoder): {target.name!r} measures abstentions")
         for number in range(rounds):
             for target in targets:
                 click.echo(f"round {number + 1} of {rounds}: {target.name}", err=True)
-                samples.setdefault(target.name, []).append(measure(target, effort, load_core))
-    return summarise(samples, effort.rates), reasons
+                run.measure(target)
+        facts = _facts(run, targets, start_mb)
+    return summarise(run.samples, facts, effort.rates), run.reasons
 
 
-def _report(
-    machine: Machine,
-    effort: Effort,
-    rows: list[dict[str, Any]],
-    reasons: dict[str, int],
-    warnings: list[str],
-    *,
-    as_json: bool,
-) -> None:
-    if as_json:
-        document = {
-            "machine": machine,
-            "effort": asdict(effort),
-            "warnings": warnings,
-            "results": rows,
-            "ratios": ratios(rows),
-            "auto_reasons": reasons,
-        }
-        click.echo(json.dumps(document, indent=2))
-        return
+def _facts(run: Run, targets: Sequence[Target], start_mb: dict[str, float]) -> dict[str, ServerFacts]:
+    """Send what is missing to `MEMORY_REQUESTS`, as far as the time reaches, and weigh every server."""
+    facts = {}
+    for target in targets:
+        if target.name != target.server.name:
+            continue
+        missing = MEMORY_REQUESTS - run.sent[target.server.name]
+        if missing > 0:
+            click.echo(f"memory: {target.name}", err=True)
+            seconds = run.effort.memory_seconds
+            run.load(target, run.bodies[target.name], CONNECTIONS, seconds, max_requests=missing)
+        server = target.server
+        facts[target.name] = ServerFacts(
+            server.start_seconds, start_mb[server.name], server.memory_mb(), run.sent[server.name]
+        )
+    return facts
+
+
+def _caption(machine: Machine) -> str:
+    date = dt.datetime.now(dt.UTC).date().isoformat()
+    return f"{date}; {machine_lines(machine)[0]}"
+
+
+def _show(rows: list[dict[str, Any]], reasons: dict[str, dict[str, int]], effort: Effort) -> None:
     click.echo("\n".join(table_lines(rows, effort.rates)))
     for name, value in ratios(rows).items():
         click.echo(f"{name}: {value:.1f} ×")
-    if reasons:
-        click.echo("auto decided: " + ", ".join(f"{reason} {count}" for reason, count in reasons.items()))
+    for name, counts in reasons.items():
+        click.echo(f"{name} was answered by: " + "; ".join(f"{reason} {count}" for reason, count in counts.items()))
     click.echo("'+' is the difference to the bare provider in the same round; ratios below 1.2 mean nothing.")
 
 

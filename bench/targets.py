@@ -1,4 +1,4 @@
-"""The servers that `overhead` compares: how each is configured, started, pinned, measured and stopped.
+"""Servers that are measured: how each is started, pinned, read and stopped; Penstock and the mock provider.
 
 Owns processes and their configuration files, nothing about load. Every server listens on the loopback address and sends
 to the same mock provider. Read `Target` and the ``*_target`` functions.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -19,15 +18,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from traffic import Traffic
+
 LOOPBACK = "127.0.0.1"
 BENCH_FOLDER = Path(__file__).resolve().parent
 REPOSITORY = BENCH_FOLDER.parent
-LITELLM_VERSION = "1.105.3"
-LITELLM_FOLDER = REPOSITORY / ".bench" / "litellm"
 TIERS = ("small", "medium", "large", "frontier")
 # USD per million tokens; any prices do, the mock provider bills nobody.
 PRICES = {"small": (0.1, 0.4), "medium": (0.4, 1.6), "large": (2.5, 10), "frontier": (10, 30)}
 PHYSICAL_MODEL = "mock-small"
+CLIENT_KEY = "bench-key-of-no-worth-0001"
 _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -43,14 +43,17 @@ class Target:
     ----------
     name : str
     server : Server
-        Whose processor time counts; two targets may share one.
-    model : str
-        What the requests ask for.
+        Whose processor time counts; several targets may share one.
+    traffic : Traffic
+        What it is asked.
+    has_streams : bool
+        Whether streams are measured too.
     """
 
     name: str
     server: Server
-    model: str
+    traffic: Traffic
+    has_streams: bool = True
 
 
 class Server:
@@ -160,8 +163,14 @@ def mock_server(folder: Path, *, core: int | None, chunks: int, gap_ms: float, n
     return Server(name, command, port=port, core=core, log=folder / f"{name}.log")
 
 
-def penstock_server(folder: Path, *, upstream_port: int, core: int | None) -> Server:
-    """Start the gateway with four deployments, one per tier, all at the mock provider."""
+def penstock_server(
+    folder: Path, *, upstream_port: int, core: int | None, cache: str = "exact", name: str = "penstock"
+) -> Server:
+    """Start the gateway with four deployments, one per tier, all at the mock provider.
+
+    Everything that a gateway in production does is on: keys, a budget, limits, metrics, events on disk, the log of
+    requests, and the cache, which looks for the same request, or (`cache="semantic"`) for other wordings, too.
+    """
     port = free_port()
     deployments = [
         {
@@ -177,94 +186,26 @@ def penstock_server(folder: Path, *, upstream_port: int, core: int | None) -> Se
         }
         for tier in TIERS
     ]
-    settings = {"version": 1, "server": {"port": port}, "deployments": deployments, "log": {"level": "info"}}
-    path = folder / "penstock.yaml"
+    limited = {
+        "budgets": [{"period": "day", "limit_usd": 1_000_000}],
+        "limits": {"requests_per_minute": 1_000_000_000, "tokens_per_minute": 1_000_000_000},
+    }
+    settings = {
+        "version": 1,
+        "server": {"port": port},
+        "client_keys": [
+            {"name": "bench", "key": "${BENCH_CLIENT_KEY}", **limited, "cache_category": "faq"},
+        ],
+        "deployments": deployments,
+        "cache": {"mode": cache},
+        "events": {"folder": str(folder / f"{name}-events")},
+        "log": {"level": "info"},
+    }
+    path = folder / f"{name}.yaml"
     path.write_text(json.dumps(settings, indent=1))  # JSON is YAML
     command = [sys.executable, "-m", "penstock_gateway", "serve", "--config", str(path)]
-    return Server(
-        "penstock", command, port=port, core=core, log=folder / "penstock.log", environment={"BENCH_KEY": "bench"}
-    )
-
-
-def nginx_server(folder: Path, *, upstream_port: int, core: int | None) -> Server | None:
-    """Start nginx as a reverse proxy with keep-alive on both sides; None when it is not installed."""
-    binary = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-    if binary is None:
-        return None
-    port = free_port()
-    path = folder / "nginx.conf"
-    path.write_text(_NGINX.format(folder=folder, port=port, upstream_port=upstream_port))
-    command = [binary, "-p", str(folder), "-c", str(path), "-e", str(folder / "nginx-error.log")]
-    return Server("nginx", command, port=port, core=core, log=folder / "nginx.log")
-
-
-_NGINX = """daemon off; master_process off; worker_processes 1; pid {folder}/nginx.pid;
-error_log {folder}/nginx-error.log error;
-events {{ worker_connections 1024; }}
-http {{
-  access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
-  fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-  keepalive_requests 100000000; keepalive_timeout 600;
-  upstream provider {{ server 127.0.0.1:{upstream_port}; keepalive 64; keepalive_requests 100000000; }}
-  server {{
-    listen 127.0.0.1:{port};
-    location / {{
-      proxy_pass http://provider; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off;
-    }}
-  }}
-}}
-"""
-
-
-def install_litellm() -> Path | None:
-    """Return the ``litellm`` program in a virtual environment of its own, made on the first call.
-
-    Returns
-    -------
-    Path or None
-        None when it cannot be installed (no package index, or no version that resolves).
-    """
-    program = LITELLM_FOLDER / "bin" / "litellm"
-    if program.exists():
-        return program
-    LITELLM_FOLDER.parent.mkdir(parents=True, exist_ok=True)
-    (LITELLM_FOLDER.parent / ".gitignore").write_text("*\n")
-    steps = (
-        [sys.executable, "-m", "venv", "--clear", str(LITELLM_FOLDER)],
-        [str(LITELLM_FOLDER / "bin" / "python"), "-m", "pip", "install", "-q", f"litellm[proxy]=={LITELLM_VERSION}"],
-    )
-    for step in steps:
-        try:
-            subprocess.run(step, check=True, capture_output=True, timeout=900)
-        except (subprocess.SubprocessError, OSError):
-            shutil.rmtree(LITELLM_FOLDER, ignore_errors=True)
-            return None
-    return program if program.exists() else None
-
-
-def litellm_server(folder: Path, program: Path, *, upstream_port: int, core: int | None) -> Server:
-    """Start the litellm proxy with one worker, no database, no cache, no callbacks and no key check."""
-    port = free_port()
-    entry = {
-        "model_name": PHYSICAL_MODEL,
-        "litellm_params": {
-            "model": f"openai/{PHYSICAL_MODEL}",
-            "api_base": f"http://{LOOPBACK}:{upstream_port}/v1",
-            "api_key": "bench",
-        },
-    }
-    path = folder / "litellm.yaml"
-    path.write_text(json.dumps({"model_list": [entry], "litellm_settings": {"telemetry": False}}))
-    command = [str(program), "--config", str(path), "--host", LOOPBACK, "--port", str(port), "--num_workers", "1"]
-    environment = {
-        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
-        "LITELLM_MODE": "PRODUCTION",
-        "LITELLM_LOG": "ERROR",
-        # Penstock runs without client keys here; without this the proxy insists on one and checks it per request.
-        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
-    }
-    log = folder / "litellm.log"
-    return Server("litellm", command, port=port, core=core, log=log, timeout_seconds=90.0, environment=environment)
+    environment = {"BENCH_KEY": "bench", "BENCH_CLIENT_KEY": CLIENT_KEY}
+    return Server(name, command, port=port, core=core, log=folder / f"{name}.log", environment=environment)
 
 
 def _tree(root: int) -> list[int]:

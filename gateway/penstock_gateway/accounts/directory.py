@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 from penstock_cache.errors import StoreUnavailable
-from penstock_gateway.accounts.key_format import MAX_PRESENTED_CHARACTERS, digest_of, pepper_check_of
+from penstock_gateway.accounts.key_format import MAX_PRESENTED_CHARACTERS, digest_of, digester, pepper_check_of
 from penstock_gateway.accounts.pepper import PepperError
 from penstock_gateway.accounts.principal import Principal
 from penstock_gateway.accounts.records import AccountsDamaged, AccountSnapshot, Changes, StoredKey
@@ -111,6 +111,7 @@ class Directory:
         self.table: AccountTable = build_table(self.configured, self.snapshot)
         self.problem: str | None = None
         self._pepper = pepper
+        self._digest = digester(pepper)
         self._pepper_check = pepper_check_of(pepper)
         self._poll_seconds = poll_seconds
         self._on_problem = on_problem
@@ -174,7 +175,7 @@ class Directory:
         """
         if len(presented) > MAX_PRESENTED_CHARACTERS:
             return KeyRefusal.UNKNOWN
-        found = self.table.secrets.get(digest_of(self._pepper, presented))
+        found = self.table.secrets.get(self._digest(presented))
         if found is None:
             return KeyRefusal.UNKNOWN
         entry, ends_at = found

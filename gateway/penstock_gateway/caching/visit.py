@@ -87,8 +87,12 @@ class Visit:
 
     @property
     def wants_reading(self) -> bool:
-        """Whether the prompt's vector is of use here."""
-        return self._look is not None and self._services.is_semantic
+        """Whether the prompt's vector, or its category, is of use here: not where its key's category is exact."""
+        look = self._look
+        if look is None or not self._services.is_semantic:
+            return False
+        named = self._named_policy
+        return named is None or may_look_up(look.traits, named, look.directive).reach is Reach.SEMANTIC
 
     @property
     def wants_answer(self) -> bool:
