@@ -110,6 +110,11 @@ class Server:
             self.stop()
             raise
 
+    @property
+    def pid(self) -> int:
+        """Of the process that was started."""
+        return self._process.pid
+
     def cpu_seconds(self) -> float:
         """Return user plus system time of the process and its descendants, seconds, in steps of one clock tick."""
         return sum(_cpu_seconds(pid) for pid in _tree(self._process.pid))

@@ -1,6 +1,6 @@
 """HTTP/1.1 for uvicorn's server, with bounds on heads, waiting requests and idle time, which hold before any key does.
 
-In the place of uvicorn's own protocol, which costs a request three times as much (ADR 0013). Read
+In the place of uvicorn's own protocol, which costs a request three times as much (ADR 0012). Read
 `BoundedHttp.data_received`.
 """
 

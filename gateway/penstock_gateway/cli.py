@@ -22,6 +22,7 @@ import click
 from penstock_gateway.cache_commands import cache_group, running_findings
 from penstock_gateway.commands.budgets import budgets_group
 from penstock_gateway.commands.groups import tags_group, teams_group
+from penstock_gateway.commands.fetch_artifact import fetch_artifact_command
 from penstock_gateway.commands.import_litellm import import_group
 from penstock_gateway.commands.keys import keys_group
 from penstock_gateway.commands.reconcile import reconcile_command
@@ -111,6 +112,7 @@ def penstock(debug: bool) -> None:
 penstock.add_command(cache_group)
 penstock.add_command(events_group)
 penstock.add_command(import_group)
+penstock.add_command(fetch_artifact_command)
 for _group in (keys_group, teams_group, tags_group, budgets_group, spend_group, report_group):
     penstock.add_command(_group)
 spend_group.add_command(reconcile_command)

@@ -17,17 +17,26 @@ def _bench(root: Path, name: str, *options: str) -> subprocess.CompletedProcess[
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the overhead bench reads /proc")
-def test_overhead_bench_in_quick_mode_measures_every_installed_target(repository_root: Path) -> None:
+def test_overhead_bench_in_quick_mode_measures_every_installed_target(repository_root: Path, tmp_path: Path) -> None:
     """The quick pass starts the gateway and the mock provider and gives a positive cost for each target."""
-    done = _bench(repository_root, "overhead", "--quick", "--json")
+    pytest.importorskip("matplotlib", reason="the plot needs matplotlib")
+    save, plot = tmp_path / "overhead.json", tmp_path / "overhead.png"
+    done = _bench(repository_root, "overhead", "--quick", "--json", "--save", str(save), "--plot", str(plot))
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     rows: dict[str, dict[str, Any]] = {row["target"]: row for row in document["results"]}
-    assert {"bare", "penstock", "penstock-auto"} <= set(rows)
+    assert {"bare", "penstock", "penstock-auto", "penstock-exact-hit", "penstock-semantic-hit"} <= set(rows)
     assert all(row["requests_per_second"] > 0 and row["cpu_us_per_request"] >= 0 for row in rows.values())
     assert rows["penstock"]["cpu_us_per_request"] > 0
+    assert rows["penstock"]["start_mb"] > 0
     assert document["machine"]["packages"]["penstock"] != "absent"
-    assert "abstained_no_estimate" not in document["auto_reasons"], document["warnings"]
+    answered = document["answered_by"]
+    assert answered["penstock-exact-hit"] == {"cached, cache hit-exact": 64}
+    assert answered["penstock-semantic-hit"].get("cached, cache hit-semantic", 0) > 0
+    assert all("cache miss" in reason for reason in answered["penstock-auto"])
+    assert not any("abstained_no_estimate" in reason for reason in answered["penstock-auto"]), document["warnings"]
+    assert save.read_text().startswith("{")
+    assert plot.read_bytes().startswith(b"\x89PNG")
 
 
 def test_overhead_bench_with_an_unknown_target_is_refused(repository_root: Path) -> None:

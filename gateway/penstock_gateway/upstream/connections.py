@@ -1,7 +1,7 @@
 """The pool of connections to providers.
 
 Owns how connections are made and kept, and which of them may be used again; `http_connection` speaks HTTP on each.
-Written by hand because a client library costs a request more than the rest of its path (ADR 0013). Read
+Written by hand because a client library costs a request more than the rest of its path (ADR 0012). Read
 `ConnectionPool.request`.
 """
 
