@@ -11,10 +11,15 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 # ARGS goes to the command of demo, serve, train, test and bench.
 ARGS ?=
-# The benches in the order in which `make bench` runs them; BENCH=encoder runs one, as do cache and cache_quality.
-BENCH ?= overhead encoder conversations router training usage_estimates
+# `make bench` compares gateways; BENCH=encoder runs another one, `make bench-all` the ones that take minutes.
+BENCH ?= overhead
+BENCHES := overhead encoder conversations router training usage_estimates
+EXTRAS ?= cpu redis ship signing
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+comma := ,
+space := $(subst x,,x x)
 
-.PHONY: help setup demo serve test test-all check format bench train evaluate prices export-encoders pins build clean
+.PHONY: help setup demo serve test test-all check format bench bench-all train evaluate prices export-encoders pins wheel image-root sbom image chart build clean
 
 help: ## List the commands.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,7 +54,10 @@ format: ## Format the sources and repair what the linter can.
 	@$(BIN)/ruff check --fix --quiet . || true
 	@$(BIN)/ruff format .
 
-bench: ## Measure speed, as ratios in one run; BENCH=encoder runs one, ARGS="--quick" shortens.
+bench-all: ## Measure speed in every respect that takes minutes, not hours.
+	@$(MAKE) --no-print-directory bench BENCH="$(BENCHES)"
+
+bench: ## Compare with other gateways, as ratios in one run; BENCH=encoder runs another bench, ARGS="--quick" shortens.
 	@scripts/bootstrap.sh test
 	@set -e; for name in $(BENCH); do echo "bench/$$name.py"; $(BIN)/python "bench/$$name.py" $(ARGS); done
 
@@ -73,6 +81,32 @@ export-encoders: ## Build the two encoders of onnx_models anew (needs torch).
 pins: ## Resolve constraints.txt anew; PYTHONS="python3.11 python3.13" names the interpreters, oldest first.
 	@scripts/bootstrap.sh test
 	@$(BIN)/python scripts/pin_constraints.py $(or $(PYTHONS),$(BIN)/python)
+
+wheel: ## Build the wheel alone into dist/, as the image does.
+	@scripts/bootstrap.sh test
+	@$(BIN)/python -m hatchling build -t wheel -d dist
+
+image-root: wheel ## Lay the image's /opt/penstock out in build/image-root, without Docker; EXTRAS="cpu redis" as in the Dockerfile.
+	@rm -rf build/image-root && mkdir -p build/image-root/opt
+	@$(BIN)/python -m venv build/image-root/opt/penstock
+	@build/image-root/opt/penstock/bin/pip install -q -c constraints.txt "$$(ls dist/*.whl | tail -1)[$(subst $(space),$(comma),$(EXTRAS))]"
+	@build/image-root/opt/penstock/bin/python scripts/make_sbom.py build/image-root/opt/penstock/sbom.cdx.json
+	@build/image-root/opt/penstock/bin/pip uninstall -q -y pip setuptools
+	@build/image-root/opt/penstock/bin/penstock --version
+
+sbom: ## Write what is installed in .venv as CycloneDX to build/sbom.cdx.json.
+	@scripts/bootstrap.sh test
+	@mkdir -p build && $(BIN)/python scripts/make_sbom.py build/sbom.cdx.json && echo build/sbom.cdx.json
+
+image: ## Build the images with Docker: cpu, cuda and trainer.
+	docker build -t penstock/penstock:$(VERSION) .
+	docker build -t penstock/penstock:$(VERSION)-cuda --target cuda .
+	docker build -t penstock/penstock:$(VERSION)-trainer --target trainer .
+
+chart: ## Make the chart's schema and dashboards anew, and lint it.
+	@scripts/bootstrap.sh test
+	@$(BIN)/python scripts/chart_schema.py && $(BIN)/python scripts/make_dashboards.py
+	@for values in helm/penstock/ci/*.yaml; do $(BIN)/helm lint --strict --quiet helm/penstock -f "$$values" || exit 1; done
 
 build: ## Build the wheel and the source distribution into dist/.
 	@scripts/bootstrap.sh test

@@ -1,7 +1,7 @@
 """Where does the time of a request go? Samples the gateway under load and draws a flame graph.
 
-Needs `py-spy` (``pip install py-spy``) and, on Linux, the right to trace a process of one's own. The event loop's thread
-alone is drawn, while it holds the interpreter's lock. Run ``python bench/flame_graph.py --out graph.svg``.
+Needs `py-spy` (``pip install py-spy``) and, on Linux, the right to trace a process of one's own. What is drawn holds
+the interpreter's lock: the event loop's thread nearly alone. Run ``python bench/flame_graph.py --out graph.svg``.
 """
 
 from __future__ import annotations

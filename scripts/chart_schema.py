@@ -1,7 +1,7 @@
 """Makes `helm/penstock/values.schema.json`: the gateway's own configuration schema, and the shape of `values.yaml`.
 
-``python scripts/chart_schema.py`` writes it; ``--check`` fails when the file is not what it would write. A value that is
-not in `values.yaml` is refused, so that no setting is misspelt in silence.
+``python scripts/chart_schema.py`` writes it; ``--check`` fails when the file is not what it would write. A value that
+is not in `values.yaml` is refused, so that no setting is misspelt in silence.
 """
 
 from __future__ import annotations

@@ -21,8 +21,8 @@ import click
 
 from penstock_gateway.cache_commands import cache_group, running_findings
 from penstock_gateway.commands.budgets import budgets_group
-from penstock_gateway.commands.groups import tags_group, teams_group
 from penstock_gateway.commands.fetch_artifact import fetch_artifact_command
+from penstock_gateway.commands.groups import tags_group, teams_group
 from penstock_gateway.commands.import_litellm import import_group
 from penstock_gateway.commands.keys import keys_group
 from penstock_gateway.commands.reconcile import reconcile_command

@@ -1,7 +1,7 @@
 """``penstock fetch-artifact``: a router from an object store into a folder, for containers that start with none.
 
-Owns arguments, output and exit codes: 0 fetched or there already, 1 refused. Nothing but an artifact with the right digest
-is ever seen under the folder's name. Read `fetch`.
+Owns arguments, output and exit codes: 0 fetched or there already, 1 refused. Nothing but an artifact with the right
+digest is ever seen under the folder's name. Read `fetch`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from penstock_gateway.commands.admin_client import write_json
 @click.option("--public-key", help="Ed25519 key, base64, that must have signed it.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON document.")
 def fetch_artifact_command(url: str, folder: Path, digest: str, public_key: str | None, as_json: bool) -> int:
-    """Copy the artifact folder at URL (s3://…, gs://…, a path) to FOLDER, once its digest has been checked.
+    r"""Copy the artifact folder at URL (s3://…, gs://…, a path) to FOLDER, once its digest has been checked.
 
     \b
     penstock fetch-artifact s3://routers/support /artifact/router --digest sha256:…

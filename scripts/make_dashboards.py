@@ -1,0 +1,231 @@
+"""Makes `helm/penstock/dashboards/*.json` for Grafana from the tables below: a panel is a title, a unit and queries.
+
+``python scripts/make_dashboards.py`` writes them; ``--check`` fails when a file is not what it would write.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent.parent / "helm" / "penstock" / "dashboards"
+_WIDTH, _HEIGHT = 8, 8
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture.
+
+    Attributes
+    ----------
+    title : str
+    queries : tuple of (str, str)
+        PromQL, and the legend of its series.
+    unit : str
+        As Grafana names it.
+    kind : str
+        ``timeseries``, ``stat`` or ``bargauge``.
+    """
+
+    title: str
+    queries: tuple[tuple[str, str], ...]
+    unit: str = "short"
+    kind: str = "timeseries"
+
+
+def _quantiles(metric: str, by: str = "") -> tuple[tuple[str, str], ...]:
+    legend = f" {{{{{by}}}}}" if by else ""
+    labels = f"le, {by}" if by else "le"
+    return tuple(
+        (
+            f"histogram_quantile({share}, sum by ({labels}) (rate({metric}_bucket[$__rate_interval])))",
+            f"p{name}{legend}",
+        )
+        for share, name in ((0.5, "50"), (0.99, "99"))
+    )
+
+
+def _rate(metric: str, by: str, selector: str = "") -> tuple[tuple[str, str], ...]:
+    return ((f"sum by ({by}) (rate({metric}{selector}[$__rate_interval]))", f"{{{{{by}}}}}"),)
+
+
+DASHBOARDS: dict[str, tuple[str, tuple[Panel, ...]]] = {
+    "traffic": (
+        "Penstock: traffic and errors",
+        (
+            Panel("Requests by model", _rate("penstock_requests_total", "model"), "reqps"),
+            Panel("Requests by status", _rate("penstock_requests_total", "status"), "reqps"),
+            Panel("Errors by code", _rate("penstock_errors_total", "code"), "reqps"),
+            Panel("Whole request", _quantiles("penstock_request_duration_seconds"), "s"),
+            Panel("First byte by model", _quantiles("penstock_time_to_first_byte_seconds", "model"), "s"),
+            Panel("The gateway's own time", _quantiles("penstock_overhead_seconds"), "s"),
+            Panel("Routing", _quantiles("penstock_routing_duration_seconds"), "s"),
+            Panel("Under way", (("sum(penstock_in_flight_requests)", "requests"),)),
+            Panel("Waiting, by priority", (("sum by (priority) (penstock_waiting_requests)", "{{priority}}"),)),
+        ),
+    ),
+    "providers": (
+        "Penstock: providers",
+        (
+            Panel("Attempts by outcome", _rate("penstock_attempts_total", "outcome"), "reqps"),
+            Panel("Attempts by kind", _rate("penstock_attempts_total", "kind"), "reqps"),
+            Panel("First byte by deployment", _quantiles("penstock_first_byte_seconds", "deployment"), "s"),
+            Panel("Breakers (2 is open)", (("max by (deployment) (penstock_breaker_state)", "{{deployment}}"),)),
+            Panel("Under way", (("sum by (deployment) (penstock_attempts_in_flight)", "{{deployment}}"),)),
+            Panel("Turned away", _rate("penstock_queue_refusals_total", "code"), "reqps"),
+            Panel("Hedges by result", _rate("penstock_hedges_total", "result"), "reqps"),
+            Panel("Read on without a client", _rate("penstock_drains_total", "outcome"), "reqps"),
+            Panel("Groups balanced by work", (("max by (group) (penstock_group_capacity_mode)", "{{group}}"),)),
+        ),
+    ),
+    "money": (
+        "Penstock: spend and budgets",
+        (
+            Panel(
+                "Spent in an hour, by model",
+                (("sum by (model) (increase(penstock_cost_usd_total[1h]))", "{{model}}"),),
+                "currencyUSD",
+            ),
+            Panel(
+                "Spent in the range",
+                (("sum(increase(penstock_cost_usd_total[$__range]))", "USD"),),
+                "currencyUSD",
+                "stat",
+            ),
+            Panel(
+                "Share that is estimated",
+                (
+                    (
+                        'sum(increase(penstock_cost_usd_total{is_estimated="true"}[$__range]))'
+                        " / sum(increase(penstock_cost_usd_total[$__range]))",
+                        "estimated",
+                    ),
+                ),
+                "percentunit",
+                "stat",
+            ),
+            Panel(
+                "Saved by the cache",
+                (("sum by (category) (increase(penstock_cache_saved_usd_total[1h]))", "{{category}}"),),
+                "currencyUSD",
+            ),
+            Panel("Tokens by kind", _rate("penstock_tokens_total", "kind")),
+            Panel("Without a price", _rate("penstock_unpriced_requests_total", "model"), "reqps"),
+            Panel("Refused by limit or budget", _rate("penstock_ledger_refusals_total", "reason"), "reqps"),
+            Panel("Charges that wait for Redis", (("sum(penstock_ledger_pending_charges)", "charges"),)),
+            Panel(
+                "Redis by feature (0 is well)", (("max by (feature) (penstock_redis_breaker_state)", "{{feature}}"),)
+            ),
+        ),
+    ),
+    "cache": (
+        "Penstock: cache",
+        (
+            Panel("Look-ups by result", _rate("penstock_cache_lookups_total", "result"), "reqps"),
+            Panel("Misses by reason", _rate("penstock_cache_misses_total", "reason"), "reqps"),
+            Panel("Entries", (("sum(penstock_cache_entries)", "entries"),)),
+            Panel(
+                "False hits found by audits",
+                (('max by (category) (penstock_cache_false_hit_rate{bound="estimate"})', "{{category}}"),),
+                "percentunit",
+            ),
+            Panel("Audits", _rate("penstock_cache_audits_total", "category"), "reqps"),
+            Panel(
+                "Categories that answer other wordings",
+                (("min by (category) (penstock_cache_switch_on)", "{{category}}"),),
+            ),
+            Panel("Problems", _rate("penstock_cache_problems_total", "code"), "reqps"),
+        ),
+    ),
+    "router": (
+        "Penstock: router",
+        (
+            Panel("Decisions by reason", _rate("penstock_requests_total", "reason"), "reqps"),
+            Panel(
+                "Share of decisions by model",
+                (
+                    (
+                        "sum by (model) (rate(penstock_requests_total[$__rate_interval]))"
+                        " / scalar(sum(rate(penstock_requests_total[$__rate_interval])))",
+                        "{{model}}",
+                    ),
+                ),
+                "percentunit",
+            ),
+            Panel(
+                "Abstained, of routed requests",
+                (
+                    (
+                        'sum(rate(penstock_requests_total{reason=~"abstained.*"}[$__rate_interval]))'
+                        ' / sum(rate(penstock_requests_total{reason!="physical_model"}[$__rate_interval]))',
+                        "abstained",
+                    ),
+                ),
+                "percentunit",
+            ),
+            Panel("Artifact in force", (("max by (artifact) (penstock_artifact_info)", "{{artifact}}"),)),
+            Panel("Artifacts refused", _rate("penstock_artifact_refused_total", "code"), "reqps"),
+            Panel("Router failures", (("sum(increase(penstock_router_failures_total[5m]))", "failures"),)),
+            Panel("Routing", _quantiles("penstock_routing_duration_seconds"), "s"),
+        ),
+    ),
+}
+
+
+def dashboard(name: str, title: str, panels: tuple[Panel, ...]) -> dict[str, Any]:
+    """Return one dashboard as Grafana reads it."""
+    source = {"type": "prometheus", "uid": "${source}"}
+    return {
+        "uid": f"penstock-{name}",
+        "title": title,
+        "tags": ["penstock"],
+        "editable": True,
+        "schemaVersion": 39,
+        "refresh": "30s",
+        "time": {"from": "now-6h", "to": "now"},
+        "templating": {
+            "list": [{"name": "source", "type": "datasource", "query": "prometheus", "label": "Prometheus"}]
+        },
+        "panels": [
+            {
+                "id": number + 1,
+                "title": panel.title,
+                "type": panel.kind,
+                "datasource": source,
+                "gridPos": {"x": number % 3 * _WIDTH, "y": number // 3 * _HEIGHT, "w": _WIDTH, "h": _HEIGHT},
+                "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
+                "options": {"legend": {"displayMode": "list", "placement": "bottom"}}
+                if panel.kind == "timeseries"
+                else {},
+                "targets": [
+                    {"refId": chr(65 + index), "datasource": source, "expr": query, "legendFormat": legend}
+                    for index, (query, legend) in enumerate(panel.queries)
+                ],
+            }
+            for number, panel in enumerate(panels)
+        ],
+    }
+
+
+def texts() -> dict[Path, str]:
+    """Return every file and what is in it."""
+    return {
+        FOLDER / f"{name}.json": json.dumps(dashboard(name, title, panels), indent=1) + "\n"
+        for name, (title, panels) in DASHBOARDS.items()
+    }
+
+
+def main() -> None:
+    """Write the dashboards, or compare them."""
+    for path, text in texts().items():
+        if "--check" not in sys.argv[1:]:
+            path.write_text(text)
+        elif not path.exists() or path.read_text() != text:
+            raise SystemExit(f"{path.name} is out of date: run python scripts/make_dashboards.py")
+
+
+if __name__ == "__main__":
+    main()
