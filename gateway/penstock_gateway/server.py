@@ -5,7 +5,7 @@ Read `serve`.
 
 from __future__ import annotations
 
-import gc
+import asyncio
 import socket
 import sys
 
@@ -13,17 +13,14 @@ import uvicorn
 
 from penstock_gateway.app import PenstockApp, create_app
 from penstock_gateway.bounded_http import BoundedHttp
+from penstock_gateway.garbage import collect_when_quiet, spare_old_objects
 from penstock_gateway.http_edge import HttpEdge
 from penstock_gateway.reloading import ReloadingApp
 from penstock_gateway.settings import Settings
 from penstock_gateway.settings_models import ServerSettings
 
-_YOUNG_OBJECTS = 20_000
-"""Allocations between two looks at the youngest objects. A request makes some 150 that live until it is settled; looked
-at every 700, as is the default, each is walked over several times for nothing."""
 
-
-def server_for(app: PenstockApp | ReloadingApp, *, host: str, port: int) -> uvicorn.Server:
+def server_for(app: PenstockApp | ReloadingApp, *, host: str, port: int) -> _Server:
     """Return a server for `app` that is not running yet.
 
     Parameters
@@ -57,7 +54,29 @@ def server_for(app: PenstockApp | ReloadingApp, *, host: str, port: int) -> uvic
         timeout_keep_alive=settings().keep_alive_seconds,
         timeout_graceful_shutdown=settings().drain_seconds,
     )
-    return uvicorn.Server(config)
+    return _Server(config)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's, which may also decide when the collector runs: where the process is the gateway's own.
+
+    Attributes
+    ----------
+    collects_garbage : bool
+    """
+
+    collects_garbage = False
+
+    async def main_loop(self) -> None:
+        """Serve until told to stop."""
+        if not self.collects_garbage:
+            await super().main_loop()
+            return
+        collecting = asyncio.ensure_future(collect_when_quiet(lambda: not self.server_state.tasks))
+        try:
+            await super().main_loop()
+        finally:
+            collecting.cancel()
 
 
 def free_port(host: str) -> socket.socket:
@@ -111,10 +130,8 @@ def serve(
         False when it could not start; the log says why.
     """
     server = server_for(app or create_app(settings), host=settings.server.host, port=settings.server.port)
-    # What stands now stays: 70,000 objects that the collector would walk over, 55 ms in which nothing else runs.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_YOUNG_OBJECTS, 20, 50)
+    server.collects_garbage = True
+    spare_old_objects()
     try:
         server.run(sockets=None if listener is None else [listener])
     except SystemExit:  # uvicorn's way of saying that the application did not start
