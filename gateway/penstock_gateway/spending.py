@@ -233,6 +233,7 @@ class Hold:
         "_choices",
         "_deployment",
         "_desk",
+        "_is_limited",
         "_request",
         "_rules",
         "_turn",
@@ -257,6 +258,7 @@ class Hold:
         self._choices = choices_at_most(request)
         self._turn = asyncio.Lock()  # attempts that begin beside each other are held one after the other
         self._deployment: Deployment | None = None
+        self._is_limited = False
         self._amount = 0
         self._begun = 0
 
@@ -309,6 +311,7 @@ class Hold:
         """Note which deployment answers: its stream is what is metered. Only the first call counts."""
         if self._deployment is None:
             self._deployment = deployment
+            self._is_limited = self._limit(deployment) is not None  # asked for with every chunk
             self.output_tokens = self._output_bound(deployment)
 
     def limit_to_send(self, deployment: Deployment) -> int | None:
@@ -334,9 +337,7 @@ class Hold:
         is held, such a count would ask for money that cannot be needed: there it is low, and finds a model that does
         not keep to its limit.
         """
-        if self._deployment is None or self._limit(self._deployment) is None:
-            return tokens_at_most(output_bytes)
-        return output_bytes // LIMITED_BYTES_PER_TOKEN
+        return output_bytes // LIMITED_BYTES_PER_TOKEN if self._is_limited else tokens_at_most(output_bytes)
 
     async def keep_up(self, output_tokens: int) -> None:
         """Let a stream go on, or not.
@@ -353,7 +354,7 @@ class Hold:
         """
         if self._deployment is None or self.grant is None:
             return
-        margin = MARGIN_TOKENS if self._limit(self._deployment) is None else 0
+        margin = 0 if self._is_limited else MARGIN_TOKENS
         missing = output_tokens + margin - self.output_tokens
         if missing <= 0:
             return
