@@ -72,7 +72,8 @@ def inflate(body: bytes, coding: bytes, *, max_bytes: int) -> bytes:
             raise RequestTooLarge(f"The decompressed body is larger than the limit of {max_bytes} bytes.")
         parts.append(part)
         room, at = room - len(part), at + length
-        if at == len(body) or not body[at:].strip(b"\0"):  # padding, which gzip's own tools allow
+        # Padding, which gzip's own tools allow; the rest is copied only where it begins like that, not for each member.
+        if at == len(body) or (body[at] == 0 and not body[at:].strip(b"\0")):
             return parts[0] if len(parts) == 1 else b"".join(parts)
     raise _invalid()
 

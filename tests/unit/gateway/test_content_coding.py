@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import tracemalloc
 import zlib
+from typing import Any
 
 import pytest
 
@@ -98,6 +99,24 @@ def test_inflate_of_very_many_members_is_refused() -> None:
     assert inflate(empty * MAX_MEMBERS, b"gzip", max_bytes=LIMIT) == b""
     with pytest.raises(InvalidRequest):
         inflate(empty * (MAX_MEMBERS + 1), b"gzip", max_bytes=LIMIT)
+
+
+class CountedBytes(bytes):
+    """A body that adds up how much of it is copied by slices."""
+
+    copied = 0
+
+    def __getitem__(self, place: Any) -> Any:
+        found = super().__getitem__(place)
+        self.copied += len(found) if isinstance(found, bytes) else 1
+        return found
+
+
+def test_inflate_of_many_members_copies_no_rest_for_each() -> None:
+    """The time is linear in the body's length: 4,096 members in 16 MB took 7 s when the rest was copied each time."""
+    body = CountedBytes(gzip.compress(BODY, mtime=0) * 1000)
+    assert inflate(body, b"gzip", max_bytes=len(BODY) * 1000) == BODY * 1000
+    assert body.copied <= len(body)
 
 
 @pytest.mark.parametrize("size", [10, INLINE_BYTES + 1, 3_000_000])
