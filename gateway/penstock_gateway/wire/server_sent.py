@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _encode = msgspec.json.Encoder().encode
 
 
@@ -18,7 +19,8 @@ def events_of(block: bytes) -> Iterator[tuple[str, bytes]]:
     Parameters
     ----------
     block : bytes
-        One or more events, each with its blank line, in any of the three line endings.
+        One or more events, each with its blank line, in any of the three line endings. A byte order mark, which may
+        stand before a stream's first event, is passed over.
 
     Yields
     ------
@@ -28,6 +30,7 @@ def events_of(block: bytes) -> Iterator[tuple[str, bytes]]:
         Its data lines, joined by a line feed (HTML standard, 9.2.6).
     """
     name, lines = b"", []
+    block = block.removeprefix(_BYTE_ORDER_MARK)
     for line in block.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n"):
         if line:
             field, _, value = line.partition(b":")
