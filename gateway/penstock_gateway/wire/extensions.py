@@ -103,9 +103,10 @@ def without_extensions(body: JsonObject, provider: str, adapter: str) -> tuple[J
 def _cleaned(entry: JsonObject, kept: set[str], dropped: dict[str, None]) -> dict[str, object]:
     dropped.update(dict.fromkeys(name for name in entry if name in _OF_MESSAGES and name not in kept))
     clean: dict[str, object] = {name: v for name, v in entry.items() if name not in _OF_MESSAGES or name in kept}
-    content = entry.get("content")
-    if content is not None and bytes(content).startswith(b"["):
-        clean["content"] = [_clean_part(part, dropped) for part in _decode_parts(content)]
+    for name in ("content", "tool_calls"):
+        parts = entry.get(name)
+        if parts is not None and bytes(parts).startswith(b"["):
+            clean[name] = [_clean_part(part, dropped) for part in _decode_parts(parts)]
     return clean
 
 

@@ -37,6 +37,15 @@ def test_extensions_are_left_out_and_named_for_a_strict_server() -> None:
     assert set(dropped) == {"cache_control", "reasoning_content", "thinking_blocks"}
 
 
+def test_extension_of_a_call_is_left_out_for_a_strict_server() -> None:
+    """A client of Anthropic's may mark a call for its cache, and OpenAI answers 400 to that place too."""
+    call = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    marked = {"role": "assistant", "content": None, "tool_calls": [{**call, "cache_control": {"type": "ephemeral"}}]}
+    sent, dropped = without_extensions({"messages": raw([marked])}, "openai", "direct")
+    assert json.loads(bytes(sent["messages"])) == [{**marked, "tool_calls": [call]}]
+    assert dropped == ("cache_control",)
+
+
 def test_reasoning_goes_back_to_servers_that_want_it() -> None:
     """DeepSeek refuses a loop whose reasoning is missing."""
     sent, dropped = sent_to("deepseek")
