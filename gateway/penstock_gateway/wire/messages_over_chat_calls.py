@@ -5,14 +5,12 @@ Owns the habits of servers: calls without index or id, all under one index, or r
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
+from penstock_gateway.wire.call_arguments import ArgumentsReader
 from penstock_gateway.wire.messages_over_chat_reply import arguments_of, call_id, name_of
 from penstock_gateway.wire.translation import Asked
-
-_MARKS = re.compile(r"""\\.|["{}\[\]]""", re.DOTALL)
 
 
 class Call:
@@ -30,8 +28,6 @@ class Call:
         In pieces.
     is_sent : bool
         Its block has begun.
-    is_whole : bool
-        The arguments are a whole object: what comes after them is left out.
     """
 
     def __init__(self, piece: dict[str, Any], place: int, asked: Asked) -> None:
@@ -40,11 +36,12 @@ class Call:
         self.name = ""
         self.arguments: list[str] = []
         self.is_sent = False
-        self.is_whole = False
-        self._depth = 0
-        self._is_text = False
-        self._is_escape = False
-        self._is_object = True
+        self._reader = ArgumentsReader()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the arguments are a whole object: what comes after them is left out."""
+        return self._reader.is_whole
 
     def add(self, piece: dict[str, Any]) -> str:
         """Take the next piece of the call and return what it adds to the arguments."""
@@ -52,34 +49,9 @@ class Call:
         added = arguments_of(piece)
         if not added or self.is_whole:
             return ""
-        added = added[: self._end(added)]
+        added = added[: self._reader.end_in(added)]
         self.arguments.append(added)
         return added
-
-    def _end(self, text: str) -> int:
-        """Return where the arguments end in a piece: its own end unless the object is closed in it.
-
-        Brackets are counted over the pieces, so that the time is linear in the length of all.
-        """
-        if self._depth == 0 and self._is_object:
-            begin = text.lstrip()
-            self._is_object = not begin or begin.startswith("{")
-        if not self._is_object:
-            return len(text)
-        position = 1 if self._is_escape else 0
-        self._is_escape = False
-        while (mark := _MARKS.search(text, position)) is not None:
-            position = mark.end()
-            sign = mark[0]
-            if sign == '"':
-                self._is_text = not self._is_text
-            elif not self._is_text and len(sign) == 1:
-                self._depth += 1 if sign in "{[" else -1
-                if self._depth == 0:
-                    self.is_whole = True
-                    return position
-        self._is_escape = text.endswith("\\", position)  # it escapes what the next piece begins with
-        return len(text)
 
 
 class Calls:

@@ -12,11 +12,13 @@ from typing import Protocol
 
 import msgspec
 
+from penstock_gateway.wire.call_arguments import ArgumentsReader
 from penstock_gateway.wire.responses_over_chat_reasoning import reasoning_item, seal_thinking
 from penstock_gateway.wire.responses_over_chat_shape import Item, call_item, message_item, text_part
 from penstock_gateway.wire.server_sent import event_bytes
 
 _encode = msgspec.json.Encoder().encode
+_decode_string = msgspec.json.Decoder(str).decode
 
 
 class EventWriter:
@@ -245,11 +247,20 @@ class OpenCall:
         self._id = item_id
         self._raw_place = b""
         self._pieces: list[bytes] = []
+        self._reader = ArgumentsReader()
+        self._read = 0  # pieces that the reader has had
 
     @property
     def is_announced(self) -> bool:
         """Whether it has a place in the output."""
         return self.index >= 0
+
+    def is_whole(self) -> bool:
+        """Whether its arguments are a whole object by now; each piece is read once, and only where this is asked."""
+        while self._read < len(self._pieces) and not self._reader.is_whole:
+            self._reader.end_in(_decode_string(_joined([self._pieces[self._read]])))
+            self._read += 1
+        return self._reader.is_whole
 
     def announce(self, index: int) -> bytes:
         """Return the event that opens it at a place in the output, and what has come before its name."""

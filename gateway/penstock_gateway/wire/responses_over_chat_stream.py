@@ -181,7 +181,8 @@ class ResponseEvents:
     def _call(self, index: object, view: CallView) -> bytes:
         """Return the events of a piece of a call.
 
-        A new index begins a call, and so does a new id with a name: some servers number all calls 0, or none.
+        A new index begins a call, and so does a new id with a name: some servers number all calls 0, or none. Where
+        they give no ids either, a name and arguments begin one when the call before has all of its own.
         """
         function = view.function
         if function is None:
@@ -189,8 +190,10 @@ class ResponseEvents:
         name = function.name if isinstance(function.name, str) else ""
         call_id = view.id if isinstance(view.id, str) else ""
         key = index if isinstance(index, int | str) else None
+        piece = arguments_piece(function.arguments)
         call = self._by_index.get(key)
-        if call is None or (name and call_id and call_id != call.call_id):
+        is_another = call is not None and name and (call_id != call.call_id if call_id else piece and call.is_whole())
+        if call is None or is_another:
             number = len(self._calls)
             call = OpenCall(self._writer, f"fc_chat_{self._id}_{number}", call_id or f"call_{self._id}_{number}")
             self._calls.append(call)
@@ -199,7 +202,6 @@ class ResponseEvents:
         if name and not call.is_announced:
             call.name = name
             events = self._end_spoken() + call.announce(self._place())
-        piece = arguments_piece(function.arguments)
         return events + call.add_arguments(piece) if piece else events
 
     def _end_spoken(self, status: str = "completed") -> bytes:

@@ -116,6 +116,22 @@ def test_stream_whose_call_names_its_function_late_holds_the_arguments_back() ->
     assert events[-1]["response"]["output"][0]["arguments"] == "{}"
 
 
+@pytest.mark.parametrize("place", [{}, {"index": 0}, {"index": 0, "id": ""}])
+def test_stream_of_whole_calls_without_ids_keeps_them_apart(place: dict[str, Any]) -> None:
+    """Some servers number all calls 0 and give them no id: one that is whole does not go on with another's name."""
+    calls = [{**place, "function": {"name": name, "arguments": '{"x":1}'}} for name in ("f", "g")]
+    whole = read_events(streamed([delta(tool_calls=[call]) for call in calls]))[-1]["response"]
+    assert [(item["name"], item["arguments"]) for item in whole["output"]] == [("f", '{"x":1}'), ("g", '{"x":1}')]
+    assert len({item["call_id"] for item in whole["output"]}) == 2
+
+
+def test_stream_of_a_call_whose_pieces_repeat_its_name_is_one_call() -> None:
+    """A name says that a call begins only where the one before it is whole."""
+    pieces = [{"function": {"name": "f", "arguments": piece}} for piece in ('{"x":{}', "}", "")]
+    whole = read_events(streamed([delta(tool_calls=[piece]) for piece in pieces]))[-1]["response"]
+    assert [(item["name"], item["arguments"]) for item in whole["output"]] == [("f", '{"x":{}}')]
+
+
 def test_stream_with_text_between_calls_keeps_the_order_of_places() -> None:
     """Each item that begins takes the next place, whatever is still open."""
     call = [{"index": 0, "id": "a", "function": {"name": "f", "arguments": "{}"}}]
