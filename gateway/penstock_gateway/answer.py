@@ -42,6 +42,8 @@ _ENDING_WITH_DONE = (WireFormat.CHAT, WireFormat.COMPLETIONS)
 _NO_NAME = re.compile(r"[^\w.,$@\[\]-]", re.ASCII)  # field names are the client's: nothing of them may end a header
 _COMPLETION_ID = re.compile(rb'"id":\s*"([\w.:-]{1,128})"')
 _DONE = re.compile(rb"(?<![^\r\n])data: ?\[DONE\]")  # at the start of a line: text may quote it
+_NUMBERED = b'"sequence_number"'
+_SEQUENCE_NUMBER = re.compile(rb'"sequence_number":\s*(\d{1,15})')  # quoted by text, it has backslashes in it
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -98,6 +100,7 @@ class Answer:
         self._settlement: Settlement | None = None
         self._visit = visit
         self._hit = hit
+        self._latest = b""
         self._kept = KeptStream(max_kept_bytes) if self.is_stream and self._may_keep else None
 
     def headers(self) -> dict[str, str]:
@@ -155,6 +158,8 @@ class Answer:
                 async for block in blocks:
                     if self._kept is not None:
                         self._kept.add(block)
+                    if self._front is WireFormat.RESPONSES and _NUMBERED in block:
+                        self._latest = block
                     if self._wants_id and (found := _COMPLETION_ID.search(block)):
                         self._note_id(found[1].decode())
                     if self._ends_with_done and (done := _DONE.search(block)):
@@ -174,7 +179,12 @@ class Answer:
             self.settle(200, code)
             if not isinstance(error, GatewayError):
                 raise
-            yield shaped_event(self._front, error)
+            yield self.error_event(error)
+
+    def error_event(self, error: GatewayError) -> bytes:
+        """Return an error as the last event, numbered after what has been sent where the format numbers its events."""
+        numbers = _SEQUENCE_NUMBER.findall(self._latest)
+        return shaped_event(self._front, error, int(numbers[-1]) + 1 if numbers else 0)
 
     def settle(self, status: int, error_code: str | None) -> Settlement | None:
         """Charge the request once; later calls return None."""

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from penstock_gateway.errors import UpstreamUnreachable
+from penstock_gateway.errors import UpstreamBroken, UpstreamUnreachable
 from penstock_gateway.money.usage import Usage
 from penstock_gateway.settings import Settings, load_settings
 from penstock_gateway.upstream.protocol import UpstreamRequest
+from penstock_gateway.wire.server_sent import event_bytes, events_of
 from support.fakes import FakeReply
 from support.running_gateway import Running, running
 
@@ -63,6 +64,13 @@ RESPONSE = {
     "usage": {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5},
 }
 ANSWERS: dict[str, dict[str, Any]] = {"chat": CHAT, "messages": MESSAGE, "responses": RESPONSE}
+BEGINNINGS: dict[str, list[bytes]] = {
+    "chat": [b'data: {"choices":[{"index":0,"delta":{"content":"A \\"sequence_number\\":9"}}]}\n\n'],
+    "responses": [
+        event_bytes({"type": "response.created", "sequence_number": 0, "response": RESPONSE}, "response.created"),
+        event_bytes({"type": "response.in_progress", "sequence_number": 1}) + event_bytes(b'{"sequence_number": 2}'),
+    ],
+}
 VECTORS = {"object": "list", "data": [{"embedding": [0.5]}], "usage": {"prompt_tokens": 3, "total_tokens": 3}}
 
 
@@ -226,3 +234,22 @@ async def test_models_are_listed_with_their_groups_in_the_clients_shape(settings
         page = await (await gateway.http.get(f"{gateway.url}/v1/models", headers=version)).json()
         assert [model["id"] for model in page["data"]] == names
         assert (page["has_more"], page["data"][0]["type"]) == (False, "model")
+
+
+@pytest.mark.parametrize("model", ["chat", "stored-a"])
+@pytest.mark.parametrize("failure", [UpstreamBroken("The provider broke off."), ZeroDivisionError("a bug")])
+async def test_error_in_a_response_under_way_is_numbered_after_the_last_event(
+    settings: Settings, model: str, failure: Exception
+) -> None:
+    """Clients order events by their numbers, whoever has made the ones before: the provider or a translator."""
+
+    def break_off(request: UpstreamRequest) -> FakeReply:
+        return FakeReply(blocks=[*BEGINNINGS[request.wire.value], failure], content_type="text/event-stream")
+
+    async with running(settings, break_off) as gateway:
+        body = {"model": model, "input": "x", "stream": True}
+        response = await gateway.http.post(f"{gateway.url}/v1/responses", json=body)
+        events = [json.loads(data) for _, data in events_of(await response.read())]
+    assert (events[-1]["type"], events[-1]["code"] in ("upstream_broken", "internal_error")) == ("error", True)
+    assert len(events) > 2
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))

@@ -27,7 +27,6 @@ from penstock_gateway.errors import GatewayError, Overloaded, shutting_down, une
 from penstock_gateway.identifiers import identifier_source
 from penstock_gateway.litellm_headers import litellm_headers
 from penstock_gateway.pipeline import Pipeline
-from penstock_gateway.wire.error_shapes import shaped_event
 from penstock_gateway.wire.formats import PATHS, WireFormat
 from penstock_gateway.wire.requests import parse_request
 
@@ -87,7 +86,7 @@ class InferenceEndpoint:
                 if answer.is_stream:
                     if shows_litellm:
                         headers += _litellm(answer)
-                    await _send_stream(answer, send, headers, front)
+                    await _send_stream(answer, send, headers)
                 else:
                     content = await answer.body()
                     if shows_litellm:
@@ -98,7 +97,7 @@ class InferenceEndpoint:
             raise
 
 
-async def _send_stream(answer: Answer, send: Send, headers: list[tuple[bytes, bytes]], front: WireFormat) -> None:
+async def _send_stream(answer: Answer, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
     """Relay a stream; when the server stops or fails meanwhile, say so instead of just ending."""
     await send({"type": "http.response.start", "status": 200, "headers": [*_SSE_HEADERS, *headers]})
     last = b""
@@ -107,10 +106,10 @@ async def _send_stream(answer: Answer, send: Send, headers: list[tuple[bytes, by
             async for block in blocks:
                 await send({"type": "http.response.body", "body": block, "more_body": True})
     except asyncio.CancelledError:
-        last = shaped_event(front, shutting_down())
+        last = answer.error_event(shutting_down())
         raise
     except Exception:
-        last = shaped_event(front, unexpected_failure())
+        last = answer.error_event(unexpected_failure())
         raise
     finally:
         await send({"type": "http.response.body", "body": last})
