@@ -170,6 +170,21 @@ async def test_memory_of_who_answered_is_bounded_by_its_setting(settings: Settin
         assert len(gateway.app.pipeline.keepers) == 3
 
 
+@pytest.mark.parametrize("given", [{}, {"input": None}, {"input": []}])
+@pytest.mark.parametrize("state", [{"prompt": {"id": "pmpt_1"}}, {"previous_response_id": "resp_1"}])
+async def test_response_of_what_a_provider_keeps_needs_no_input(
+    settings: Settings, state: dict[str, Any], given: dict[str, Any]
+) -> None:
+    """A stored prompt or conversation says what is asked, so the request passes as its client wrote it."""
+    async with running(settings, answer) as gateway:
+        status, _, _ = await post(gateway, "responses", {"model": "stored-a", **state, **given})
+        assert status == 200
+        assert sent(gateway) == {"model": "m", **state, **given}
+        status, body, _ = await post(gateway, "responses", {"model": "chat", **state, **given})
+        assert (status, body["error"]["code"]) == (400, "not_translatable")
+        assert (await post(gateway, "responses", {"model": "stored-a", **given}))[0] == 400
+
+
 async def test_native_message_passes_with_its_headers_and_what_nobody_knows(settings: Settings) -> None:
     """A body's unknown fields, the format's own headers and an answer's unknown fields all pass."""
     asked = {"model": "claude", "max_tokens": 9, "messages": [{"role": "user", "content": "Hi"}], "a_new_field": [1.0]}

@@ -27,6 +27,7 @@ _STATE: Final[tuple[str, ...]] = ("previous_response_id", "conversation", "promp
 _LIMITS: Final[Mapping[WireFormat, str]] = MappingProxyType({WireFormat.RESPONSES: "max_output_tokens"})
 _MODEL: Final = frozenset({"model", "stream", "user", CONTROL_FIELD})
 _NOTHING_SAID: Final = raw([{"role": "user", "content": ""}])
+_NO_INPUT: Final = frozenset({b"null", b"[]"})
 _SET_TO_NOTHING: Final = frozenset({b"null", b"false"})
 
 
@@ -65,7 +66,10 @@ def parse_request(
         return _embeddings(fields)
     state = {name: fields[name] for name in _STATE if name in fields and bytes(fields[name]) not in _SET_TO_NOTHING}
     state = state if front is WireFormat.RESPONSES else {}
-    translated, obstacle = _chat_form(front, {name: value for name, value in fields.items() if name not in state})
+    rest = {name: value for name, value in fields.items() if name not in state}
+    if state and bytes(rest.get("input", b"null")) in _NO_INPUT:  # what is kept says what is asked
+        rest["input"] = raw("")
+    translated, obstacle = _chat_form(front, rest)
     if state:
         obstacle = f"'{next(iter(state))}' refers to what another provider keeps"
     request = parse_chat_fields(translated.fields)
