@@ -261,8 +261,11 @@ class Settler:
         if served is None or settlement.error_code is not None or passage.request.front is WireFormat.EMBEDDINGS:
             return
         self.keepers.remember(tenant, passage.request.opening, served)
-        if passage.answer_id is not None and WireFormat.RESPONSES in passage.deployment(served).wires:
-            self.keepers.remember(tenant, passage.answer_id, served)
+        if passage.request.front is WireFormat.RESPONSES and WireFormat.RESPONSES in passage.deployment(served).wires:
+            native = passage.request.native  # the conversation that it went on with is kept there as well
+            for kept in (passage.answer_id, None if native is None else native.answer_id):
+                if kept is not None:
+                    self.keepers.remember(tenant, kept, served)
         if self.conversations is None or usage is None:
             return
         is_chosen = served == passage.decision.chosen

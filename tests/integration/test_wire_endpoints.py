@@ -170,6 +170,19 @@ async def test_memory_of_who_answered_is_bounded_by_its_setting(settings: Settin
         assert len(gateway.app.pipeline.keepers) == 3
 
 
+@pytest.mark.parametrize("conversation", ["conv_1", {"id": "conv_1"}])
+async def test_conversation_that_a_provider_keeps_goes_on_where_it_was_answered(
+    settings: Settings, conversation: object
+) -> None:
+    """Only the deployment that has answered in it is known to have it: neither its group nor `auto` leaves that one."""
+    async with running(settings, answer) as gateway:
+        asked = {"input": "x", "conversation": conversation}
+        await post(gateway, "responses", {"model": "stored-b", **asked})
+        for _ in range(3):
+            assert (await post(gateway, "responses", {"model": "stored", **asked}))[0] == 200
+        assert asked_of(gateway) == ["stored-b"] * 4
+
+
 @pytest.mark.parametrize("given", [{}, {"input": None}, {"input": []}])
 @pytest.mark.parametrize("state", [{"prompt": {"id": "pmpt_1"}}, {"previous_response_id": "resp_1"}])
 async def test_response_of_what_a_provider_keeps_needs_no_input(
