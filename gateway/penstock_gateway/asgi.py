@@ -33,6 +33,7 @@ RawHeaders = Iterable[tuple[bytes, bytes]]
 BODY_TIMEOUT_SECONDS = 30.0
 # Say how a Messages body is to be read, so they go with it to a server of that format.
 _FORMAT_HEADERS = frozenset({b"anthropic-version", b"anthropic-beta"})
+_LIST_HEADER = "anthropic-beta"
 _FORMAT_VALUE = re.compile(rb"[A-Za-z0-9._, :/-]{1,2048}")
 _CONTROL_PREFIX = b"x-penstock-"
 _MAX_REQUEST_ID_BYTES = 128
@@ -108,7 +109,7 @@ def read_head(scope: Scope) -> RequestHead:
         elif name == b"upgrade":
             head.asks_upgrade = True
         elif name in _FORMAT_HEADERS and _FORMAT_VALUE.fullmatch(value):
-            head.format_headers += ((name.decode(), value.decode()),)
+            head.format_headers = _with_format_header(head.format_headers, name.decode(), value.decode())
         elif name.startswith(_CONTROL_PREFIX):
             _read_control(head, name, value.decode("latin-1").strip())
     return head
@@ -243,6 +244,13 @@ async def send_error(send: Send, error: GatewayError, front: WireFormat = WireFo
     """Send an error in the shape of the client's format."""
     headers = [(name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in error.headers.items()]
     await send_body(send, error.status, shaped_error(front, error), "application/json", headers)
+
+
+def _with_format_header(headers: tuple[tuple[str, str], ...], name: str, value: str) -> tuple[tuple[str, str], ...]:
+    """Return the headers with one more; a list that comes in several lines is one (RFC 9110 section 5.3)."""
+    found = dict(headers)
+    found[name] = f"{found[name]},{value}" if name == _LIST_HEADER and name in found else value
+    return tuple(found.items())
 
 
 def _bearer(value: bytes) -> str | None:

@@ -128,6 +128,14 @@ async def test_read_body_of_two_codings_is_refused() -> None:
     assert caught.value.headers == {"accept-encoding": "gzip, deflate"}
 
 
+def test_read_head_betas_in_two_lines_are_one_list() -> None:
+    """Clients add a line for each beta (RFC 9110 section 5.3); upstream a second header would replace the first."""
+    lines = [(b"anthropic-beta", b"a-1"), (b"anthropic-version", b"2023-06-01"), (b"anthropic-beta", b"b-2,c-3")]
+    found = head_of(*lines).format_headers
+    assert dict(found) == {"anthropic-beta": "a-1,b-2,c-3", "anthropic-version": "2023-06-01"}
+    assert len(found) == 2
+
+
 @pytest.mark.parametrize(("value", "expected"), [(b"true", True), (b"1", True), (b"FALSE", False)])
 def test_read_head_switches_are_true_or_false(value: bytes, expected: bool) -> None:
     """Each of the two is read by itself."""
