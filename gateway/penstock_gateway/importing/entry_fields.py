@@ -6,6 +6,7 @@ takes which field.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -28,6 +29,8 @@ FORBIDDEN_HEADERS: Final = frozenset(
     {"host", "content-length", "content-type", "transfer-encoding", "connection", "keep-alive", "te", "trailer"}
     | {"upgrade", "expect", "accept-encoding", "proxy-authorization", "proxy-connection"}
 )
+# A value that is a credential by its own words, whatever its header is called.
+_CREDENTIAL: Final = re.compile(r"(bearer|basic)\s|sk-", re.IGNORECASE)
 _ABILITIES: Final = {
     "supports_function_calling": Ability.TOOLS,
     "supports_vision": Ability.VISION,
@@ -200,7 +203,7 @@ class _EntryMapper:
         if not is_legal or name.lower() in FORBIDDEN_HEADERS or len(headers) >= _MAX_HEADERS:
             self._findings.dropped(node, "Penstock sets this header itself, or no header is called so")
             return
-        if is_secret(("deployments", 0, "headers", name)):
+        if is_secret(("deployments", 0, "headers", name)) or _CREDENTIAL.match(str(node.value)):
             found = self._draft.references.secret(node, f"{self._entry.name}_{name}")
             if found is None:
                 return

@@ -216,6 +216,15 @@ def test_unknown_field_is_told_with_the_nearest_known_one(tmp_path: Path) -> Non
     assert nearest["router_setings.timeout"] == "did you mean router_settings?"
 
 
+@pytest.mark.parametrize("credential", ["Bearer abc123", "basic dTpw", "sk-abc123"])
+def test_credential_under_a_plain_header_name_is_not_written_out(tmp_path: Path, credential: str) -> None:
+    """What a value says of itself counts as well as its header's name: a secret is never in the new file."""
+    imported = run_import(tmp_path, one(f"model: openai/gpt-4o, extra_headers: {{x-upstream: {credential}}}"))
+    assert credential not in imported.text + repr(imported)
+    assert imported.verdicts[-1].fate is Fate.CHANGED
+    assert "M_X_UPSTREAM" in [each.name for each in imported.variables]
+
+
 def test_key_written_twice_is_one_variable_and_two_keys_are_two(tmp_path: Path) -> None:
     """A variable stands for a secret, and takes no name that the old file uses for something else."""
     imported = run_import(
