@@ -1,13 +1,12 @@
 """``penstock cache``: shows, examines and deletes what a running gateway has cached for one key.
 
 Owns these commands' arguments and output. They speak HTTP to ``/v1/cache`` and read no configuration. Nothing heavy is
-imported before a command runs. Read `cache_group`, then `_ask`.
+imported before a command runs. Read `cache_group`.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -15,10 +14,8 @@ from typing import Any, Final, TypeVar
 
 import click
 
-KEY_VARIABLE: Final = "PENSTOCK_API_KEY"
-DEFAULT_URL: Final = "http://127.0.0.1:4000"
-_TIMEOUT_SECONDS: Final = 30.0
-_HTTP_OK: Final = range(200, 300)
+from penstock_gateway.commands.gateway_client import DEFAULT_URL, ask, plain
+
 _ENTRY_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 _Command = TypeVar("_Command", bound=Callable[..., int])
@@ -66,7 +63,7 @@ def doctor_command(url: str, as_json: bool) -> int:
 
     width = shutil.get_terminal_size((120, 24)).columns
     for finding in found["findings"]:
-        click.echo(finding_lines({name: _plain(value) for name, value in finding.items()}, width))
+        click.echo(finding_lines({name: plain(value) for name, value in finding.items()}, width))
     return 0
 
 
@@ -84,7 +81,7 @@ def running_findings(url: str) -> list[dict[str, str]]:
         raise
     except click.ClickException as error:
         return [{"level": "fail", "subject": "cache", "detail": error.message, "fix": ""}]
-    return [{name: _plain(value) for name, value in finding.items()} for finding in findings]
+    return [{name: plain(value) for name, value in finding.items()} for finding in findings]
 
 
 @cache_group.command("entry")
@@ -98,9 +95,9 @@ def entry_command(entry_id: str, url: str, as_json: bool) -> int:
     answer = entry.pop("answer")
     for name, value in entry.items():
         if value is not None and name != "object":
-            click.echo(f"{name}: {_plain(value)}")
+            click.echo(f"{name}: {plain(value)}")
     if answer is not None:
-        click.echo(f"answer: {_plain(_answer_text(answer))}")
+        click.echo(f"answer: {plain(_answer_text(answer))}")
     return 0
 
 
@@ -138,50 +135,7 @@ def wrong_command(entry_id: str, url: str, as_json: bool) -> int:
 
 
 def _ask(method: str, url: str, path: str) -> dict[str, Any]:
-    """Send one request to the gateway and return what it says, or show its error and leave.
-
-    No redirect is followed, so the key goes nowhere else.
-    """
-    from http.client import HTTPConnection, HTTPException, HTTPSConnection  # noqa: PLC0415 - 30 ms
-    from urllib.parse import urlsplit  # noqa: PLC0415 - likewise
-
-    try:
-        parts = urlsplit(url if "//" in url else f"http://{url}")
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host = port = None
-    if host is None or parts.scheme not in ("http", "https"):
-        raise click.UsageError(f"--url is not an http:// or https:// address: {url}")
-    kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-    connection = kind(host, port, timeout=_TIMEOUT_SECONDS)
-    key = os.environ.get(KEY_VARIABLE, "").strip()
-    headers = {"authorization": f"Bearer {key}"} if key else {}
-    base = parts.path.rstrip("/").removesuffix("/v1")
-    try:
-        connection.request(method, f"{base}/v1/cache{path}", headers=headers)
-        response = connection.getresponse()
-        status, body = response.status, response.read()
-    except (OSError, HTTPException, UnicodeError) as error:
-        raise click.ClickException(f"no answer from {url}: {str(error) or type(error).__name__}") from None
-    except ValueError:  # its text would show the key
-        raise click.ClickException(f"the key in ${KEY_VARIABLE} holds a character that no header may have") from None
-    finally:
-        connection.close()
-    return _read(url, status, body)
-
-
-def _read(url: str, status: int, body: bytes) -> dict[str, Any]:
-    """Return an answer's content, or raise the error that it is."""
-    try:
-        content = json.loads(body)
-        if status in _HTTP_OK and isinstance(content, dict):
-            return content
-        error = content["error"]
-        message = f"{error['message']} [{error['code']}]"
-    except (ValueError, KeyError, TypeError):
-        raise click.ClickException(f"{url} answered with status {status}; is it a Penstock gateway?") from None
-    hint = f" Put the key into ${KEY_VARIABLE}." if error["code"] == "missing_api_key" else ""
-    raise click.ClickException(message + hint)
+    return ask(method, url, f"/v1/cache{path}")
 
 
 def _entry_path(entry_id: str) -> str:
@@ -216,12 +170,6 @@ def _answer_text(answer: dict[str, Any]) -> str:
         return str(answer["choices"][0]["message"]["content"])
     except (KeyError, IndexError, TypeError):
         return json.dumps(answer)
-
-
-def _plain(value: object) -> str:
-    """Return a value for a terminal: what models write must not move its cursor."""
-    text = str(value)
-    return "".join(character if character.isprintable() or character in "\n\t" else "�" for character in text)
 
 
 def _write_json(content: dict[str, Any]) -> int:

@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from penstock_gateway.cache_commands import cache_group, running_findings
+from penstock_gateway.commands.artifact import artifact_group
 from penstock_gateway.commands.budgets import budgets_group
-from penstock_gateway.commands.fetch_artifact import fetch_artifact_command
+from penstock_gateway.commands.completion import completion_command
+from penstock_gateway.commands.explain import explain_command
 from penstock_gateway.commands.groups import tags_group, teams_group
 from penstock_gateway.commands.import_litellm import import_group
 from penstock_gateway.commands.keys import keys_group
@@ -112,7 +114,9 @@ def penstock(debug: bool) -> None:
 penstock.add_command(cache_group)
 penstock.add_command(events_group)
 penstock.add_command(import_group)
-penstock.add_command(fetch_artifact_command)
+penstock.add_command(artifact_group)
+penstock.add_command(explain_command)
+penstock.add_command(completion_command)
 for _group in (keys_group, teams_group, tags_group, budgets_group, spend_group, report_group):
     penstock.add_command(_group)
 spend_group.add_command(reconcile_command)
@@ -228,7 +232,9 @@ def route_command(
     if as_json:
         _write_json(decision)
     else:
-        _show_decision(decision, novelty_max)
+        from penstock_gateway.commands.decision_text import decision_lines
+
+        click.echo("\n".join(decision_lines(decision, novelty_max, _width())))
     return 0
 
 
@@ -299,6 +305,15 @@ def config_schema_command() -> int:
 
     click.echo(json_schema(), nl=False)
     return 0
+
+
+@penstock.group("config")
+def config_group() -> None:
+    """Check a configuration, or write the schema of one."""
+
+
+config_group.add_command(check_config_command, "check")
+config_group.add_command(config_schema_command, "schema")
 
 
 @penstock.command("version")
@@ -378,51 +393,6 @@ def _decide(
         raise click.ClickException(error.message) from None
     parts = pipeline.chooser.parts
     return decision, None if parts is None else parts.artifact.manifest.guard.novelty_max
-
-
-def _show_decision(decision: dict[str, Any], novelty_max: float | None) -> None:
-    from penstock_gateway.settings_report import aligned_usd, table, wrapped
-
-    candidates = decision["candidates"]
-    costs = aligned_usd([entry["estimated_cost_usd"] for entry in candidates])
-    rows = [
-        (
-            entry["model"],
-            entry["tier"] or "-",
-            "-" if entry["quality"] is None else f"{entry['quality']:.3f}",
-            "-" if entry["gain"] is None else f"{entry['gain']:+.3f} ± {entry['gain_se']:.3f}",
-            cost,
-            entry["rejected"] or "",
-        )
-        for entry, cost in zip(candidates, costs, strict=True)
-    ]
-    saving = decision["estimated_saving_usd"]
-    click.echo(f"{decision['model']} ({decision['reason']}, tradeoff {decision['tradeoff']})")
-    if decision["reason"].startswith("abstained") and decision["novelty"] is not None and novelty_max is not None:
-        click.echo(f"novelty {decision['novelty']:.3f}, limit {novelty_max:.3f}: a prompt above it is not routed")
-    for line in _policy_lines(decision):
-        click.echo(line)
-    if saving is not None:
-        click.echo(f"estimated saving against {decision['baseline_model']}: {saving} USD")
-    click.echo()
-    head = ("model", "tier", "quality", "gain", "cost_usd", "rejected")
-    click.echo("\n".join(table(head, rows, right=(2, 3, 4), spare=(1, 2), width=_width())))
-    for entry in candidates:
-        if entry["rejected"]:
-            click.echo(wrapped(f"rejected  {entry['model']}: {entry['rejected_detail']}", 10, _width()))
-    if any(entry["gain"] is not None for entry in candidates):
-        click.echo(f"\ngain: predicted quality over {decision['default_model']}, ± one standard error")
-
-
-def _policy_lines(decision: dict[str, Any]) -> list[str]:
-    """Say which limits were in force, and how likely the choice was when it was drawn."""
-    limits = [f"{name} {decision[name]:g}" for name in ("max_cost_usd", "min_quality") if decision[name] is not None]
-    if decision["floor"] is not None:
-        limits.append(f"no tier below {decision['floor']}")
-    lines = [f"limits: {', '.join(limits)}"] if limits else []
-    if decision["propensity"] != 1.0:
-        lines.append(f"propensity {decision['propensity']:.4f}: exploration is on")
-    return lines
 
 
 def _width() -> int:

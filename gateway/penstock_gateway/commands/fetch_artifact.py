@@ -1,4 +1,4 @@
-"""``penstock fetch-artifact``: a router from an object store into a folder, for containers that start with none.
+"""``penstock artifact fetch``: a router from an object store into a folder, for containers that start with none.
 
 Owns arguments, output and exit codes: 0 fetched or there already, 1 refused. Nothing but an artifact with the right
 digest is ever seen under the folder's name. Read `fetch`.
@@ -17,7 +17,7 @@ import click
 from penstock_gateway.commands.admin_client import write_json
 
 
-@click.command("fetch-artifact")
+@click.command("fetch")
 @click.argument("url")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--digest", required=True, help="Id that it must have: sha256: and 64 digits.")
@@ -27,7 +27,7 @@ def fetch_artifact_command(url: str, folder: Path, digest: str, public_key: str 
     r"""Copy the artifact folder at URL (s3://…, gs://…, a path) to FOLDER, once its digest has been checked.
 
     \b
-    penstock fetch-artifact s3://routers/support /artifact/router --digest sha256:…
+    penstock artifact fetch s3://routers/support /artifact/router --digest sha256:…
 
     What URL may be depends on the fsspec packages that are installed (s3fs, gcsfs …); their credentials come from where
     they look for them. A FOLDER that already has this artifact is left as it is.

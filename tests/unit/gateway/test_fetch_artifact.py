@@ -1,4 +1,4 @@
-"""`penstock fetch-artifact`: nothing but the artifact that was asked for ever lies under the folder's name."""
+"""`penstock artifact fetch`: nothing but the artifact that was asked for ever lies under the folder's name."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_fetch_artifact_with_the_right_digest_lays_it_down_once(
 ) -> None:
     """The second start of a pod on the same volume fetches nothing."""
     target = tmp_path / "artifact" / "router"
-    arguments = ["fetch-artifact", f"file://{source}", str(target), "--digest", _id(source), "--json"]
+    arguments = ["artifact", "fetch", f"file://{source}", str(target), "--digest", _id(source), "--json"]
     assert run(arguments) == 0
     assert json.loads(capsys.readouterr().out)["fetched"] is True
     assert (target / GRAPH_FILE).read_bytes() == (source / GRAPH_FILE).read_bytes()
@@ -76,7 +76,7 @@ def test_fetch_artifact_that_is_not_the_one_leaves_the_folder_as_it_was(
         (source / MANIFEST_FILE).write_bytes(b" " * 100_000_000)
     else:
         url = "nosuchstore://bucket/support"
-    assert run(["fetch-artifact", url, str(target), "--digest", digest]) == 1
+    assert run(["artifact", "fetch", url, str(target), "--digest", digest]) == 1
     assert f"({code})" in capsys.readouterr().err
     assert (target / "here").read_text() == "before"
     assert [path.name for path in target.parent.iterdir()] == ["router"]
