@@ -7,8 +7,6 @@ digest is ever seen under the folder's name. Read `fetch`.
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +67,9 @@ def fetch(url: str, folder: Path, *, digest: str, public_key: str | None = None)
         ``artifact_source_unusable``, ``artifact_missing``, ``artifact_oversize``, ``artifact_other_digest`` and the
         other codes of `artifact_source.check_trust`; the folder is as it was.
     """
+    import shutil
+    import tempfile
+
     from penstock_gateway.artifact_source import Trust, check_trust
     from penstock_routers.errors import ArtifactError
     from penstock_routers.registry_layout import is_artifact_id
