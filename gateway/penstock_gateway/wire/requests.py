@@ -21,6 +21,7 @@ from penstock_gateway.wire.formats import WireFormat
 from penstock_gateway.wire.native import NativeRequest
 from penstock_gateway.wire.pairs import find_translator
 from penstock_gateway.wire.translation import NOT_TRANSLATABLE, TranslatedRequest
+from penstock_routers.token_counts import estimate_tokens
 
 # What ties a Responses request to what its provider has kept: looked at apart, because the rest has a chat form.
 _STATE: Final[tuple[str, ...]] = ("previous_response_id", "conversation", "prompt", "background")
@@ -28,6 +29,9 @@ _LIMITS: Final[Mapping[WireFormat, str]] = MappingProxyType({WireFormat.RESPONSE
 _MODEL: Final = frozenset({"model", "stream", "user", CONTROL_FIELD})
 _NOTHING_SAID: Final = raw([{"role": "user", "content": ""}])
 _NO_INPUT: Final = frozenset({b"null", b"[]"})
+_PROMPT: Final = frozenset({"messages", "system", "tools", "instructions", "input", "prompt"})
+# As long as they are for other reasons: pictures, sound, files, and what a provider has sealed.
+_NO_TEXT: Final = frozenset({"data", "file_data", "image_url", "url", "signature", "encrypted_content"})
 _SET_TO_NOTHING: Final = frozenset({b"null", b"false"})
 
 
@@ -70,12 +74,14 @@ def parse_request(
     if state and bytes(rest.get("input", b"null")) in _NO_INPUT:  # what is kept says what is asked
         rest["input"] = raw("")
     translated, obstacle = _chat_form(front, rest)
+    unread = 0 if obstacle is None else _prompt_tokens(rest)
     if state:
         obstacle = f"'{next(iter(state))}' refers to what another provider keeps"
     request = parse_chat_fields(translated.fields)
     native = {name: value for name, value in fields.items() if name != CONTROL_FIELD}
     return replace(
         request,
+        input_tokens=request.input_tokens + unread,
         wants_usage=front is not WireFormat.COMPLETIONS or request.wants_usage,
         native=NativeRequest(
             front,
@@ -112,6 +118,29 @@ def _chat_form(front: WireFormat, fields: JsonObject) -> tuple[TranslatedRequest
         if limit is not None and bytes(limit) != b"0":
             kept["max_tokens"] = limit
         return TranslatedRequest({**kept, "messages": _NOTHING_SAID}), error.message
+
+
+def _prompt_tokens(fields: JsonObject) -> int:
+    """Estimate the tokens of a prompt that has no chat form; token ids count one each."""
+    text_bytes = ids = 0
+    for name in _PROMPT.intersection(fields):
+        rest: list[object] = []
+        try:
+            rest.append(plain_field(fields, name))
+        except InvalidRequest:  # Python cannot read it, its provider may
+            text_bytes += len(bytes(fields[name]))
+        while rest:
+            value = rest.pop()
+            if isinstance(value, str):
+                text_bytes += len(value.encode())
+            elif isinstance(value, list):
+                rest += value
+            elif isinstance(value, dict):
+                is_text = value.get("type") == "text"
+                rest += [inner for key, inner in value.items() if is_text or key not in _NO_TEXT]
+            elif isinstance(value, int | float):
+                ids += 1
+    return estimate_tokens(text_bytes) + ids
 
 
 def _embeddings(fields: JsonObject) -> ChatRequest:
