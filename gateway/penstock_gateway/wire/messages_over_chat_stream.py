@@ -32,7 +32,9 @@ from penstock_gateway.wire.server_sent import event_bytes
 from penstock_gateway.wire.translation import Asked
 
 _decode_chunk = msgspec.json.Decoder(ChatAnswer).decode
+_decode_any = msgspec.json.Decoder().decode
 _DONE: Final = b"[DONE]"
+_OBJECTS: Final = frozenset({"delta", "message"})
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _ERROR_TYPES: Final = frozenset(
     {
@@ -88,9 +90,8 @@ class ChatChunks:
         """Take one event; see `translation.StreamTranslator.feed`."""
         if self._is_over or data == _DONE:
             return b""
-        try:
-            chunk = _decode_chunk(data)
-        except _UNREADABLE:
+        chunk = _read_chunk(data)
+        if chunk is None:
             return b""
         if chunk.error is not None:
             return self._fail(chunk.error)
@@ -264,6 +265,32 @@ class ChatChunks:
         message = error.get("message") if isinstance(error, dict) else error
         shown = message if isinstance(message, str) and message else "The provider reported an error."
         return event_bytes({"type": "error", "error": {"type": _error_type(error), "message": shown}}, "error")
+
+
+def _read_chunk(data: bytes) -> ChatAnswer | None:
+    """Return a chunk, without what has another type than it should; None for what is no object."""
+    try:
+        return _decode_chunk(data)
+    except msgspec.ValidationError:
+        return _mended(data)
+    except _UNREADABLE:
+        return None
+
+
+def _mended(data: bytes) -> ChatAnswer | None:
+    try:
+        chunk = _decode_any(data)
+    except _UNREADABLE:
+        return None
+    if not isinstance(chunk, dict):
+        return None
+    choices = chunk.get("choices")
+    kept = [
+        {name: value for name, value in choice.items() if name not in _OBJECTS or isinstance(value, dict)}
+        for choice in (choices if isinstance(choices, list) else ())
+        if isinstance(choice, dict)
+    ]
+    return msgspec.convert({**chunk, "choices": kept}, ChatAnswer)
 
 
 def _error_type(error: object) -> str:

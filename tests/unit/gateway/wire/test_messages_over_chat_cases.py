@@ -12,7 +12,8 @@ import pytest
 from penstock_gateway.errors import InvalidRequest
 from penstock_gateway.wire.chat_over_messages import ChatOverMessages
 from penstock_gateway.wire.messages_over_chat import MessagesOverChat
-from penstock_gateway.wire.translation import NOT_TRANSLATABLE
+from penstock_gateway.wire.server_sent import events_of
+from penstock_gateway.wire.translation import NOT_TRANSLATABLE, Asked
 from support.wire_snapshots import asked_of, cases, check, raw_fields, streamed
 
 TRANSLATOR = MessagesOverChat()
@@ -192,6 +193,21 @@ def _as_pieces(block: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, An
         pieces = [text[:5], text[5:]] if len(text) > 5 else [text]
         return {**block, "input": {}}, [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]
     return block, []
+
+
+@pytest.mark.parametrize("odd", [{"delta": []}, {"delta": ""}, {"delta": {}, "message": ""}])
+def test_stream_whose_last_delta_is_no_object_keeps_its_end(odd: dict[str, Any]) -> None:
+    """Some servers write an empty delta as a list: the finish reason and the usage beside it are read all the same."""
+    usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
+    chunks: list[Any] = [
+        {"id": "c", "choices": [{"index": 0, "delta": {"content": "A"}}]},
+        {"id": "c", "choices": [None, {"index": 0, **odd, "finish_reason": "length"}], "usage": usage},
+    ]
+    stream = TRANSLATOR.stream(Asked(raw_fields({"model": "m"}), "dec_1", 1))
+    sent = b"".join(stream.feed("", json.dumps(chunk).encode()) for chunk in chunks) + stream.finish()
+    events = [json.loads(data) for _, data in events_of(sent)]
+    assert events[-2]["delta"]["stop_reason"] == "max_tokens"
+    assert (events[-2]["usage"]["input_tokens"], events[-2]["usage"]["output_tokens"]) == (9, 3)
 
 
 def test_fields_of_the_gateway_stay_and_are_not_named() -> None:
