@@ -328,3 +328,26 @@ async def test_connection_cancelled_while_it_connects_leaves_nothing(
         with pytest.raises(asyncio.CancelledError):
             await asking
         await served.ended.wait()
+
+
+async def test_connection_pool_that_closes_tells_who_waits(pool: ConnectionPool) -> None:
+    """A gateway that stops must not wait for an answer that cannot come any more, neither its head nor its rest."""
+
+    async def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.readuntil(b"\r\n\r\n")
+        if asked.startswith(b"POST /begun"):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf")
+        await reader.read()
+
+    async with peer(begin) as served:
+        begun = await pool.request(served.origin, ASKED.replace(b"POST /", b"POST /begun"), PATIENT)
+        assert await begun.packet() == b"half"
+        waiting = [
+            asyncio.ensure_future(begun.packet()),
+            asyncio.ensure_future(pool.request(served.origin, ASKED, PATIENT)),
+        ]
+        while served.connections < 2:
+            await asyncio.sleep(0.005)
+        await pool.aclose()
+        for outcome in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(outcome, UpstreamBroken)

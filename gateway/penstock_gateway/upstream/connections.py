@@ -113,7 +113,7 @@ class ConnectionPool:
         for addresses in self._addresses.values():
             addresses.found.cancel()
         for connection in tuple(self._all):
-            connection.abort()
+            connection.give_up()
         self._idle.clear()
 
     def keep(self, connection: HttpConnection) -> None:

@@ -307,6 +307,10 @@ class HttpConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def give_up(self) -> None:
+        """End the connection at once; who waits for an answer on it is told."""
+        self._fail(UpstreamBroken("The connection to the provider was closed."))
+
     def resume(self) -> None:
         """Read on, after a pause: the provider's time begins anew."""
         if self._is_paused and self._transport is not None and not self._transport.is_closing():
