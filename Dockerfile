@@ -19,7 +19,7 @@ RUN python -m pip install --no-cache-dir build hatchling && python -m build --wh
 FROM python:${PYTHON_VERSION}-slim-bookworm AS environment
 COPY --from=wheel /wheels /wheels
 COPY constraints.txt scripts/make_sbom.py /build/
-ARG EXTRAS=cpu,redis,ship,signing
+ARG EXTRAS=cpu,otel,redis,ship,signing
 RUN python -m venv /opt/penstock \
  && /opt/penstock/bin/pip install --no-cache-dir -c /build/constraints.txt "$(ls /wheels/*.whl)[${EXTRAS}]" \
  && /opt/penstock/bin/python /build/make_sbom.py /opt/penstock/sbom.cdx.json \
@@ -54,7 +54,7 @@ COPY --from=wheel /wheels /wheels
 COPY constraints.txt scripts/make_sbom.py /build/
 RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-venv \
  && python3 -m venv /opt/penstock \
- && /opt/penstock/bin/pip install --no-cache-dir "$(ls /wheels/*.whl)[gpu,redis,ship,signing]" \
+ && /opt/penstock/bin/pip install --no-cache-dir "$(ls /wheels/*.whl)[gpu,otel,redis,ship,signing]" \
  && /opt/penstock/bin/python /build/make_sbom.py /opt/penstock/sbom.cdx.json \
  && /opt/penstock/bin/pip uninstall -y pip setuptools \
  && apt-get purge -y python3-venv && apt-get autoremove -y && rm -rf /var/lib/apt/lists/* /wheels /build

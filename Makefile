@@ -14,7 +14,7 @@ ARGS ?=
 # `make bench` compares gateways; BENCH=encoder runs another one, `make bench-all` the ones that take minutes.
 BENCH ?= overhead
 BENCHES := overhead encoder conversations router training usage_estimates
-EXTRAS ?= cpu redis ship signing
+EXTRAS ?= cpu otel redis ship signing
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 comma := ,
 space := $(subst x,,x x)

@@ -74,6 +74,7 @@ class RequestHead:
     litellm_headers: bool = False
     format_headers: tuple[tuple[str, str], ...] = ()
     asks_upgrade: bool = False
+    traceparent: str | None = None
     exchange: HttpExchange | None = None
 
 
@@ -108,6 +109,8 @@ def read_head(scope: Scope) -> RequestHead:
             head.request_id = _request_id(value)
         elif name == b"upgrade":
             head.asks_upgrade = True
+        elif name == b"traceparent":
+            head.traceparent = value.decode("latin-1")
         elif name in _FORMAT_HEADERS and _FORMAT_VALUE.fullmatch(value):
             head.format_headers = _with_format_header(head.format_headers, name.decode(), value.decode())
         elif name.startswith(_CONTROL_PREFIX):

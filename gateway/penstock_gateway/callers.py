@@ -33,6 +33,8 @@ class Caller:
         What the headers say of the cache.
     principal : Principal
         The key's rights and accounts, with the request's tags.
+    traceparent : str or None
+        Where the request stands in its caller's trace, unchecked.
     """
 
     tenant: str
@@ -45,6 +47,7 @@ class Caller:
     cache: CacheCaller | None = None
     principal: Principal = OPEN_PRINCIPAL
     timeout: str | None = None
+    traceparent: str | None = None
 
 
 def caller_of(head: RequestHead, principal: Principal, request_id: str) -> Caller:
@@ -61,4 +64,5 @@ def caller_of(head: RequestHead, principal: Principal, request_id: str) -> Calle
         CacheCaller(tenant, head.cache, head.cache_category, head.cache_marks, principal.cache),
         principal,
         head.timeout,
+        head.traceparent,
     )

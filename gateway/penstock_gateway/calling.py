@@ -24,6 +24,7 @@ from penstock_gateway.metrics_attempts import AttemptMetrics
 from penstock_gateway.request_body import ChatRequest, is_alias, parse_number
 from penstock_gateway.settings_attempts import AttemptSettings
 from penstock_gateway.settling import Passage
+from penstock_gateway.tracing.context import TRACEPARENT
 from penstock_gateway.upstream.protocol import Upstream, UpstreamReply, UpstreamRequest
 from penstock_gateway.wire.formats import WireFormat
 from penstock_gateway.wire.native import NativeRequest
@@ -223,8 +224,13 @@ class AttemptDesk:
             hold if hold is not None and hold.is_metered else None,
             sent.wire,
             passage.translation(sent.wire),
-            request.native.headers if is_native and request.native is not None else (),
+            (*(request.native.headers if is_native and request.native is not None else ()), *_traced(passage)),
         )
+
+
+def _traced(passage: Passage) -> tuple[tuple[str, str], ...]:
+    """Return the header that tells a provider where its call stands in a trace."""
+    return () if passage.trace is None else ((TRACEPARENT, passage.trace.next_attempt()),)
 
 
 def _in_clients_format(reply: UpstreamReply, request: UpstreamRequest) -> UpstreamReply:

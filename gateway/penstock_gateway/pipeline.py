@@ -38,7 +38,7 @@ from penstock_gateway.request_body import (
 )
 from penstock_gateway.request_policy import PolicyBook, RequestPolicy, header_policy
 from penstock_gateway.settings_models import Settings
-from penstock_gateway.settling import Passage, Place, Settler
+from penstock_gateway.settling import Passage, Place, Settler, Tracing
 from penstock_gateway.spending import SpendDesk
 from penstock_gateway.upstream.protocol import Upstream
 from penstock_gateway.wire.formats import WireFormat
@@ -124,6 +124,15 @@ class Pipeline:
         self.cache = desk
         self.max_kept_bytes = 0 if desk is None else KEPT_PER_ANSWER_BYTE * desk.services.settings.max_answer_bytes
 
+    @property
+    def tracing(self) -> Tracing | None:
+        """What traces requests; None while nothing does."""
+        return self._settler.tracing
+
+    def use_tracing(self, tracing: Tracing | None) -> None:
+        """Trace requests from now on, or none."""
+        self._settler.tracing = tracing
+
     def use_spending(self, desk: SpendDesk) -> None:
         """Hold and charge at this desk from now on."""
         self.spending = self._settler.spending = desk
@@ -198,6 +207,8 @@ class Pipeline:
     async def _from_model(self, passage: Passage, policy: RequestPolicy, visit: Visit | None) -> Answer:
         """Hold the money, call the chosen deployment or its fallbacks, and return the answer that came."""
         caller, request, decision = passage.caller, passage.request, passage.decision
+        if self.tracing is not None:
+            passage.trace = self.tracing.begin(caller.traceparent)
         passage.cache = None if visit is None else CacheNote(visit.status)
         plan = self.attempts.plan(passage)
         passage.hold = await self.spending.admit(caller.principal, request, plan[0], decision.id)
@@ -236,6 +247,8 @@ class Pipeline:
         deployment = self.deployments.get(document.arm) or before[document.arm]
         decision = self.chooser.cached(request, deployment, reading)
         passage = Passage(caller, request, decision, place=place, cache=CacheNote(hit.kind, hit.similarity))
+        if self.tracing is not None:
+            passage.trace = self.tracing.begin(caller.traceparent)
         passage.hold = await self.spending.admit(caller.principal, request, deployment, decision.id, is_cached=True)
         self.decisions.add(caller.tenant, decision, caller.request_id)
         stored = StoredReply(

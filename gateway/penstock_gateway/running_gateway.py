@@ -36,6 +36,7 @@ from penstock_gateway.settings import Settings
 from penstock_gateway.settings_redis_checks import RedisFeature
 from penstock_gateway.settings_secrets import SecretFileError
 from penstock_gateway.spending_start import RunningSpending, rules_of, start_spending
+from penstock_gateway.tracing.export import TracingNotInstalled, start_tracing
 from penstock_gateway.wiring import RoutingFinding, reconfigure, warn_of_floors
 
 _log = logging.getLogger("penstock.app")
@@ -136,6 +137,13 @@ class RunningGateway:
         spending = self._spending = await start_spending(settings, pipeline.metrics, self.parts.servers)
         self._stop_by("ledger", spending.aclose)
         pipeline.use_spending(spending.desk)
+        try:
+            tracing = start_tracing(settings.tracing)
+        except TracingNotInstalled as error:
+            raise StartProblem(str(error)) from None
+        if tracing is not None:
+            self._stop_by("tracing", tracing.aclose)
+        pipeline.use_tracing(tracing)
         if (events := pipeline.events) is not None:
             events.start()
             self._stop_by("events", lambda: asyncio.to_thread(events.stop))  # then the last outcomes are settled

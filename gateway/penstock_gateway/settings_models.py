@@ -27,6 +27,7 @@ from penstock_gateway.settings_money import MoneySettings, UnknownPrice
 from penstock_gateway.settings_prices import PriceSettings
 from penstock_gateway.settings_redis import RedisSettings
 from penstock_gateway.settings_server import CrossOriginSettings
+from penstock_gateway.settings_tracing import TracingSettings
 from penstock_gateway.settings_types import (
     Adapter,
     ArtifactDigest,
@@ -316,6 +317,7 @@ class Settings(Section):
     events: EventSettings = Field(default_factory=EventSettings, description="Log of decisions and outcomes.")
     metrics: MetricSettings = Field(default_factory=MetricSettings, description="Metrics; nothing to set yet.")
     log: LogSettings = Field(default_factory=LogSettings, description="Logging.")
+    tracing: TracingSettings = Field(default_factory=TracingSettings, description="Traces for OpenTelemetry.")
 
     @property
     def default_arm(self) -> str:

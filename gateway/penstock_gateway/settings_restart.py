@@ -35,6 +35,7 @@ _LIVE_EVENT_SETTINGS: Final = frozenset({"capture_content", "feedback_per_minute
 _LIVE_LEDGER_SETTINGS: Final = frozenset({"reserve_output_tokens", "top_up_output_tokens"})
 
 RESTART_SETTINGS: Final[tuple[tuple[str, ...], ...]] = (
+    ("tracing",),
     ("accounts",),  # the store, its pepper and the keys that were read from it
     ("admin", "host"),
     ("admin", "port"),

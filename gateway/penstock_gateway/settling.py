@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
+from typing import Protocol
 
 from penstock_gateway.attempts.records import AttemptRecord
 from penstock_gateway.attempts.reply import AttemptReply
@@ -29,6 +30,7 @@ from penstock_gateway.money.usage import Usage
 from penstock_gateway.request_body import ChatRequest
 from penstock_gateway.request_log import log_request
 from penstock_gateway.spending import Hold, SpendDesk
+from penstock_gateway.tracing.context import Trace
 from penstock_gateway.upstream.protocol import UpstreamReply
 from penstock_gateway.wire.formats import WireFormat
 from penstock_gateway.wire.pairs import find_translator
@@ -38,6 +40,18 @@ from penstock_routers.policy import RouteReason
 from penstock_routers.token_counts import estimate_tokens
 
 _log = logging.getLogger("penstock.requests")
+
+
+class Tracing(Protocol):
+    """Tells of requests to whoever collects traces; see `tracing.export.Tracing`."""
+
+    def begin(self, traceparent: str | None) -> Trace:
+        """Return the place of a request."""
+        ...
+
+    def end(self, passage: Passage, settlement: Settlement, trace: Trace) -> None:
+        """Tell of a request that is over."""
+        ...
 
 
 class Place:
@@ -108,6 +122,8 @@ class Passage:
         What of the request was not sent, because the deployment's format has no place for it, by deployment.
     answer_id : str or None
         By which the client may refer to this answer, when its provider keeps it.
+    trace : Trace or None
+        Where the request stands in a trace; None when nothing is traced.
     """
 
     caller: Caller
@@ -127,6 +143,7 @@ class Passage:
     tried: dict[str, Deployment] = field(default_factory=dict)
     dropped: dict[str, tuple[str, ...]] = field(default_factory=dict)
     answer_id: str | None = None
+    trace: Trace | None = None
 
     @property
     def asked(self) -> Asked:
@@ -168,6 +185,11 @@ class Settler:
         Returns the id of the encoder in force; None without one.
     keepers : ConversationKeepers, optional
         Told who answered.
+
+    Attributes
+    ----------
+    tracing : Tracing or None
+        Told of every request that is over.
     """
 
     def __init__(
@@ -187,6 +209,7 @@ class Settler:
         self.spending = spending
         self.conversations = conversations
         self.events = events
+        self.tracing: Tracing | None = None
 
     def settle(self, passage: Passage, status: int, error_code: str | None) -> Settlement:
         """Work out the actual cost, charge it, and write the request's events and log line.
@@ -233,6 +256,8 @@ class Settler:
         self._remember(passage, settlement)
         self._charge(passage, settlement, costs, total.known_usd)
         log_request(_log, _log_fields(passage, settlement))
+        if passage.trace is not None and self.tracing is not None:
+            self.tracing.end(passage, settlement, passage.trace)
         return settlement
 
     def _usage(self, passage: Passage, *, is_cut: bool) -> Usage | None:
