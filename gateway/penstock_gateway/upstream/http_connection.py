@@ -133,8 +133,7 @@ class HttpResponse:
         """
         try:
             while not self.status:
-                if self._error is not None:
-                    raise self._error
+                self._raise_failure()
                 await self._wait()
         except BaseException:
             self.close()
@@ -195,16 +194,29 @@ class HttpResponse:
         while not self._parts:
             if self.is_complete:
                 return b""
-            if self._error is not None:
-                raise self._error
-            if self._connection is None:
-                raise UpstreamBroken("The answer was given up before it was complete.")
+            self._raise_failure()
             await self._wait()
         parts, self._parts = self._parts, []
         if self.buffered_bytes >= PAUSE_BYTES and self._connection is not None and not self.is_complete:
             self._connection.resume()
         self.buffered_bytes = 0
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _raise_failure(self) -> None:
+        """Raise what the answer ended in, once.
+
+        An error that is kept here and has been raised refers to this object through its traceback: a cycle for the
+        garbage collector, with everything that the request's frames hold.
+        """
+        error, self._error = self._error, None
+        if error is not None:
+            self._connection = None
+            try:
+                raise error
+            finally:
+                del error
+        if self._connection is None:
+            raise UpstreamBroken("The answer was given up before it was complete.")
 
     def _inflate(self, packet: bytes) -> bytes:
         """Undo the compression of a packet; what it holds beyond a bound waits for the next call."""
