@@ -92,6 +92,7 @@ class PenstockApp:
         except GatewayError as error:
             self.pipeline.metrics.note_refusal(error)
             await _show(scope, send, error)
+            error.__traceback__ = None  # its frames refer to it: no cycle for the garbage collector
         except ClientGoneError:
             return
         except asyncio.CancelledError:  # the server stops, and its grace is over

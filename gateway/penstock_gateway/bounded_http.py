@@ -41,6 +41,23 @@ class _TooManyWaitError(Exception):
     """Stops the parser; the client will see that the connection ends, and may send the rest again."""
 
 
+class _ClosedTransport:
+    """Stands for the transport of a connection that is gone, for an application that is still at work."""
+
+    def is_closing(self) -> bool:
+        """Whether it is closed."""
+        return True
+
+    def write(self, data: bytes) -> None:
+        """Drop bytes."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+_CLOSED: Final = _ClosedTransport()
+
+
 class BoundedHttp(asyncio.Protocol):
     """One connection of a client.
 
@@ -88,7 +105,7 @@ class BoundedHttp(asyncio.Protocol):
         self._state = server_state
         self._app_state = app_state
         self._loop = _loop or asyncio.get_event_loop()
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
         self._parser.set_dangerous_leniencies(lenient_data_after_close=True)  # what follows a last request is dropped
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._addresses: dict[str, Any] = {}
@@ -174,6 +191,9 @@ class BoundedHttp(asyncio.Protocol):
         for exchange in self._waiting:
             exchange.lose_client()
         self._waiting.clear()
+        # These refer to this object: no cycle for the garbage collector.
+        self._parser = self._exchange = None
+        self._transport = cast(asyncio.Transport, _CLOSED)
 
     def eof_received(self) -> None:
         """Have the transport close: a client that half-closes has left."""

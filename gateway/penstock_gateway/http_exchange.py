@@ -124,8 +124,9 @@ class HttpExchange:
 
     async def run(self, app: AsgiApp) -> None:
         """Have the application answer; what it leaves undone is made up for."""
+        scope, self.scope = self.scope, {}  # which refers to this object: no cycle for the garbage collector
         try:
-            await app(self.scope, self.receive, self.send)
+            await app(scope, self.receive, self.send)
         except BaseException as error:
             _log.error("Exception in ASGI application\n", exc_info=error)
             await self._give_up()

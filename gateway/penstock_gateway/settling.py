@@ -85,6 +85,10 @@ class Place:
             self._events.release()
 
 
+def _nothing() -> None:
+    """In the place of something to do."""
+
+
 @dataclass(slots=True)
 class Passage:
     """One request on its way through the gateway: what is known of it so far.
@@ -136,7 +140,7 @@ class Passage:
     served: AttemptRecord | None = None
     cache: CacheNote | None = None
     place: Place | None = None
-    on_drained: Callable[[], object] = lambda: None
+    on_drained: Callable[[], object] = _nothing
     is_draining: bool = False
     shadow: asyncio.Future[RouteDecision | None] | None = None
     deployments: Mapping[str, Deployment] = field(default_factory=dict)
@@ -255,6 +259,7 @@ class Settler:
         self.metrics.observe(passage.decision, settlement)
         self._remember(passage, settlement)
         self._charge(passage, settlement, costs, total.known_usd)
+        passage.on_drained = _nothing  # it refers to the passage: no cycle for the garbage collector
         log_request(_log, _log_fields(passage, settlement))
         if passage.trace is not None and self.tracing is not None:
             self.tracing.end(passage, settlement, passage.trace)

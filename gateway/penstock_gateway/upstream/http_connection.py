@@ -265,7 +265,7 @@ class HttpConnection(asyncio.Protocol):
         self.idle_since = 0.0
         self._keeper = keeper
         self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: Any = httptools.HttpResponseParser(self)
         self._response: HttpResponse | None = None
         self._is_usable = True
         self._is_framed = False
@@ -369,6 +369,7 @@ class HttpConnection(asyncio.Protocol):
         self._is_usable = False
         self._stop_timer()
         self._keeper.forget(self)
+        self._parser = self._transport = None  # they refer to this object: no cycle for the garbage collector
         response = self._response
         if response is None:
             return
