@@ -82,6 +82,10 @@ class GraphBuilder:
         values, positions = self._node("TopK", (source, self.constant([count], np.int64)), 2, "", {"axis": 1})
         return values, positions
 
+    def smallest(self, source: str, count: int) -> str:
+        """Return the `count` smallest entries of every row, rising, (n, count)."""
+        return self._node("TopK", (source, self.constant([count], np.int64)), 2, "", {"axis": 1, "largest": 0})[0]
+
     def quantized(self, source: str) -> tuple[str, str, str]:
         """Round to whole numbers from 0 to 255: the numbers, their step, and which of them is 0."""
         numbers, step, zero = self._node("DynamicQuantizeLinear", (source,), 3, "", {})
