@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from penstock_routers.cuda_fallback import FallbackSession, GraphSession
 from penstock_routers.encoder_manifest import EncoderManifest, Kind, read_encoder_folder
 from penstock_routers.errors import EncoderError
 from penstock_routers.onnx_session import Device, OnnxSession, create_session
@@ -47,7 +48,7 @@ class PromptEncoder:
     kind : {"static", "transformer"}
     """
 
-    def __init__(self, manifest: EncoderManifest, tokenizer: Tokenizer, session: OnnxSession) -> None:
+    def __init__(self, manifest: EncoderManifest, tokenizer: Tokenizer, session: GraphSession) -> None:
         self.manifest = manifest
         self.encoder_id = manifest.encoder_id
         self.dimension = manifest.dimension
@@ -97,6 +98,10 @@ class PromptEncoder:
             _LOG.warning("encoder runs on the CPU: %s", reason)
             encoder = cls(manifest, tokenizer, _open_graph(graph, "cpu", threads, reason))
             encoder._check_one_run()
+        if encoder.device == "cuda":  # a fault in a request is answered from the CPU
+            encoder._session = FallbackSession(
+                encoder._session, lambda reason: _open_graph(graph, "cpu", threads, reason)
+            )
         return encoder
 
     @property

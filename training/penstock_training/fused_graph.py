@@ -26,7 +26,7 @@ FUSED_TOLERANCE: Final = 2e-5
 _VECTOR: Final = INPUT_NAMES[0]
 _ENCODER_OUTPUT: Final = "vectors"
 _JOINT_SIMILARITY: Final = "joint_similarity"
-_JOINT_ROWS: Final = "joint_rows"
+_JOINT_SCORES: Final = "joint_scores"
 
 
 def fuse(
@@ -47,7 +47,7 @@ def fuse(
         An artifact's graph.
     neighbours : Neighbours or Points, optional
         What lies beside a graph that has an index. Its vectors go into the graph, and are all compared: more than an
-        approximate index finds. Points inside a router's own graph are found there.
+        approximate index finds. Points inside a router's own graph are found there; those given take their place.
     precision : {"fp32", "fp16"}
         Of the search; see `add_search`.
     stages : {1, 2}
@@ -62,8 +62,8 @@ def fuse(
     Raises
     ------
     TrainingError
-        ``graphs_do_not_fit``: another width, operator set or output than expected, or neighbours are missing or too
-        many; those of `add_search`.
+        ``graphs_do_not_fit``: another width, operator set or output than expected, or neighbours are missing or of
+        no use; those of `add_search`.
 
     Notes
     -----
@@ -75,12 +75,15 @@ def fuse(
     first, last = onnx.load_from_string(encoder), onnx.load_from_string(router)
     _check_fit(first, last)
     needs_beside = NEIGHBOUR_INPUT_NAMES[0] in {value.name for value in last.graph.input}
-    if needs_beside != (neighbours is not None):
-        message = "the router has an index beside it" if needs_beside else "the router has no index beside it"
-        raise TrainingError(message, code="graphs_do_not_fit")
+    if needs_beside and neighbours is None:
+        raise TrainingError("the router has an index beside it, whose points are missing", code="graphs_do_not_fit")
     compose.add_prefix(first, "encoder/", rename_inputs=False, rename_outputs=False, inplace=True)
     compose.add_prefix(last, "router/", rename_inputs=False, rename_outputs=False, inplace=True)
-    points = points_of(neighbours) if neighbours is not None else _take_points(last.graph)
+    points = None if needs_beside else _take_points(last.graph)
+    if neighbours is not None:
+        if not needs_beside and points is None:
+            raise TrainingError("the router searches no neighbours", code="graphs_do_not_fit")
+        points = points_of(neighbours)
     middle = onnx.load_from_string(_middle(_width(last.graph), points, needs_beside, precision, stages))
     joined = onnx.ModelProto(ir_version=IR_VERSION, producer_name="penstock", opset_import=_operator_sets(first, last))
     graph = joined.graph
@@ -143,15 +146,11 @@ def _middle(width: int, points: Points | None, is_beside: bool, precision: Preci
     if points is not None:
         similarity, rows = add_search(b, vector, points, precision=precision, stages=stages)
         count, arms = points.neighbours, points.scores.shape[1]
-        names = NEIGHBOUR_INPUT_NAMES if is_beside else (_JOINT_SIMILARITY, _JOINT_ROWS)
+        names = NEIGHBOUR_INPUT_NAMES if is_beside else (_JOINT_SIMILARITY, _JOINT_SCORES)
         b.output(names[0], similarity)
         outputs.append(TensorSpec(names[0], "float32", ("n", count)))
-        if is_beside:
-            b.output(names[1], add_scores(b, rows, points))
-            outputs.append(TensorSpec(names[1], "uint8", ("n", count, arms)))
-        else:
-            b.output(names[1], rows)
-            outputs.append(TensorSpec(names[1], "int64", ("n", count)))
+        b.output(names[1], add_scores(b, rows, points))
+        outputs.append(TensorSpec(names[1], "uint8", ("n", count, arms)))
     return b.model("middle", [TensorSpec(_ENCODER_OUTPUT, "float32", ("n", width))], outputs)
 
 
@@ -176,7 +175,7 @@ def _take_points(graph: GraphProto) -> Points | None:
     last = makers[rows] if makers[rows].op_type == "TopK" else makers[makers[rows].input[1]]
     count = int(numpy_helper.to_array(tables[last.input[1]])[0])
     vectors = _stored_vectors((numpy_helper.to_array(tensor) for tensor in graph.initializer), scores.shape[0])
-    _rename_inputs(graph.node, {last.output[0]: _JOINT_SIMILARITY, rows: _JOINT_ROWS})
+    _rename_inputs(graph.node, {last.output[0]: _JOINT_SIMILARITY, looked_up[0].output[0]: _JOINT_SCORES})
     return Points(vectors, scores, count)
 
 

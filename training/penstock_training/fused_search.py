@@ -97,8 +97,8 @@ def add_search(
     -----
     Both forms are exact in the precision of the product and take the same points, ties included. A member of the k
     largest lies in one of the k groups with the greatest maxima, since otherwise each of these holds a larger one;
-    padding may spoil one group, so that k + 1 are taken. Of equal entries TopK takes the first, hence the groups are put
-    back into their order before the last selection.
+    padding may spoil one group, so that k + 1 are taken. Of equal entries TopK takes the first, hence the groups are
+    put back into their order before the last selection.
     """
     count, dimension = points.vectors.shape
     if not 1 <= points.neighbours <= count:

@@ -68,6 +68,25 @@ def test_encoder_auto_with_a_float_transformer_tries_cuda(loaded: Callable[..., 
     assert sessions.devices == ["auto"]
 
 
+def test_encoder_with_a_fault_of_the_device_in_a_request_answers_from_the_cpu(
+    loaded: Callable[..., PromptEncoder],
+) -> None:
+    """A GPU that breaks after the start costs no request: the same call is computed on the CPU, and all later ones."""
+    is_broken = False
+
+    def answer(device: str, rows: int) -> np.ndarray[Any, Any]:
+        if is_broken and device == "cuda":
+            raise EncoderError("CUDA error 700", code="onnx_run_failed")
+        return _ones(device, rows)
+
+    sessions = FakeSessions(answer)
+    encoder = loaded(sessions, precision="fp16")
+    is_broken = True
+    assert encoder.encode(["one", "two words"]).shape == (2, 384)
+    assert (encoder.device, sessions.devices) == ("cpu", ["auto", "cpu"])
+    assert "CUDA error 700" in (encoder.fallback_reason or "")
+
+
 def test_encoder_auto_with_int8_stays_on_the_cpu(loaded: Callable[..., PromptEncoder]) -> None:
     """The int8 operators have no CUDA form, so ``auto`` does not try."""
     sessions = FakeSessions(_ones)

@@ -93,7 +93,7 @@ async def test_service_full_queue_refuses_the_next_text() -> None:
     with pytest.raises(EncoderError) as caught:
         await service.encode("d")
     assert caught.value.code == "encoder_queue_full"
-    assert len(service._waiting) == 2
+    assert service.waiting == 2
     encoder.gate.set()
     assert len(await asyncio.gather(*tasks)) == 3
     await service.aclose()
