@@ -89,6 +89,19 @@ def test_encoder_bench_in_quick_mode_gives_times(repository_root: Path) -> None:
     assert json.loads(done.stdout)
 
 
+def test_fused_graph_bench_in_quick_mode_agrees_with_the_unfused_path(repository_root: Path) -> None:
+    """The quick pass times one graph and its parts on any machine, and they name the same best arms."""
+    done = _bench(repository_root, "gpu/fused", "--quick", "--json", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["machine"]["packages"]["onnxruntime"] != "absent"
+    assert all(value > 0.0 for value in document["ceilings"].values())
+    rows = document["results"]
+    assert [row["path"] for row in rows] == 2 * ["unfused", "fused, 1-stage, cpu", "fused, 2-stage, cpu"]
+    assert all(row["same_best_arm"] == 1.0 and row["largest_difference"] < 1e-4 for row in rows)
+    assert all(row["prompts_per_second"] > 0.0 and 0.0 < row["share_of_bandwidth"] for row in rows)
+
+
 def test_bandit_bench_in_quick_mode_judges_every_claim(repository_root: Path) -> None:
     """The quick pass estimates five policies with three reward models and judges four claims."""
     done = _bench(repository_root, "bandit", "--quick", "--json")
