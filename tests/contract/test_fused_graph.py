@@ -193,6 +193,18 @@ def test_search_where_every_cosine_is_negative_never_finds_padding() -> None:
     assert (similarity < 0.0).all()
 
 
+def test_search_with_padding_in_the_greatest_group_still_finds_a_neighbour_in_every_other() -> None:
+    """Padding may take one group's place among those looked at; the k nearest, each in a group of its own, remain."""
+    count, neighbours = 2_001, 20
+    vectors = np.tile(np.array([[-1.0, 0.0]], dtype=np.float32), (count, 1))
+    near = 90 * np.arange(neighbours)  # further apart than a group is wide
+    assert group_size(count, neighbours) < 90
+    vectors[near, 0] = -0.5
+    points = Points(vectors, np.zeros((count, 1), dtype=np.uint8), neighbours)
+    _, rows = _search(points, np.array([[1.0, 0.0]], dtype=np.float32), 2)
+    assert rows[0].tolist() == near.tolist()
+
+
 def _search(points: Points, asked: NDArray[np.float32], stages: Any) -> tuple[NDArray[Any], NDArray[Any]]:
     b = GraphBuilder()
     similarity, rows = add_search(b, "asked", points, precision="fp32", stages=stages)

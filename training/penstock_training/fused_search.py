@@ -80,8 +80,8 @@ def add_search(
         closer than 0.0005 to the k-th may change places.
     stages : {1, 2}
         1: one selection among all points. 2: the largest cosine of every group of `group_size` points, the k + 1 groups
-        with the greatest ones, and a selection among their members. A single row then keeps a whole GPU busy, where
-        one selection over a million entries runs on one multiprocessor. Fewer than 2,000 points take one stage.
+        with the greatest ones, and a selection among their members: one pass over the cosines and two small selections.
+        Which is faster depends on the runtime's own selection (docs/benchmarks.md). Fewer than 2,000 points take one.
 
     Returns
     -------
