@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import islice
 from typing import Any
 
 from penstock_gateway.attempts.records import AttemptRecord
@@ -279,6 +280,20 @@ class RecentDecisions:
         if record is None or record[0] != tenant:
             return None
         return record[1], record[2]
+
+    def newest(self, count: int) -> list[tuple[str, RouteDecision, Settlement | None]]:
+        """Return the last decisions of all tenants with the tenant of each, the newest first; for the operator only.
+
+        Parameters
+        ----------
+        count : int
+            At most so many.
+        """
+        return list(islice(reversed(self._records.values()), count))
+
+    def find_any(self, decision_id: str) -> tuple[str, RouteDecision, Settlement | None] | None:
+        """Return a decision of any tenant with its tenant, or None; for the operator only."""
+        return self._records.get(decision_id)
 
     def id_of_request(self, tenant: str, request_id: str) -> str | None:
         """Return the id of the decision of a tenant's own request, or None."""

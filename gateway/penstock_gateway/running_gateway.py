@@ -24,7 +24,10 @@ from penstock_gateway.asgi import Receive, Scope, Send
 from penstock_gateway.attempts.runner import AttemptRunner
 from penstock_gateway.bounded_http import BoundedHttp
 from penstock_gateway.caching.start import RunningCache, encoder_id_of, open_store, start_cache, store_key
+from penstock_gateway.console.app import Console
+from penstock_gateway.console.contract import ConsoleParts
 from penstock_gateway.endpoints.admin import AdminApp, AdminNotSafe, admin_app
+from penstock_gateway.endpoints.admin_requests import AdminParts
 from penstock_gateway.lasting import Hold, Lasting
 from penstock_gateway.ledger.periods import Calendar
 from penstock_gateway.model_spend import ModelSpendReader
@@ -278,9 +281,13 @@ class RunningGateway:
                 model_spend=None if spend is None else spend.by_model,
                 reload=lambda: self.reload,
                 on_refusal=lambda code: metrics.admin_errors.labels(code).inc(),
+                new_console=self._console_of,
             )
         except (AdminNotSafe, SecretFileError) as error:
             raise StartProblem(str(error)) from None
+
+    def _console_of(self, admin: AdminParts, secret: str) -> Console:
+        return Console(ConsoleParts(admin, self.parts.pipeline, self.parts.watch), secret)
 
     def _what_is_known(self) -> Known:
         """Return what keys may name, by the configuration in force."""

@@ -62,7 +62,15 @@ class CacheDesk:
         policies = services.cache.parts.policies
         self._has_shared = any(policy.is_shared_across_tenants for policy in policies.values())
 
-    def open(self, caller: CacheCaller, request: ChatRequest, policy: RequestPolicy, default: TradeoffValue) -> Visit:
+    def open(
+        self,
+        caller: CacheCaller,
+        request: ChatRequest,
+        policy: RequestPolicy,
+        default: TradeoffValue,
+        *,
+        is_preview: bool = False,
+    ) -> Visit:
         """Begin one request's dealings with the cache.
 
         Parameters
@@ -72,6 +80,8 @@ class CacheDesk:
         policy : RequestPolicy
         default : str or float
             Trade-off in force when the policy names none.
+        is_preview : bool
+            Only `Visit.preview` will be asked: the request leaves no trace.
 
         Returns
         -------
@@ -95,8 +105,9 @@ class CacheDesk:
         except CacheError as error:
             self.services.metrics.problems.labels(error.code).inc()
             return Visit(self.services, request, None, named, setting, policy, rights)
-        self.services.cache.parts.contexts.see(look.tenant, look.key.context)
-        self.services.sample(look.tenant, request.fields)
+        if not is_preview:
+            self.services.cache.parts.contexts.see(look.tenant, look.key.context)
+            self.services.sample(look.tenant, request.fields)
         return Visit(self.services, request, look, named, setting, policy, rights)
 
     def _named(self, caller: CacheCaller, key: CacheRights | None) -> str | None:

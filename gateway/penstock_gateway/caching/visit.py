@@ -127,25 +127,11 @@ class Visit:
         self._reading = reading
         if look is None:
             return None
-        shares = {} if reading.estimate is None else reading.estimate.category_shares()
-        chosen = self._chosen = policy_for(
-            shares,
-            self._services.cache.parts.policies,
-            named=self._named,
-            allow_list=() if self._named is None else (self._named,),
-            prompt=look.key.last_user_text,
-        )
+        chosen = self._chosen = self._category(look, reading)
         if not self._may_look_up:
             return None
-        least = tier_rank(decision.tier)
         terms = self._services.terms(chosen, decision.chosen, is_opted_in=self._rights.cache_under_load)
-
-        def accepts(document: CachedDocument) -> bool:
-            is_in_time = self._services.is_in_time(document, terms.relaxation, chosen.policy)
-            return (is_in_time and self._is_servable(document)) and (
-                document.arm == decision.chosen or tier_rank(document.tier) >= max(least, 0)
-            )
-
+        accepts = self._accepts_instead(chosen, terms, decision)
         verdict = may_look_up(look.traits, chosen.policy, look.directive)
         other = self._unaccepted
         if other is not None and verdict.reach is not Reach.NOTHING and accepts(other):
@@ -157,6 +143,41 @@ class Visit:
             self._note_miss(look, chosen.category, Miss("no_vector" if has_reach else verdict.reason.value))
             return None
         return await self._search(look, chosen, decision, terms, accepts)
+
+    async def preview(self, reading: PromptReading, decision: RouteDecision) -> Hit | Miss:
+        """Say what would be served, without serving, waiting or counting anything.
+
+        Parameters
+        ----------
+        reading : PromptReading
+        decision : RouteDecision
+            Need not be that of a request.
+        """
+        look, cache = self._look, self._services.cache
+        if look is None or not self._may_look_up:
+            return self._miss or Miss("no_key")
+        found = await cache.find_exact(look, self._accepts)
+        if isinstance(found, Hit):
+            return found
+        chosen = self._category(look, reading)
+        verdict = may_look_up(look.traits, chosen.policy, look.directive)
+        if verdict.reach is not Reach.SEMANTIC:
+            return found if verdict.reach is Reach.EXACT else Miss(verdict.reason.value)
+        if reading.vector is None:
+            return Miss("no_vector")
+        terms = self._services.terms(chosen, decision.chosen, is_opted_in=self._rights.cache_under_load)
+        near = await cache.find_semantic(
+            look,
+            reading.vector,
+            chosen,
+            self._accepts_instead(chosen, terms, decision),
+            budget=terms.error_budget,
+            min_threshold=terms.min_threshold,
+            stale_share=terms.relaxation,
+            is_shadow=True,
+        )
+        is_served = isinstance(near, Miss) or terms.is_served
+        return near if is_served else Miss("switched_off", near.similarity, near.probability)
 
     def keep(self, answer: bytes, decision: RouteDecision, settlement: Settlement, *, is_stream: bool) -> None:
         """Store a complete answer in the background.
@@ -267,6 +288,28 @@ class Visit:
             if self._seat is not None:
                 self._seat.decline()
             self._leave()
+
+    def _category(self, look: Lookup, reading: PromptReading) -> ChosenPolicy:
+        """Return the policy of what the prompt is about."""
+        return policy_for(
+            {} if reading.estimate is None else reading.estimate.category_shares(),
+            self._services.cache.parts.policies,
+            named=self._named,
+            allow_list=() if self._named is None else (self._named,),
+            prompt=look.key.last_user_text,
+        )
+
+    def _accepts_instead(self, chosen: ChosenPolicy, terms: SearchTerms, decision: RouteDecision) -> Accepts:
+        """Return what says of an entry whether it may stand in for the deployment that was chosen."""
+        least = tier_rank(decision.tier)
+
+        def accepts(document: CachedDocument) -> bool:
+            is_in_time = self._services.is_in_time(document, terms.relaxation, chosen.policy)
+            return (is_in_time and self._is_servable(document)) and (
+                document.arm == decision.chosen or tier_rank(document.tier) >= max(least, 0)
+            )
+
+        return accepts
 
     def _note_miss(self, look: Lookup, category: str, miss: Miss) -> None:
         self._miss = miss

@@ -47,6 +47,11 @@ from penstock_gateway.settings_secrets import read_secret
 
 _log = logging.getLogger("penstock.admin")
 
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+NewConsole = Callable[[AdminParts, str], AsgiApp]
+"""From the parts of the admin API and its credential, empty when there is none, to the console."""
+
+CONSOLE_PATH: Final = "/console"
 MAX_IN_FLIGHT: Final = 32
 REQUEST_SECONDS: Final = 45.0
 """For a whole request, reading its body (30 s at most) included."""
@@ -73,6 +78,8 @@ class AdminApp:
         Further names that a Host header may carry; ``*.example.org`` allows a domain.
     on_refusal : callable
         Called with the code of every error that is shown.
+    console : callable, optional
+        Answers below `CONSOLE_PATH`, and asks for the credential in its own way.
     """
 
     def __init__(
@@ -83,8 +90,10 @@ class AdminApp:
         host: str,
         allowed_hosts: tuple[str, ...] = (),
         on_refusal: Callable[[str], None] = lambda _: None,
+        console: AsgiApp | None = None,
     ) -> None:
         self._routes = routes
+        self._console = console
         self._pepper = secrets.token_bytes(32)
         self._digest = self._digest_of(secret) if secret else None
         self._hosts = _LOOPBACK_HOSTS | {host.lower().strip("[]")} | {name.lower() for name in allowed_hosts}
@@ -117,28 +126,32 @@ class AdminApp:
             await self._refuse(sending, unexpected_failure(), has_begun)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._admit(read_head(scope))
+        head = read_head(scope)
+        self._check_host(head)
+        routes: AsgiApp = self._routes
+        if self._console is not None and is_of_console(scope["path"]):
+            routes = self._console
+        else:
+            self._check_credential(head)
         if self._in_flight >= MAX_IN_FLIGHT:
             raise Overloaded("Too many admin requests are in flight.", headers={"retry-after": "1"})
         self._in_flight += 1
         try:
             async with asyncio.timeout(REQUEST_SECONDS):
-                await self._routes(scope, receive, send)
+                await routes(scope, receive, send)
         except TimeoutError:
             raise Overloaded("The request took too long; look at what it has done before you repeat it.") from None
         finally:
             self._in_flight -= 1
 
-    def _admit(self, head: RequestHead) -> None:
-        """Check host and credential.
-
-        The host check stops DNS rebinding: a web page could otherwise reach an API on loopback that asks for no
-        credential. The credential is compared by digest, in constant time.
-        """
+    def _check_host(self, head: RequestHead) -> None:
+        """Stop DNS rebinding: a web page could otherwise reach an API on loopback that asks for no credential."""
         if not self._takes_any_host and not self._allows(head.host):
             raise Forbidden(
                 "This Host header is not allowed; add the name to admin.allowed_hosts.", code="host_not_allowed"
             )
+
+    def _check_credential(self, head: RequestHead) -> None:
         if self._digest is None:
             return
         if head.credential is None:
@@ -171,6 +184,7 @@ def admin_app(
     model_spend: ModelSpend | None = None,
     reload: Callable[[], Callable[[], Awaitable[dict[str, Any]]] | None] = lambda: None,
     on_refusal: Callable[[str], None] = lambda _: None,
+    new_console: NewConsole | None = None,
 ) -> AdminApp:
     """Return the admin API of one gateway.
 
@@ -187,6 +201,8 @@ def admin_app(
         Returns what reads the configuration again; None where nobody can.
     on_refusal : callable
         Called with the code of every error that is shown.
+    new_console : callable, optional
+        Makes the console; there is none without it.
 
     Returns
     -------
@@ -218,7 +234,19 @@ def admin_app(
     routes.include_router(spend_routes(parts))
     routes.include_router(correction_routes(parts))
     routes.include_router(reload_routes(reload))
-    return AdminApp(routes, secret, host=admin.host, allowed_hosts=admin.allowed_hosts, on_refusal=on_refusal)
+    return AdminApp(
+        routes,
+        secret,
+        host=admin.host,
+        allowed_hosts=admin.allowed_hosts,
+        on_refusal=on_refusal,
+        console=None if new_console is None else new_console(parts, secret),
+    )
+
+
+def is_of_console(path: str) -> bool:
+    """Tell a path of the console from one of the API."""
+    return path == CONSOLE_PATH or path.startswith(f"{CONSOLE_PATH}/")
 
 
 def _add_error_handlers(app: FastAPI, on_refusal: Callable[[str], None]) -> None:

@@ -36,7 +36,7 @@ from penstock_gateway.money.prices import format_usd
 from penstock_gateway.settings_accounts import BudgetSettings, Moment
 from penstock_gateway.settings_types import Section
 
-__all__ = ["ModelSpend", "spend_routes"]
+__all__ = ["ModelSpend", "accounts_of", "budget_views", "parse_period", "parse_scope", "spend_routes", "spend_view"]
 
 DIMENSIONS: Final = ("key", "team", "tag", "model")
 _CHUNK: Final = 200  # scopes that the ledger is asked for at once, each a few fields of one reply
@@ -65,24 +65,19 @@ def _add_budgets(routes: APIRouter, parts: AdminParts) -> None:
     @routes.get("/admin/budgets", summary="Show budgets and how far they are used")
     async def budgets(request: Request) -> Response:
         """Show the budgets of all keys, teams and tags, or of one `scope`; `after` and `limit` page over scopes."""
-        accounts = {account.scope: account for account in _accounts(directory.table) if account.budgets}
+        accounts = {account.scope: account for account in accounts_of(directory.table) if account.budgets}
         if (scope := request.query_params.get("scope")) is not None:
-            known = _scope_of(directory.table, *_parse_scope(scope))
+            known = _scope_of(directory.table, *parse_scope(scope))
             accounts = {name: account for name, account in accounts.items() if name == known}
         scopes, following = page(request, sorted(accounts), known=("scope",))
-        now = directory.clock()
-        states: list[BudgetState] = []
-        for chunk in _chunks([accounts[name] for name in scopes]):
-            states += await counted(parts.ledger.states(chunk, now))
-        names = _names(directory.table)
-        data = [_budget_view(state, names.get(state.scope, state.scope)) for state in states]
+        data = await budget_views(parts, [accounts[name] for name in scopes])
         return answer({"object": "list", "data": data, "next": following})
 
     @routes.put("/admin/budgets", summary="Set a budget", openapi_extra=_BUDGET_DOC)
     async def set_budget(request: Request) -> Response:
         """Give a scope a budget, in the place of its budget of that period."""
         content = await read_object(request)
-        kind, name = _parse_scope(take_name(content, "scope"))
+        kind, name = parse_scope(take_name(content, "scope"))
         budget = validated(BudgetSettings, content)
         record = await stored(registrar.set_budget(kind, name, budget))
         scope = f"{kind}:{getattr(record, 'id', name)}"
@@ -94,8 +89,8 @@ def _add_budgets(routes: APIRouter, parts: AdminParts) -> None:
         """Take the budget of a `scope` and a `period` away."""
         query = request.query_params
         refuse_unknown(query, ("scope", "period"))
-        kind, name = _parse_scope(query.get("scope", ""))
-        period = _parse_period(query.get("period", ""))
+        kind, name = parse_scope(query.get("scope", ""))
+        period = parse_period(query.get("period", ""))
         await stored(registrar.remove_budget(kind, name, period))
         note_change(request, "updated", kind, name, ("budgets",))
         return answer({"object": "deletion", "kind": "budget", "scope": f"{kind}:{name}", "period": period.value})
@@ -113,27 +108,60 @@ def _add_spend(routes: APIRouter, parts: AdminParts) -> None:
         if by not in DIMENSIONS:
             hint = did_you_mean(by[:40], DIMENSIONS)
             raise InvalidRequest(f"by: should be one of {', '.join(DIMENSIONS)} ({hint}).", param="by")
-        period = _parse_period(query.get("period", Period.MONTH.value))
+        period = parse_period(query.get("period", Period.MONTH.value))
         at = directory.clock() if (text := query.get("at")) is None else validated(_At, {"at": text}).at
-        if by == "model":
-            names, spent = await _by_model(parts, period, at)
-        else:
-            names = {scope: name for scope, name in _names(directory.table).items() if scope.startswith(f"{by}:")}
-            spent = {}
-            for chunk in _chunks(sorted(names)):
-                spent.update(zip(chunk, await counted(parts.ledger.spent_picousd(chunk, period, at)), strict=True))
-        rows = sorted(((amount, scope) for scope, amount in spent.items() if amount), key=lambda row: (-row[0], row[1]))
-        data = [{"scope": s, "name": names[s], "spent_usd": format_usd(to_usd(amount))} for amount, s in rows]
-        return answer(
-            {
-                "object": "spend",
-                "by": by,
-                "period": period.value,
-                "at": iso(at),
-                "data": data,
-                "total_usd": format_usd(to_usd(sum(spent.values()))),
-            }
-        )
+        return answer(await spend_view(parts, by, period, at))
+
+
+async def budget_views(parts: AdminParts, accounts: Sequence[Account]) -> list[dict[str, Any]]:
+    """Return how far the budgets of accounts are used.
+
+    Raises
+    ------
+    Overloaded
+        ``ledger_unavailable``.
+    """
+    now = parts.directory.clock()
+    states: list[BudgetState] = []
+    for chunk in _chunks(list(accounts)):
+        states += await counted(parts.ledger.states(chunk, now))
+    names = _names(parts.directory.table)
+    return [_budget_view(state, names.get(state.scope, state.scope)) for state in states]
+
+
+async def spend_view(parts: AdminParts, by: str, period: Period, at: float) -> dict[str, Any]:
+    """Return what was spent in the window of a moment, the largest first.
+
+    Parameters
+    ----------
+    parts : AdminParts
+    by : str
+        One of `DIMENSIONS`.
+    period : Period
+    at : float
+        UNIX seconds.
+
+    Raises
+    ------
+    Overloaded, Conflict
+        The ledger, or the event log, cannot be read.
+    """
+    if by == "model":
+        names, spent = await _by_model(parts, period, at)
+    else:
+        names = {scope: name for scope, name in _names(parts.directory.table).items() if scope.startswith(f"{by}:")}
+        spent = {}
+        for chunk in _chunks(sorted(names)):
+            spent.update(zip(chunk, await counted(parts.ledger.spent_picousd(chunk, period, at)), strict=True))
+    rows = sorted(((amount, scope) for scope, amount in spent.items() if amount), key=lambda row: (-row[0], row[1]))
+    return {
+        "object": "spend",
+        "by": by,
+        "period": period.value,
+        "at": iso(at),
+        "data": [{"scope": s, "name": names[s], "spent_usd": format_usd(to_usd(amount))} for amount, s in rows],
+        "total_usd": format_usd(to_usd(sum(spent.values()))),
+    }
 
 
 async def _by_model(parts: AdminParts, period: Period, at: float) -> tuple[dict[str, str], dict[str, int]]:
@@ -145,7 +173,7 @@ async def _by_model(parts: AdminParts, period: Period, at: float) -> tuple[dict[
     return {name: name for name in spent}, spent
 
 
-def _accounts(table: AccountTable) -> list[Account]:
+def accounts_of(table: AccountTable) -> list[Account]:
     """Return the account of every key, team and tag."""
     keys = [account_of("key", entry.id, entry.fields) for entry in table.keys.values()]
     return [*keys, *(entry.account for entry in table.teams.values()), *(e.account for e in table.tags.values())]
@@ -159,7 +187,13 @@ def _names(table: AccountTable) -> dict[str, str]:
     return names
 
 
-def _parse_scope(scope: str) -> tuple[Kind, str]:
+def parse_scope(scope: str) -> tuple[Kind, str]:
+    """Return kind and name of a scope.
+
+    Raises
+    ------
+    InvalidRequest
+    """
     kind, _, name = scope.partition(":")
     if not name or kind not in ("key", "team", "tag"):
         raise InvalidRequest("scope: should be key:ID, team:NAME or tag:NAME.", code="invalid_value", param="scope")
@@ -178,7 +212,13 @@ def _scope_of(table: AccountTable, kind: Kind, name: str) -> str:
     return f"{kind}:{known[name]}"
 
 
-def _parse_period(text: str) -> Period:
+def parse_period(text: str) -> Period:
+    """Return a budget's period by its name.
+
+    Raises
+    ------
+    InvalidRequest
+    """
     try:
         return Period(text)
     except ValueError:
