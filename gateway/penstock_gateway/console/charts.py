@@ -220,7 +220,9 @@ def _draw_marks(frame: _Frame, marks: Sequence[Mark]) -> None:
         chart.dot(x, y, 6 if mark.is_chosen else 4.5, f"dot{kind}")
         label = mark.name if len(mark.name) <= 22 else f"{mark.name[:21]}…"
         reach = 14.0 + _LETTER * len(label)
-        is_in_way = any(0.0 < frame.x(other.x) - x < reach and abs(frame.y(other.y) - y) < _LABEL_GAP for other in marks)
+        is_in_way = any(
+            0.0 < frame.x(other.x) - x < reach and abs(frame.y(other.y) - y) < _LABEL_GAP for other in marks
+        )
         if is_in_way and x - reach > frame.left:
             chart.text(x - 10, y + 4, label, f"name{kind}", "end")
             continue
