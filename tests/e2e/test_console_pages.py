@@ -22,9 +22,14 @@ pytestmark = [
 ]
 
 FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync"
-).split()
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 WIDTHS = (360, 1024, 1920)
 THEMES = ("light", "dark")
 PAGES = (
@@ -60,7 +65,7 @@ def idle_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsoleGa
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Chromium without a window and with a profile of its own."""
     with playwright.sync_playwright() as started:
-        launched = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        launched = started.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         yield launched
         launched.close()
 

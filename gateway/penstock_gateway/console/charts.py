@@ -191,7 +191,7 @@ def columns(
         return None
     chart = Chart(640, 150, title)
     frame = _Frame(chart, (0, len(counts)), (0, highest), right=8.0, bottom=24.0, left=34.0)
-    for value in (highest, highest / 2) if highest > 1 else (highest,):
+    for value in (highest, highest // 2) if highest > 1 else (highest,):
         chart.line(frame.left, frame.y(value), chart.width - frame.right, frame.y(value), "grid")
         chart.text(frame.left - 6, frame.y(value) + 4, f"{value:.3g}", anchor="end")
     step = (chart.width - frame.left - frame.right) / len(counts)
