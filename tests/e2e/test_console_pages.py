@@ -43,7 +43,7 @@ PAGES = (
     "/events?kind=decision",
     "/events?kind=outcome",
 )
-PICTURES = os.environ.get("PENSTOCK_CONSOLE_PICTURES")
+PICTURES = os.environ.get("CONSOLE_PICTURES")
 """Folder for pictures of every page; none are taken without it."""
 
 

@@ -245,6 +245,20 @@ def test_console_contents_without_capture_are_shown_nowhere(discreet: ConsoleGat
     assert "are not shown" in pages[paths[-1]]
 
 
+def test_console_contents_captured_earlier_are_hidden_once_capture_is_off(tmp_path: Path) -> None:
+    """What is on disk from before is not shown any more, neither as an event nor as a nearest prompt."""
+    question = "Which river flows through Prague?"
+    for captures in (True, False):
+        with console_gateway(tmp_path, has_traffic=False, captures=captures) as running:
+            running.chat(question)
+            with signed_in(running) as client:
+                form = {"token": token_of(client, "/playground"), "prompt": "Rivers of Prague?", "key": "shop"}
+                events = client.get("/events?kind=decision").text
+                nearest = client.post("/playground", data={**form, "model": "auto"}).text
+        assert [question in text for text in (events, nearest)] == [captures, captures]
+        assert "dec_" in events
+
+
 def test_console_hostile_text_on_any_page_is_escaped(gateway: ConsoleGateway) -> None:
     """Markup and template code in a prompt or in an address stay text."""
     with signed_in(gateway) as client:
