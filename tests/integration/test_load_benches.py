@@ -69,3 +69,13 @@ def test_trend_of_a_leak_is_told_from_noise(repository_root: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False, cwd=repository_root
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_scrape_bench_in_quick_mode_measures_growing_registries(repository_root: Path) -> None:
+    """Two registries, the larger one with more series and a positive cost."""
+    command = [sys.executable, str(repository_root / "bench" / "scrape.py"), "--quick", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False, cwd=repository_root)
+    assert done.returncode == 0, done.stderr
+    small, large = json.loads(done.stdout)["results"]
+    assert 200 <= small["series"] < 1_000 <= large["series"]
+    assert small["cpu_ms"] > 0
