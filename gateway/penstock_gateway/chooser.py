@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from msgspec import structs
@@ -22,6 +22,7 @@ from penstock_gateway.decisions import CandidateReport, RouteDecision
 from penstock_gateway.deployments import TIERS, Deployment
 from penstock_gateway.errors import GatewayError
 from penstock_gateway.identifiers import identifier_source
+from penstock_gateway.prompt_readings import UNREAD, PromptReading, ReadingMemory
 from penstock_gateway.request_body import ChatRequest, TradeoffValue
 from penstock_gateway.request_policy import UNLIMITED, PolicyRules, RequestPolicy, tier_rank
 from penstock_gateway.scored import (
@@ -36,7 +37,7 @@ from penstock_gateway.scored import (
 from penstock_gateway.wire.formats import WireFormat
 from penstock_routers.artifact import RouterArtifact
 from penstock_routers.encoder_service import EncoderService
-from penstock_routers.estimates import Estimate, FloatArray
+from penstock_routers.estimates import Estimate
 from penstock_routers.features import prompt_features
 from penstock_routers.policy import Choice, RejectReason, RouteReason, decide, forgone_usd
 from penstock_routers.policy_explore import Exploration, explore
@@ -56,27 +57,7 @@ class RoutingParts:
 
     artifact: RouterArtifact
     encoder: EncoderService
-
-
-@dataclass(frozen=True, slots=True)
-class PromptReading:
-    """What encoder and artifact say of a prompt; made once, used by the router and the cache.
-
-    Attributes
-    ----------
-    vector : ndarray of float32, shape (d,), or None
-        None when there is no encoder, no text, or the encoder failed.
-    estimate : Estimate or None
-    duration_ms : float
-        What embedding and estimating took.
-    """
-
-    vector: FloatArray | None = None
-    estimate: Estimate | None = None
-    duration_ms: float = 0.0
-
-
-UNREAD = PromptReading()
+    readings: ReadingMemory = field(default_factory=ReadingMemory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +153,8 @@ class ArmChooser:
         warm: Warm | None = None,
         reading: PromptReading | None = None,
         keeper: str | None = None,
+        *,
+        tenant: str | None = None,
     ) -> RouteDecision:
         """Return the decision for an alias.
 
@@ -188,6 +171,8 @@ class ArmChooser:
             What `read` said, when it has been asked already.
         keeper : str, optional
             Deployment that goes on with the conversation if it can: nothing is embedded and nothing chosen then.
+        tenant : str, optional
+            See `read`.
 
         Returns
         -------
@@ -210,7 +195,7 @@ class ArmChooser:
         if any(deployment.name == keeper for deployment in eligible):
             decision = self._continue(asked, eligible, keeper)
         else:
-            estimate = (reading or await self.read(request)).estimate
+            estimate = (reading or await self.read(request, tenant)).estimate
             decision = self._decide(asked, eligible, estimate)
         rejected = tuple(rejected_report(d, rejection) for d in self._routable if (rejection := rejections[d.name]))
         return replace(
@@ -276,11 +261,21 @@ class ArmChooser:
         except GatewayError:
             return None
 
-    async def read(self, request: ChatRequest) -> PromptReading:
-        """Embed the prompt and score it on every arm; empty when there is nothing to go by."""
+    async def read(self, request: ChatRequest, tenant: str | None = None) -> PromptReading:
+        """Embed the prompt and score it on every arm; empty when there is nothing to go by.
+
+        Parameters
+        ----------
+        request : ChatRequest
+        tenant : str, optional
+            Whose prompts are remembered; without one nothing is.
+        """
         parts = self.parts
         if parts is None or not request.routing_text.strip() or request.attachments:
             return UNREAD
+        known = None if tenant is None else parts.readings.find(tenant, request.routing_text)
+        if known is not None:
+            return known
         started = time.perf_counter()
         try:
             async with asyncio.timeout(ROUTING_TIMEOUT_SECONDS):
@@ -291,7 +286,10 @@ class ArmChooser:
             self._on_failure()
             _log.warning("router_failed", extra={"error": type(error).__name__})
             return UNREAD
-        return PromptReading(vector, estimate, (time.perf_counter() - started) * 1000.0)
+        reading = PromptReading(vector, estimate, (time.perf_counter() - started) * 1000.0)
+        if tenant is not None:
+            parts.readings.keep(tenant, request.routing_text, reading)
+        return reading
 
     def _decide(self, asked: _Asked, eligible: list[Deployment], estimate: Estimate | None) -> RouteDecision:
         known = {} if estimate is None else {arm: index for index, arm in enumerate(estimate.arms)}

@@ -19,7 +19,7 @@ from penstock_gateway.caching.replay import StoredReply
 from penstock_gateway.caching.visit import Visit
 from penstock_gateway.callers import Caller
 from penstock_gateway.calling import AttemptDesk
-from penstock_gateway.chooser import UNREAD, ArmChooser, PromptReading
+from penstock_gateway.chooser import ArmChooser
 from penstock_gateway.conversations import ConversationKeepers, WarmConversations
 from penstock_gateway.decisions import RecentDecisions, RouteDecision, Settlement
 from penstock_gateway.deployments import Deployment, members
@@ -29,6 +29,7 @@ from penstock_gateway.events.records import CacheNote
 from penstock_gateway.identifiers import identifier_source
 from penstock_gateway.metrics import GatewayMetrics
 from penstock_gateway.money.usage import Usage
+from penstock_gateway.prompt_readings import UNREAD, PromptReading
 from penstock_gateway.request_body import (
     AUTO_ALIASES,
     ChatRequest,
@@ -183,7 +184,8 @@ class Pipeline:
                 return await self._from_cache(caller, request, place, visit, hit, before)
             reading = None
             if visit is not None:
-                reading = await self.chooser.read(request) if self._wants_reading(request, visit) else UNREAD
+                wants_reading = self._wants_reading(request, visit)
+                reading = await self.chooser.read(request, caller.tenant) if wants_reading else UNREAD
             in_force = self.deployments  # what `decide` chooses among: a reload changes it for later requests only
             decision = await self.decide(caller, request, policy, reading)
             if visit is not None and reading is not None and (hit := await visit.semantic(reading, decision)):
@@ -367,7 +369,9 @@ class Pipeline:
                     code="embeddings_not_routed",
                     param="model",
                 )
-            return await self.chooser.choose(request, policy.tradeoff, policy, warm, reading, keeper)
+            return await self.chooser.choose(
+                request, policy.tradeoff, policy, warm, reading, keeper, tenant=caller.tenant
+            )
         group = {deployment.name: deployment for deployment in members(self.deployments.values(), request.model)}
         deployment = self.deployments.get(request.model) or group.get(keeper or "") or next(iter(group.values()), None)
         if deployment is None:

@@ -21,8 +21,8 @@ from penstock_gateway.caching.assembly import assemble
 from penstock_gateway.caching.auditor import AuditCase
 from penstock_gateway.caching.services import CacheServices
 from penstock_gateway.caching.steering import SearchTerms
-from penstock_gateway.chooser import UNREAD, PromptReading
 from penstock_gateway.decisions import RouteDecision, Settlement
+from penstock_gateway.prompt_readings import UNREAD, PromptReading
 from penstock_gateway.request_body import ChatRequest, is_alias
 from penstock_gateway.request_policy import RequestPolicy, tier_rank
 from penstock_routers.policy import RejectReason, RouteReason

@@ -17,7 +17,6 @@ from penstock_cache.lookups import Hit
 from penstock_gateway.accounts.principal import Principal
 from penstock_gateway.caching.desk import CacheCaller
 from penstock_gateway.callers import Caller
-from penstock_gateway.chooser import PromptReading
 from penstock_gateway.console.charts import Mark, cost_quality, interval
 from penstock_gateway.console.contract import Asked, ConsoleParts, Page
 from penstock_gateway.console.nearest import nearest_prompts
@@ -25,6 +24,7 @@ from penstock_gateway.console.reasons import REASONS, VERDICTS
 from penstock_gateway.decisions import RouteDecision
 from penstock_gateway.errors import GatewayError, InvalidRequest
 from penstock_gateway.identifiers import identifier_source
+from penstock_gateway.prompt_readings import PromptReading
 from penstock_gateway.request_body import ChatRequest, is_alias, parse_chat_request
 
 MAX_PROMPT_CHARACTERS: Final = 32_000

@@ -19,12 +19,13 @@ from penstock_gateway.caching.desk import CacheCaller, CacheDesk
 from penstock_gateway.caching.oversight import Watched, start_oversight
 from penstock_gateway.caching.services import CacheServices
 from penstock_gateway.caching.visit import Visit
-from penstock_gateway.chooser import ArmChooser, PromptReading
+from penstock_gateway.chooser import ArmChooser
 from penstock_gateway.decisions import RouteDecision, Settlement
 from penstock_gateway.deployments import Deployment
 from penstock_gateway.errors import InvalidRequest
 from penstock_gateway.metrics_cache import CacheMetrics
 from penstock_gateway.money.usage import Usage
+from penstock_gateway.prompt_readings import PromptReading
 from penstock_gateway.request_body import ChatRequest, TradeoffValue, parse_chat_request
 from penstock_gateway.request_policy import RequestPolicy
 from penstock_gateway.settings_cache import CacheSettings

@@ -25,10 +25,11 @@ from penstock_gateway.caching.oversight import Watched, start_oversight
 from penstock_gateway.caching.replay import StoredReply
 from penstock_gateway.caching.services import CacheServices
 from penstock_gateway.caching.visit import Visit
-from penstock_gateway.chooser import ArmChooser, PromptReading
+from penstock_gateway.chooser import ArmChooser
 from penstock_gateway.decisions import CandidateReport, RouteDecision, Settlement
 from penstock_gateway.metrics_cache import CacheMetrics
 from penstock_gateway.money.usage import Usage
+from penstock_gateway.prompt_readings import PromptReading
 from penstock_gateway.redis_client import RedisClient, RedisNotUsable
 from penstock_gateway.request_body import ChatRequest, parse_chat_request
 from penstock_gateway.request_policy import RequestPolicy

@@ -1,0 +1,80 @@
+"""What encoder and artifact say of prompts, and the memory of what they said last.
+
+Read `PromptReading`, then `ReadingMemory`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+from penstock_routers.estimates import Estimate, FloatArray
+
+MAX_READINGS: Final = 2_000
+"""Prompts that are remembered: 4 kB each."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptReading:
+    """What encoder and artifact say of a prompt; made once, used by the router and the cache.
+
+    Attributes
+    ----------
+    vector : ndarray of float32, shape (d,), or None
+        None when there is no encoder, no text, or the encoder failed.
+    estimate : Estimate or None
+    duration_ms : float
+        What embedding and estimating took.
+    """
+
+    vector: FloatArray | None = None
+    estimate: Estimate | None = None
+    duration_ms: float = 0.0
+
+
+UNREAD: Final = PromptReading()
+
+
+class ReadingMemory:
+    """The last prompts of one artifact that were read, so that the same one is not tokenised and encoded again.
+
+    Parameters
+    ----------
+    max_readings : int
+
+    Notes
+    -----
+    It holds vectors and estimates by the digest of tenant and text, no text and no answer. A reading that is
+    remembered is quicker: with the tenant in the digest, nobody learns from that what another tenant has asked.
+    """
+
+    def __init__(self, max_readings: int = MAX_READINGS) -> None:
+        self._max_readings = max_readings
+        self._readings: OrderedDict[bytes, PromptReading] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Return how many are remembered."""
+        return len(self._readings)
+
+    def find(self, tenant: str, text: str) -> PromptReading | None:
+        """Return what was said of a prompt; None when it is not remembered."""
+        digest = _digest(tenant, text)
+        found = self._readings.get(digest)
+        if found is not None:
+            self._readings.move_to_end(digest)
+        return found
+
+    def keep(self, tenant: str, text: str, reading: PromptReading) -> None:
+        """Remember a prompt; the one that was asked for longest ago makes room."""
+        self._readings[_digest(tenant, text)] = PromptReading(reading.vector, reading.estimate)
+        if len(self._readings) > self._max_readings:
+            self._readings.popitem(last=False)
+
+
+def _digest(tenant: str, text: str) -> bytes:
+    name = tenant.encode("utf-8", "surrogatepass")
+    digest = hashlib.blake2b(b"%d:%b" % (len(name), name), digest_size=16)
+    digest.update(text.encode("utf-8", "surrogatepass"))
+    return digest.digest()
