@@ -11,7 +11,7 @@ from pydantic import Field, StringConstraints
 
 from penstock_gateway.settings_types import Section, Share, Text
 
-OtlpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#@]{1,2000}$")]
+OtlpUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#@]{1,1000}$")]
 
 
 class TracingSettings(Section):

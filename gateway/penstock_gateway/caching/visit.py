@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Final
 
 from penstock_cache.categories import CategoryPolicy, ChosenPolicy, policy_for
+from penstock_cache.directives import CacheDirective
 from penstock_cache.eligibility import Reach, may_look_up
 from penstock_cache.entries import CachedDocument
 from penstock_cache.lookups import Accepts, FreshAnswer, Hit, Lookup, Miss
@@ -28,6 +29,7 @@ from penstock_gateway.request_policy import RequestPolicy, tier_rank
 from penstock_routers.policy import RejectReason, RouteReason
 
 _REUSABLE: Final = ("not_admitted", "store_unavailable")  # not stored, but of use to whoever waits for the same
+_ANY_DIRECTIVE: Final = CacheDirective()
 _LOOSEST: Final = CategoryPolicy(caches_default_temperature=True, max_temperature=2.0)
 
 
@@ -92,7 +94,8 @@ class Visit:
         if look is None or not self._services.is_semantic:
             return False
         named = self._named_policy
-        return named is None or may_look_up(look.traits, named, look.directive).reach is Reach.SEMANTIC
+        # Whatever this request may look up: its answer may be stored for other wordings of later ones.
+        return named is None or may_look_up(look.traits, named, _ANY_DIRECTIVE).reach is Reach.SEMANTIC
 
     @property
     def wants_answer(self) -> bool:

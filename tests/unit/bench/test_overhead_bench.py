@@ -19,6 +19,13 @@ def overhead(repository_root: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleTy
 
 
 @pytest.fixture
+def traffic(repository_root: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """What is sent, as a module."""
+    monkeypatch.syspath_prepend(str(repository_root / "bench"))
+    return importlib.import_module("traffic")
+
+
+@pytest.fixture
 def mock_upstream(repository_root: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The mock provider as a module."""
     monkeypatch.syspath_prepend(str(repository_root / "bench"))
@@ -45,17 +52,20 @@ def test_summary_of_three_rounds_takes_medians_and_differences_within_a_round(ov
         "bare": [_sample(overhead, 10, p50) for p50 in (1.0, 5.0, 2.0)],
         "penstock": [_sample(overhead, cpu, p50) for cpu, p50 in ((100, 2.0), (300, 6.5), (120, 3.0))],
     }
-    bare, penstock = overhead.summarise(samples, (50.0,))
+    facts = {"penstock": overhead.ServerFacts(1.5, 150.0, 170.0, 50_000)}
+    bare, penstock = overhead.summarise(samples, facts, (50.0,))
     assert penstock["cpu_us_per_request"] == 120
     assert penstock["cpu_us_spread"] == 3.0
     assert penstock["added_p50_ms_at_50"] == 1.0
     assert bare["added_p50_ms_at_50"] == 0.0
+    assert (penstock["ready_seconds"], penstock["end_mb"]) == (1.5, 170.0)
+    assert "ready_seconds" not in bare
 
 
 def test_summary_of_a_target_that_cannot_keep_a_rate_leaves_it_out(overhead: ModuleType) -> None:
     """A latency that was not measured is absent, not zero, and shown as a dash."""
     samples = {"litellm": [_sample(overhead, 7000, None)]}
-    rows = overhead.summarise(samples, (50.0,))
+    rows = overhead.summarise(samples, {}, (50.0,))
     assert rows[0]["p50_ms_at_50"] is None
     assert "–" in overhead.table_lines(rows, (50.0,))[1]
 
@@ -68,14 +78,26 @@ def test_ratios_of_costs_are_to_nginx_and_of_litellm_to_the_gateway(overhead: Mo
     assert overhead.ratios(rows)["litellm / penstock"] == 80.0
 
 
+@pytest.mark.parametrize("kind", ["short", "long", "repeated", "reworded"])
 @pytest.mark.parametrize("is_stream", [False, True])
-def test_bodies_of_a_model_are_different_prompts_of_one_size(overhead: ModuleType, is_stream: bool) -> None:
-    """Requests differ in their prompts, so that nothing can be answered by remembering the last one."""
-    made = overhead.bodies("mock-small", is_stream=is_stream)
+def test_bodies_of_a_model_are_different_prompts_of_one_size(traffic: ModuleType, kind: str, is_stream: bool) -> None:
+    """Requests differ in their prompts, and where a model is to be asked each time, by a number of their own."""
+    made = traffic.Traffic("mock-small", kind).bodies(is_stream=is_stream)
     prompts = {json.loads(body)["messages"][1]["content"] for body in made}
-    assert len(prompts) == len(made) == overhead.BODY_COUNT
-    sizes = {len(body) for body in made}
-    assert min(sizes) == overhead.REQUEST_BYTES
+    assert len(prompts) == len(made) == traffic.BODY_COUNT
+    assert min(len(body) for body in made) >= traffic.REQUEST_BYTES
+    assert all((traffic.NUMBER in body) is (kind in ("short", "long")) for body in made)
+    assert all(json.loads(body).get("stream", False) is is_stream for body in made)
+
+
+def test_seeds_of_reworded_traffic_are_what_it_rewords(traffic: ModuleType) -> None:
+    """Every question is asked before in the words of the other kind; the context is seen before the first of them."""
+    reworded = traffic.Traffic("auto", "reworded")
+    asked = [json.loads(body)["messages"][1]["content"] for body in reworded.seeds()]
+    again = [json.loads(body)["messages"][1]["content"] for body in traffic.Traffic("auto", "repeated").bodies()]
+    assert asked[1:] == again
+    assert not set(asked) & {json.loads(body)["messages"][1]["content"] for body in reworded.bodies()}
+    assert traffic.Traffic("auto", "short").seeds() == []
 
 
 def test_canned_reply_of_the_mock_provider_has_its_stated_size(mock_upstream: ModuleType) -> None:
