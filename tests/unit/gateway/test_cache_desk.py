@@ -398,3 +398,23 @@ async def test_desk_waiting_request_gets_the_answer_of_the_one_under_way() -> No
         assert (hit.kind, hit.document.body) == ("hit-exact", completion("Paris"))
         first.close()
         second.close()
+
+
+@pytest.mark.parametrize(
+    ("category", "directive", "wants"),
+    [
+        (None, None, True),
+        ("faq", None, True),
+        ("faq", "no-cache", True),
+        ("volatile", None, False),
+    ],
+)
+async def test_desk_prompt_is_read_only_where_another_wording_could_count(
+    category: str | None, directive: str | None, wants: bool
+) -> None:
+    """Encoding costs more than everything else: a key's own category that is exact needs none, whatever is asked."""
+    key = ClientKeySettings.model_validate({"name": "ann", "key": "k" * 32, "cache_category": category})
+    async with running({"ann": key}) as desk:
+        visit = desk.open(directive=directive)
+        assert visit.wants_reading is wants
+        visit.close()
