@@ -406,7 +406,8 @@ async def test_desk_waiting_request_gets_the_answer_of_the_one_under_way() -> No
         (None, None, True),
         ("faq", None, True),
         ("faq", "no-cache", True),
-        ("volatile", None, False),
+        ("general", None, False),
+        ("off", None, False),
     ],
 )
 async def test_desk_prompt_is_read_only_where_another_wording_could_count(
