@@ -18,33 +18,7 @@ from penstock_gateway.settings_models import Settings
 CHART = Path(__file__).resolve().parent.parent / "helm" / "penstock"
 TARGET = CHART / "values.schema.json"
 
-# Objects whose content is Kubernetes' business, or the user's.
-FREE = frozenset(
-    {
-        "affinity",
-        "config",
-        "externalSecret.data",
-        "gpu.nodeSelector",
-        "ingress.annotations",
-        "metrics.dashboards.annotations",
-        "metrics.dashboards.labels",
-        "metrics.podMonitor.labels",
-        "metrics.rules.labels",
-        "metrics.serviceMonitor.labels",
-        "networkPolicy.redis",
-        "nodeSelector",
-        "podAnnotations",
-        "podLabels",
-        "podSecurityContext",
-        "redis.resources",
-        "resources",
-        "retraining.resources",
-        "secrets.values",
-        "securityContext",
-        "service.annotations",
-        "serviceAccount.annotations",
-    }
-)
+# Objects whose content is Kubernetes' business, or the user's: of texts alone, and of anything.
 TEXT_MAPS = frozenset(
     {
         "externalSecret.data",
@@ -63,6 +37,16 @@ TEXT_MAPS = frozenset(
         "serviceAccount.annotations",
     }
 )
+FREE = TEXT_MAPS | {
+    "affinity",
+    "config",
+    "networkPolicy.redis",
+    "podSecurityContext",
+    "redis.resources",
+    "resources",
+    "retraining.resources",
+    "securityContext",
+}
 _DIGEST = {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"}
 SPECIAL: dict[str, dict[str, Any]] = {
     "artifact.digest": _DIGEST,
