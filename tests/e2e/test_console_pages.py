@@ -88,6 +88,7 @@ class Visit:
     def sign_in(self) -> None:
         """Sign in as an operator does, by keyboard."""
         self.page.goto(f"{self.base}/sign-in")
+        self.page.wait_for_function("document.activeElement.name === 'key'")  # it is given the focus when it is drawn
         self.page.keyboard.type(ADMIN_KEY)
         self.page.keyboard.press("Enter")
         self.page.wait_for_selector("h1:has-text('Overview')")
