@@ -27,8 +27,9 @@ def fetch_artifact_command(url: str, folder: Path, digest: str, public_key: str 
     \b
     penstock artifact fetch s3://routers/support /artifact/router --digest sha256:…
 
-    What URL may be depends on the fsspec packages that are installed (s3fs, gcsfs …); their credentials come from where
-    they look for them. A FOLDER that already has this artifact is left as it is.
+    s3:// and gs:// need the extra 'ship', other stores their fsspec package beside it (adlfs …). Credentials come from
+    where the clients look for them: variables, files, the identity of the pod. A FOLDER that already has this artifact
+    is left as it is.
     """
     from penstock_routers.errors import RouterError
 
@@ -115,20 +116,21 @@ def _copy(url: str, folder: Path) -> None:
 
 def _store(url: str) -> tuple[Any, str]:
     """Return the store and the folder in it."""
+    from penstock_gateway.object_stores import open_store
     from penstock_routers.errors import ArtifactError
     from penstock_routers.installation import install_command
 
     try:
-        import fsspec.core
+        return open_store(url)
     except ImportError as error:
-        message = f"fetching needs fsspec, which is not installed: {install_command('ship')}"
+        if (error.name or "").partition(".")[0] == "fsspec":
+            message = f"fetching needs fsspec, which is not installed: {install_command('ship')}"
+        else:
+            message = f"the place cannot be used: no client for it is installed ({type(error).__name__})"
         raise ArtifactError(message, code="artifact_source_unusable") from error
-    try:
-        files, base = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         message = f"the place cannot be used: {type(error).__name__}"
         raise ArtifactError(message, code="artifact_source_unusable") from error
-    return files, str(base).rstrip("/")
 
 
 def _copy_file(files: Any, source: str, target: Path, max_bytes: int, *, is_needed: bool = True) -> None:

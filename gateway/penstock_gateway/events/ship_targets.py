@@ -1,6 +1,6 @@
 """The places that segments can be shipped to: a folder, an object store, a Redis stream.
 
-Owns the import of fsspec, which happens when a target is made. Read `target_of`.
+An object store is opened when its target is made. Read `target_of`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import asyncio
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from penstock_cache.errors import StoreUnavailable
@@ -17,6 +17,7 @@ from penstock_gateway.errors import GatewayError
 from penstock_gateway.events.catalog import Segment, other_form, replace_file
 from penstock_gateway.events.reading import Problem, raw_lines
 from penstock_gateway.events.shipping import ShippingFailed, ShipTarget
+from penstock_gateway.object_stores import open_store
 from penstock_gateway.redis_client import RedisClient
 from penstock_gateway.settings_events import ShipSettings
 from penstock_routers.installation import install_command
@@ -82,10 +83,13 @@ class ObjectTarget:
     """
 
     def __init__(self, url: str) -> None:
-        core = _import_fsspec()
         try:
-            self._store, self._root = core.url_to_fs(url)
+            self._store, self._root = open_store(url)
         except (ImportError, ValueError, OSError) as error:
+            if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "fsspec":
+                raise ShippingFailed(
+                    f"Shipping to an object store needs fsspec, which is not installed: {install_command('ship')}"
+                ) from error
             raise ShippingFailed(f"the client of {urlsplit(url).scheme}:// cannot be used: {error}") from error
 
     def ship(self, segment: Segment) -> None:
@@ -93,7 +97,7 @@ class ObjectTarget:
         found = _present(segment)
         if found is None:
             return
-        path = f"{self._root.rstrip('/')}/{found.path.name}"
+        path = f"{self._root}/{found.path.name}"
         try:
             self._store.makedirs(self._root, exist_ok=True)
             self._store.put_file(str(found.path), path)
@@ -187,13 +191,3 @@ def _note_progress(mark: Path, number: int) -> None:
 
 def _present(segment: Segment) -> Segment | None:
     return segment if segment.path.exists() else other_form(segment)
-
-
-def _import_fsspec() -> Any:
-    try:
-        import fsspec.core  # only where events are shipped to an object store
-    except ImportError as error:
-        raise ShippingFailed(
-            f"Shipping to an object store needs fsspec, which is not installed: {install_command('ship')}"
-        ) from error
-    return fsspec.core

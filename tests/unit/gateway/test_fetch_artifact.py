@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 from penstock_gateway.cli import run
 from penstock_routers.manifest import GRAPH_FILE, MANIFEST_FILE, decode_manifest
+from support.object_store import S3_CREDENTIALS, object_store
 
 pytest.importorskip("fsspec", reason="the extra 'ship' is not installed")
 BUNDLED = Path(__file__).resolve().parents[3] / "onnx_models" / "default-router"
@@ -40,6 +42,28 @@ def test_fetch_artifact_with_the_right_digest_lays_it_down_once(
     assert run(arguments) == 0
     assert json.loads(capsys.readouterr().out)["fetched"] is False
     assert [path.name for path in target.parent.iterdir()] == ["router"]
+
+
+def test_fetch_artifact_from_s3_needs_no_client_beside_pyarrow(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image has the extra `ship`, and neither s3fs nor anything else for object stores."""
+    pytest.importorskip("pyarrow.fs", reason="the extra 'ship' is not installed")
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    target = tmp_path / "artifact" / "router"
+    with object_store() as store:
+        for name, value in {"AWS_ENDPOINT_URL": store.url, **S3_CREDENTIALS}.items():
+            monkeypatch.setenv(name, value)
+        for path in source.iterdir():
+            if path.is_file():
+                store.objects[f"/routers/support/{path.name}"] = path.read_bytes()
+        arguments = ["artifact", "fetch", "s3://routers/support", str(target), "--digest", _id(source)]
+        assert run(arguments) == 0
+        assert (target / GRAPH_FILE).read_bytes() == (source / GRAPH_FILE).read_bytes()
+        shutil.rmtree(target)
+        store.objects[f"/routers/support/{GRAPH_FILE}"] += b"x"
+        assert run(arguments) == 1
+    assert not target.exists()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import threading
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from penstock_gateway.events.ship_targets import FolderTarget, ObjectTarget, tar
 from penstock_gateway.events.shipping import Shipper, ShippingFailed, is_shipped
 from penstock_gateway.settings_events import ShipSettings
 from support.event_samples import decision_event, outcome_event, write_segment
+from support.object_store import S3_CREDENTIALS, object_store
 
 
 class FakeTarget:
@@ -147,6 +149,19 @@ def test_object_target_uploads_through_fsspec_and_checks_the_size(
     monkeypatch.setattr(target._store, "put_file", cutting)
     with pytest.raises(ShippingFailed, match="another size"):
         target.ship(segment)
+
+
+def test_object_target_of_s3_needs_no_client_beside_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The image ships to S3 as it is: the extra `ship` alone is in it."""
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    write_segment(tmp_path, "1", [outcome_event("1")])
+    (segment,) = list_segments(tmp_path)
+    with object_store() as store:
+        for name, value in {"AWS_ENDPOINT_URL": store.url, **S3_CREDENTIALS}.items():
+            monkeypatch.setenv(name, value)
+        store.objects["/events"] = b""
+        target_of(ShipSettings(url="s3://events/gateways")).ship(segment)
+        assert store.objects[f"/events/gateways/{segment.path.name}"] == segment.path.read_bytes()
 
 
 def test_object_target_that_fails_hides_what_the_client_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
