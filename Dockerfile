@@ -13,7 +13,7 @@ ARG CUDA_IMAGE=nvidia/cuda:12.6.3-cudnn-runtime-ubuntu24.04
 FROM python:${PYTHON_VERSION}-slim-bookworm AS wheel
 WORKDIR /src
 COPY . .
-RUN python -m pip install --no-cache-dir build hatchling && python -m build --wheel --no-isolation --outdir /wheels
+RUN python -m pip install --no-cache-dir -c constraints.txt hatchling && python -m hatchling build -t wheel -d /wheels
 
 # --- environments, without build tools; each with a list of what is in it
 FROM python:${PYTHON_VERSION}-slim-bookworm AS environment
@@ -37,6 +37,7 @@ RUN python -m venv /opt/penstock --upgrade-deps \
 FROM python:${PYTHON_VERSION}-slim-bookworm AS base
 ENV PATH=/opt/penstock/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
 RUN groupadd --gid 65532 penstock && useradd --uid 65532 --gid 65532 --no-create-home --home-dir /tmp penstock \
+ && install -d -o 65532 -g 65532 /events /registry /artifact \
  && rm -rf /usr/local/lib/python*/site-packages/pip /usr/local/bin/pip*
 USER 65532:65532
 WORKDIR /tmp
@@ -49,16 +50,21 @@ COPY --from=trainer-environment /opt/penstock /opt/penstock
 ENTRYPOINT []
 CMD ["penstock-train", "--help"]
 
-FROM ${CUDA_IMAGE} AS cuda
+FROM ${CUDA_IMAGE} AS cuda-environment
 COPY --from=wheel /wheels /wheels
 COPY constraints.txt scripts/make_sbom.py /build/
 RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-venv \
  && python3 -m venv /opt/penstock \
- && /opt/penstock/bin/pip install --no-cache-dir "$(ls /wheels/*.whl)[gpu,otel,redis,ship,signing]" \
+ && /opt/penstock/bin/pip install --no-cache-dir -c /build/constraints.txt "$(ls /wheels/*.whl)[gpu,otel,redis,ship,signing]" \
  && /opt/penstock/bin/python /build/make_sbom.py /opt/penstock/sbom.cdx.json \
- && /opt/penstock/bin/pip uninstall -y pip setuptools \
- && apt-get purge -y python3-venv && apt-get autoremove -y && rm -rf /var/lib/apt/lists/* /wheels /build
+ && /opt/penstock/bin/pip uninstall -y pip setuptools
+
+FROM ${CUDA_IMAGE} AS cuda
 ENV PATH=/opt/penstock/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
+RUN apt-get update && apt-get install -y --no-install-recommends python3 && rm -rf /var/lib/apt/lists/* \
+ && groupadd --gid 65532 penstock && useradd --uid 65532 --gid 65532 --no-create-home --home-dir /tmp penstock \
+ && install -d -o 65532 -g 65532 /events /registry /artifact
+COPY --from=cuda-environment /opt/penstock /opt/penstock
 USER 65532:65532
 WORKDIR /tmp
 EXPOSE 4000

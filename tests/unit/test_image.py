@@ -49,10 +49,38 @@ def test_image_copies_only_what_its_context_has() -> None:
 def test_image_ends_without_build_tools_and_with_a_list_of_contents() -> None:
     """No pip in what runs, and an SBOM in every environment."""
     stages = _stages()
-    for environment in ("environment", "trainer-environment", "cuda"):
+    for environment in ("environment", "trainer-environment", "cuda-environment"):
         text = "\n".join(stages[environment])
         assert "pip uninstall -y pip setuptools" in text
         assert "sbom.cdx.json" in text
+    for target in ("cpu", "cuda", "trainer"):
+        text = "\n".join(stages[target])
+        assert "/wheels" not in text
+        assert not re.search(r"pip install|python3-venv|build-essential|gcc", text), target
+        assert sum("/opt/penstock /opt/penstock" in line for line in stages[target]) == 1
+
+
+def test_image_has_the_folders_of_the_volumes_for_its_user() -> None:
+    """A named volume takes rights from the image's folder; without one it is root's, and the gateway cannot write."""
+    gateway = COMPOSE["services"]["gateway"]
+    mounted = [mount.split(":")[1] for mount in gateway["volumes"] if mount.split(":")[0] in COMPOSE["volumes"]]
+    assert mounted == ["/events"]
+    for target in ("cpu", "cuda", "trainer"):
+        made = re.findall(r"install -d -o 65532 -g 65532 ([/a-z ]+)", "\n".join(_stages()[target]))
+        assert set(made[0].split()) == {"/events", "/registry", "/artifact"}
+
+
+def test_image_is_built_by_the_commands_of_the_make_targets() -> None:
+    """`make wheel` and `make image-root` try out what Docker will run: the same builder, extras and pins."""
+    makefile = (ROOT / "Makefile").read_text()
+    extras = re.search(r"^EXTRAS \?= (.+)$", makefile, re.MULTILINE)
+    assert extras is not None
+    assert f"ARG EXTRAS={','.join(extras[1].split())}" in DOCKERFILE.splitlines()
+    assert "hatchling build -t wheel" in makefile
+    assert "hatchling build -t wheel" in DOCKERFILE
+    for line in DOCKERFILE.splitlines():
+        if "pip install" in line:
+            assert re.search(r"-c \S*constraints\.txt", line), line
 
 
 def test_image_default_stage_is_the_one_for_the_processor() -> None:
