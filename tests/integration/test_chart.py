@@ -24,6 +24,7 @@ from support.chart import (
     manifests,
     merged,
     of_kind,
+    pod_labels,
     pod_specs,
     rendered,
     rendered_file,
@@ -45,6 +46,8 @@ MINIMAL: dict[str, Any] = {
     "config": {"deployments": [{"name": "gpt-5.4-mini", "provider": "openai", "tier": "medium"}]},
     "secrets": {"existingSecret": "keys"},
 }
+_SEEDED = {"artifact": {"source": "volume", "volume": {"create": True}}}
+_SIGNED = {"artifact": {"source": "volume", "publicKey": "k", "volume": {"create": True}}}
 LIMITED_KEY = {"name": "a", "key": "${PENSTOCK_CLIENT_KEY}", "limits": {"parallel_requests": 1}}
 by_file = pytest.mark.parametrize("path", CI_FILES, ids=lambda path: path.stem.removesuffix("-values"))
 
@@ -127,7 +130,7 @@ def test_chart_pods_keep_to_the_restricted_standard(path: Path) -> None:
         assert pod["automountServiceAccountToken"] is False, name
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod), name
         for volume in pod.get("volumes", []):
-            assert {"configMap", "emptyDir", "persistentVolumeClaim"} & set(volume), (name, volume)
+            assert {"configMap", "emptyDir", "persistentVolumeClaim", "secret"} & set(volume), (name, volume)
         for container in (*pod["containers"], *pod.get("initContainers", [])):
             own = container["securityContext"]
             assert own["allowPrivilegeEscalation"] is False, name
@@ -173,7 +176,44 @@ def test_chart_network_policy_denies_what_it_does_not_name(name: str) -> None:
         assert rule.get("from") or rule.get("to")
     blocks = [to["ipBlock"] for rule in spec["egress"] for to in rule["to"] if "ipBlock" in to]
     assert all("169.254.0.0/16" in block["except"] for block in blocks if block["cidr"] == "0.0.0.0/0")
-    assert bool(blocks) is (name != "airgap")
+    assert any(block["cidr"] == "0.0.0.0/0" for block in blocks) is (name != "airgap")
+
+
+@pytest.mark.parametrize("path", CI_FILES, ids=lambda path: path.stem.removesuffix("-values"))
+def test_chart_network_policies_cover_every_pod(path: Path) -> None:
+    """A pod that no policy selects may reach everything, and be reached."""
+    documents = manifests(rendered_file(path))
+    selected = [each["spec"]["podSelector"]["matchLabels"].items() for each in of_kind(documents, "NetworkPolicy")]
+    for name, labels in pod_labels(documents).items():
+        assert any(selector <= labels.items() for selector in selected), name
+
+
+def test_chart_network_policy_lets_helm_test_in_where_callers_are_named() -> None:
+    """Otherwise `helm test` fails on what works."""
+    documents = manifests(rendered_file(CHART / "ci" / "ha-values.yaml"))
+    policy = of_kind(documents, "NetworkPolicy")[0]
+    allowed = [
+        each["podSelector"]["matchLabels"] for each in policy["spec"]["ingress"][0]["from"] if "podSelector" in each
+    ]
+    (test,) = [labels for name, labels in pod_labels(documents).items() if name.startswith("Pod/")]
+    assert any(selector.items() <= test.items() for selector in allowed)
+
+
+def test_chart_network_policy_on_openshift_reaches_its_name_servers() -> None:
+    """They listen on 5353 in a namespace of their own; policies see the port behind the service."""
+    documents = manifests(rendered_file(CHART / "ci" / "openshift-values.yaml"))
+    names = of_kind(documents, "NetworkPolicy")[0]["spec"]["egress"][0]
+    assert {"protocol": "UDP", "port": 5353} in names["ports"]
+    spaces = [to["namespaceSelector"]["matchLabels"] for to in names["to"] if "namespaceSelector" in to]
+    assert {"kubernetes.io/metadata.name": "openshift-dns"} in spaces
+
+
+def test_chart_test_pod_knows_one_secret_alone() -> None:
+    """It asks the gateway; providers' keys are none of its business."""
+    (pod,) = [each for name, each in pod_specs(manifests(rendered(MINIMAL))).items() if name.startswith("Pod/")]
+    (container,) = pod["containers"]
+    assert "envFrom" not in container
+    assert [each["valueFrom"]["secretKeyRef"]["key"] for each in container["env"]] == ["PENSTOCK_CLIENT_KEY"]
 
 
 def test_chart_network_policy_of_retraining_lets_nothing_in_or_out() -> None:
@@ -214,13 +254,12 @@ def test_chart_commands_are_ones_that_the_programs_take(path: Path) -> None:
         for container in (*pod["containers"], *pod.get("initContainers", [])):
             if "redis" in container["name"] or container["name"] == "test":
                 continue
-            if container["name"] == "retraining":
-                lines = [
-                    line.split() for line in container["args"][0].splitlines() if line.startswith("penstock-train")
-                ]
-                assert [line[1] for line in lines] == ["import", "fit", "publish"]
-                for line in lines:
-                    _known_options(_command(training, line[1]), line[2:])
+            if container["name"] in ("retraining", "seed-registry"):
+                lines = re.findall(r"penstock-train (\w+)(.*?)(?=\|\||$)", container["args"][0], re.MULTILINE)
+                expected = ["import", "fit", "publish"] if container["name"] == "retraining" else ["publish"]
+                assert [command for command, _ in lines] == expected
+                for command_name, options in lines:
+                    _known_options(_command(training, command_name), options.split())
             else:
                 name_of, *rest = container["args"]
                 command = _command(penstock, name_of)
@@ -269,6 +308,11 @@ def test_chart_gpu_is_asked_for_and_placed() -> None:
         ({"artifact": {"source": "volume"}}, "claimName or artifact.volume.create"),
         ({"events": {"enabled": True, "create": False}}, "events.claimName or events.create"),
         ({"retraining": {"cronJob": {"enabled": True}}}, "events.enabled=true and artifact.source=volume"),
+        ({"events": {"enabled": True}, **_SEEDED, "retraining": {"job": {"enabled": True}}}, "retraining.holdout"),
+        ({"events": {"enabled": True}, **_SIGNED, "retraining": {"job": {"enabled": True}}}, "signingKey.secretName"),
+        ({"config": {"redis": {"url": "${REDIS_URL}"}}}, "networkPolicy.redis"),
+        ({"service": {"type": "LoadBalancer"}}, "networkPolicy.ingressFrom"),
+        ({"admin": {"enabled": True}}, "config.admin.key"),
         ({"secrets": {"values": {"A": "b"}}}, "exclude each other"),
         ({"externalSecret": {"enabled": True}}, "leave secrets empty"),
         ({"externalSecret": {"enabled": True}, "secrets": {"existingSecret": ""}}, "storeRef.name and data"),
@@ -295,11 +339,11 @@ _FREE = frozenset(_schema_module().FREE) if HELM is not None else frozenset()
 _DEFAULTS: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 _EVENTS = {"events": {"enabled": True}}
 _REGISTRY = {"artifact": {"source": "volume", "volume": {"create": True}}}
-_RETRAINING = {**_EVENTS, **_REGISTRY, "retraining": {"cronJob": {"enabled": True}}}
+_RETRAINING = {**_EVENTS, **_REGISTRY, "retraining": {"cronJob": {"enabled": True}, "holdout": "/registry/h.jsonl"}}
 _SCRAPED = {"metrics": {"bearerSecret": {"name": "a", "key": "b"}}}
 # What has to be on before a value means anything, by the beginning of its path; the longest that fits counts.
 _NEEDED: dict[str, dict[str, Any]] = {
-    "admin": {"admin": {"enabled": True}},
+    "admin": {"admin": {"enabled": True}, "config": {"admin": {"key": "${PENSTOCK_ADMIN_KEY}"}}},
     "artifact.volume": _REGISTRY,
     "artifact.url": {"artifact": {"source": "http", "url": "https://a/b", "digest": DIGEST}},
     "artifact.digest": {"artifact": {"source": "http", "url": "https://a/b", "digest": DIGEST}},
@@ -321,10 +365,11 @@ _NEEDED: dict[str, dict[str, Any]] = {
     "metrics.rules": {"metrics": {"rules": {"enabled": True}}},
     "metrics.serviceMonitor": merged(_SCRAPED, {"metrics": {"serviceMonitor": {"enabled": True}}}),
     "networkPolicy.redisPort": {"networkPolicy": {"redis": {"podSelector": {}}}},
-    "networkPolicy.monitoringFrom": {"admin": {"enabled": True}},
+    "networkPolicy.monitoringFrom": {"admin": {"enabled": True}, "config": {"admin": {"key": "${PENSTOCK_ADMIN_KEY}"}}},
     "pdb": {"replicaCount": 2},
     "redis": {"redis": {"development": True}},
     "retraining": _RETRAINING,
+    "retraining.signingKey": merged(_RETRAINING, {"retraining": {"signingKey": {"secretName": "a"}}}),
     "secrets.values": {"secrets": {"existingSecret": ""}},
 }
 _OTHER: dict[str, Any] = {
@@ -346,6 +391,7 @@ _OTHER: dict[str, Any] = {
     "image.pullPolicy": "Always",
     "ingress.tls": [{"secretName": "x"}],
     "metrics.dashboards.annotations": {"folder": "x"},
+    "networkPolicy.dns": [{"podSelector": {}}],
     "networkPolicy.extraEgress": [{"ports": [{"port": 1}]}],
     "networkPolicy.ingressFrom": [{"podSelector": {}}],
     "networkPolicy.monitoringFrom": [{"podSelector": {}}],
@@ -357,7 +403,7 @@ _OTHER: dict[str, Any] = {
     "retraining.resources": {"requests": {"cpu": "7"}},
     "retraining.tradeoff": "quality",
     "securityContext": {"privileged": False},
-    "service.type": "NodePort",
+    "service.type": "NodePort",  # refused without networkPolicy.ingressFrom
     "tolerations": [{"key": "x"}],
     "topologySpreadConstraints": [],
 }

@@ -87,6 +87,22 @@ def pod_specs(documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def pod_labels(documents: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """Return every pod's labels, by kind and name of what makes it."""
+    found = {}
+    for document in documents:
+        if document["kind"] == "Pod":
+            made = document
+        elif document["kind"] == "CronJob":
+            made = document["spec"]["jobTemplate"]["spec"]["template"]
+        elif document["kind"] in ("Deployment", "Job"):
+            made = document["spec"]["template"]
+        else:
+            continue
+        found[f"{document['kind']}/{document['metadata']['name']}"] = made["metadata"]["labels"]
+    return found
+
+
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """Return one set of values over another, as Helm merges them: lists are replaced."""
     result = copy.deepcopy(base)

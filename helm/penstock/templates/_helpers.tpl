@@ -75,6 +75,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- .Values.events.claimName | default (printf "%s-events" (include "penstock.fullname" .)) -}}
 {{- end -}}
 
+{{- /* Whether a pod publishes the image's router into an empty registry. */ -}}
+{{- define "penstock.seeds" -}}
+{{- $artifact := .Values.artifact -}}
+{{- if and (eq $artifact.source "volume") $artifact.volume.seed (not $artifact.digest) (not $artifact.publicKey) }}yes{{ end -}}
+{{- end -}}
+
 {{- /* The gateway's configuration: what the values say, and what the chart decides. */ -}}
 {{- define "penstock.config" -}}
 {{- $config := deepCopy .Values.config -}}

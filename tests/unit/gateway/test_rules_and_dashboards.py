@@ -22,7 +22,7 @@ _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _WORDS = {"by", "without", "ignoring", "on", "group_left", "group_right", "and", "or", "unless", "le"}
 _FUNCTIONS = {"sum", "rate", "increase", "min", "max", "histogram_quantile", "scalar"}
 # Names that Prometheus or the scrape add.
-_OUTER_LABELS = {"le", "namespace"}
+_OUTER_LABELS = {"le", "namespace", "pod"}
 
 
 def _exposed() -> dict[str, set[str]]:
