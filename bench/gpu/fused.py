@@ -11,6 +11,8 @@ Usage::
     python bench/gpu/fused.py                            10 k, 100 k and 1 M points, batches from 1 to 1,024
     python bench/gpu/fused.py --quick --json             a small pass on any machine
     python bench/gpu/fused.py --encoder minilm-fp16      an encoder folder of `penstock-train export-encoder`
+    python bench/gpu/fused.py --write-router FILE        fit the router only, for a machine without scikit-learn
+    python bench/gpu/fused.py --router FILE              that router
 
 Without ``--encoder`` the encoder has MiniLM's shape and made-up weights: right for times, without a meaning. Decisions
 on real prompts are compared by ``tests/contract/test_fused_decisions.py``.
@@ -27,19 +29,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from gpu_runs import BoundGraph, Kind, ceilings, describe_device, providers_here
 from machine import describe_machine, machine_lines
 from minilm_shape import Shape, made_up_prompts, minilm_shaped
-from router_corpora import generated_corpus
 
 from penstock_routers.features import FEATURE_NAMES
 from penstock_routers.onnx_session import create_session
-from penstock_training.families.registry import router_spec
-from penstock_training.fit import FitOptions, fit_router
 from penstock_training.fused_graph import fuse, with_fixed_shape
 from penstock_training.fused_search import Points, Stages
 from penstock_training.transformer_encoder import transformer_graph
@@ -59,6 +57,9 @@ Say = Callable[[str], None]
 def main() -> None:
     """Run the bench as the command line asks."""
     options = _parse()
+    if options.write_router:
+        options.write_router.write_bytes(_router(None, Shape().width))
+        return
     say: Say = (lambda line: print(line, file=sys.stderr, flush=True)) if options.json else print
     machine, device = describe_machine(PACKAGES), describe_device(options.device)
     for line in (*machine_lines(machine), f"device: {device}"):
@@ -81,6 +82,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--batches", type=int, nargs="+", help="1 8 32 128 256 512 1024")
     parser.add_argument("--tokens", type=int, default=64, help="tokens of a prompt (64)")
     parser.add_argument("--encoder", type=Path, help="an encoder folder; a made-up MiniLM otherwise")
+    parser.add_argument("--router", type=Path, help="a graph of --write-router; fitted here otherwise")
+    parser.add_argument("--write-router", type=Path, metavar="FILE", help="fit the router, write its graph, stop")
     parser.add_argument("--seconds", type=float, default=SECONDS_PER_CELL, help="of each measurement (2)")
     parser.add_argument(
         "--quick", action="store_true", help="few points, small batches, a made-up encoder of one layer"
@@ -98,13 +101,17 @@ def _parse() -> argparse.Namespace:
 
 def _rows(options: argparse.Namespace, limits: dict[str, float], say: Say) -> Iterator[dict[str, Any]]:
     shape = Shape(layers=1, vocabulary=2_000) if options.quick else Shape()
-    encoder, router = _encoder(options, shape), _router(shape.width)
+    encoder, router = _encoder(options, shape), _router(options.router, shape.width)
     for count in options.points:
         points = _points(count, shape.width)
+        graphs = {
+            stages: fuse(encoder, router, neighbours=points, precision=options.precision, stages=stages)
+            for stages in STAGES
+        }
         for batch in options.batches:
             feeds = _feeds(batch, options.tokens, shape)
             wanted: dict[str, Any] | None = None
-            for name, run in _paths(options, encoder, router, points, feeds, say):
+            for name, run in _paths(options, encoder, router, points, graphs, feeds, say):
                 found = run()
                 wanted = found if wanted is None else wanted
                 row = {"points": count, "batch": batch, "precision": options.precision, "path": name}
@@ -119,8 +126,15 @@ def _encoder(options: argparse.Namespace, shape: Shape) -> bytes:
     return transformer_graph(made, "fp16") if options.precision == "fp16" else made
 
 
-def _router(width: int) -> bytes:
+def _router(path: Path | None, width: int) -> bytes:
     """A router that weighs neighbours, fitted on a few made-up outcomes; the points come later."""
+    if path is not None:
+        return path.read_bytes()
+    from router_corpora import generated_corpus
+
+    from penstock_training.families.registry import router_spec
+    from penstock_training.fit import FitOptions, fit_router
+
     corpus = generated_corpus(FITTED_PROMPTS, ARMS)
     corpus = replace(corpus, vectors=np.pad(corpus.vectors, ((0, 0), (0, width - corpus.vectors.shape[1]))))
     settings = {"support_points": 1.0, "neighbours": float(NEIGHBOURS), "index_from": 50.0, "index_kind": FLAT}
@@ -149,15 +163,20 @@ def _feeds(batch: int, tokens: int, shape: Shape) -> dict[str, Any]:
 
 
 def _paths(
-    options: argparse.Namespace, encoder: bytes, router: bytes, points: Points, feeds: dict[str, Any], say: Say
+    options: argparse.Namespace,
+    encoder: bytes,
+    router: bytes,
+    points: Points,
+    graphs: dict[Stages, bytes],
+    feeds: dict[str, Any],
+    say: Say,
 ) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Yield the ways to answer the batch, each closed before the next opens: the points fill much of a device."""
     yield "unfused", _unfused(options.device, encoder, router, points, feeds)
     kinds: list[Kind] = ["cuda graph", "cuda"] if options.device == "cuda" else ["cpu"]
     if options.device == "cuda" and "TensorrtExecutionProvider" in providers_here():
         kinds.append("tensorrt")
-    for stages in STAGES:
-        fused = fuse(encoder, router, neighbours=points, precision=options.precision, stages=stages)
+    for stages, fused in graphs.items():
         fixed = with_fixed_shape(fused, len(feeds["features"]), options.tokens)
         for kind in kinds:
             name = f"fused, {stages}-stage, {kind}"
@@ -177,7 +196,12 @@ def _unfused(
     device: str, encoder: bytes, router: bytes, points: Points, feeds: dict[str, Any]
 ) -> Callable[[], dict[str, Any]]:
     """As a gateway does it today: encode, fetch, search (faiss, on the GPU where its build can), run the router."""
-    encoding = create_session(encoder, device="cuda" if device == "cuda" else "cpu", max_bytes=1 << 31)
+    encoding = create_session(
+        encoder,
+        device="cuda" if device == "cuda" else "cpu",
+        allow_contrib_operators=True,
+        max_bytes=1 << 31,
+    )
     search = _search(points, device)
     routing = create_session(router)
 
@@ -199,6 +223,8 @@ def _unfused(
 
 def _search(points: Points, device: str) -> Callable[[Any], tuple[Any, Any]]:
     """Exact search as `NeighbourIndex` does it: faiss, on the GPU where the build has one."""
+    import faiss
+
     count = points.neighbours
     width = points.vectors.shape[1]
     faiss.omp_set_num_threads(1)

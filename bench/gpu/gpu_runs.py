@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import io
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -69,9 +70,9 @@ class BoundGraph:
             raise RuntimeError(f"{wanted} did not start; {offered} would have run")
         place = "cpu" if kind == "cpu" else "cuda"
         self._binding = self._session.io_binding()
-        self._host = {entry.name: _page_locked(feeds[entry.name], place) for entry in self._session.get_inputs()}
+        self._host = {entry.name: HostCopy(feeds[entry.name], place) for entry in self._session.get_inputs()}
         self._inputs = {
-            name: onnxruntime.OrtValue.ortvalue_from_numpy(array, place, 0) for name, (array, _) in self._host.items()
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(copy.array, place, 0) for name, copy in self._host.items()
         }
         self._outputs = {
             entry.name: onnxruntime.OrtValue.ortvalue_from_shape_and_type(entry.shape, _element(entry.type), place, 0)
@@ -81,13 +82,13 @@ class BoundGraph:
             self._binding.bind_ortvalue_input(name, value)
         for name, value in self._outputs.items():
             self._binding.bind_ortvalue_output(name, value)
-        is_locked = all(locked for _, locked in self._host.values())
+        is_locked = all(copy.is_locked for copy in self._host.values())
         self.remark = "" if is_locked or place == "cpu" else "host buffers are not page-locked"
 
     def __call__(self) -> dict[str, NDArray[Any]]:
         """Copy the prompts in, launch, and fetch the estimates."""
         for name, value in self._inputs.items():
-            value.update_inplace(self._host[name][0])
+            value.update_inplace(self._host[name].array)
         self.launch()
         return {name: value.numpy() for name, value in self._outputs.items()}
 
@@ -96,8 +97,10 @@ class BoundGraph:
         self._session.run_with_iobinding(self._binding)
 
     def close(self) -> None:
-        """Give the device's memory back."""
+        """Give the device's memory back, and the host's to be paged."""
         del self._binding, self._inputs, self._outputs, self._session
+        for copy in self._host.values():
+            copy.release()
 
 
 def ceilings(device: str, precision: str, *, is_small: bool) -> dict[str, float]:
@@ -158,7 +161,8 @@ def _session(model: bytes, kind: Kind) -> onnxruntime.InferenceSession:
     }.get(kind, [cuda])
     if kind == "cpu":
         options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(model, options, providers=providers)
+    with contextlib.redirect_stdout(sys.stderr):  # where a provider does not start, it says so with print
+        return onnxruntime.InferenceSession(model, options, providers=providers)
 
 
 def _element(declared: str) -> Any:
@@ -167,14 +171,38 @@ def _element(declared: str) -> Any:
     return names[declared.removeprefix("tensor(").removesuffix(")")]
 
 
-def _page_locked(array: NDArray[Any], place: str) -> tuple[NDArray[Any], bool]:
-    """Return a copy in memory that the device reads directly, where CUDA's runtime lets itself be asked."""
-    copy = np.array(array, order="C")
-    if place == "cpu":
-        return copy, False
+class HostCopy:
+    """A copy of an array in memory that the device reads directly, where CUDA's runtime lets itself be asked.
+
+    Attributes
+    ----------
+    array : ndarray
+    is_locked : bool
+        Whether its pages stay where they are until `release`. Memory that is freed while it is locked spoils what is
+        allocated there next: cuBLAS does not start any more.
+    """
+
+    def __init__(self, array: NDArray[Any], place: str) -> None:
+        self.array = np.array(array, order="C")
+        self._runtime = _cuda_runtime() if place == "cuda" else None
+        self.is_locked = self._runtime is not None and self._locked(self._runtime)
+
+    def _locked(self, runtime: ctypes.CDLL) -> bool:
+        pointer, size = ctypes.c_void_p(self.array.ctypes.data), ctypes.c_size_t(self.array.nbytes)
+        if runtime.cudaHostRegister(pointer, size, ctypes.c_uint(0)) == 0:
+            return True
+        runtime.cudaGetLastError()  # or the next library that looks takes the error for its own
+        return False
+
+    def release(self) -> None:
+        """Let the pages move again."""
+        if self._runtime is not None and self.is_locked:
+            self._runtime.cudaHostUnregister(ctypes.c_void_p(self.array.ctypes.data))
+            self.is_locked = False
+
+
+def _cuda_runtime() -> ctypes.CDLL | None:
     for name in _RUNTIMES:
         with contextlib.suppress(OSError):
-            runtime = ctypes.CDLL(name)
-            pointer, size = ctypes.c_void_p(copy.ctypes.data), ctypes.c_size_t(copy.nbytes)
-            return copy, runtime.cudaHostRegister(pointer, size, ctypes.c_uint(0)) == 0
-    return copy, False
+            return ctypes.CDLL(name)
+    return None

@@ -133,7 +133,7 @@ def _build(
     if kind == "static":
         table = distil(source.token_vectors(), source.used_token_ids, dimension)
         return static_graph(table, precision), lambda tokens: np.asarray(table[tokens].sum(axis=0)), dimension
-    graph = transformer_graph(source.to_onnx(), precision)
+    graph = transformer_graph(source.to_onnx(), precision, heads=source.attention_heads, width=source.state_width)
     no_text = list(source.prefix_token_ids + source.suffix_token_ids)
     return graph, source.encode_tokens, len(source.encode_tokens(no_text))
 

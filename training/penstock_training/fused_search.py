@@ -23,6 +23,9 @@ Stages = Literal[1, 2]
 MAX_POINT_BYTES: Final = 1_700_000_000
 _TWO_STAGES_FROM: Final = 2_000  # points; below, a second stage costs more than it spares
 _MIN_GROUP: Final = 8
+# Products with an eighth of the points each: the greatest of eight tensors is one elementwise kernel, and an eighth is
+# left to ONNX Runtime's reduction, which reads at a seventh of an H200's bandwidth (docs/benchmarks.md).
+_SLICES: Final = 8
 _NO_COSINE: Final = -4.0  # below every cosine; what a padding point gets
 _FLOAT16: Final = 10  # TensorProto.FLOAT16
 _FLOAT32: Final = 1
@@ -79,7 +82,7 @@ def add_search(
         Of the stored points and of the product with them. In fp16 a cosine has eleven binary digits, so that points
         closer than 0.0005 to the k-th may change places.
     stages : {1, 2}
-        1: one selection among all points. 2: the largest cosine of every group of `group_size` points, the k + 1 groups
+        1: one selection among all points. 2: the largest cosine of every group of `group_size` points, the k groups
         with the greatest ones, and a selection among their members: one pass over the cosines and two small selections.
         Which is faster depends on the runtime's own selection (docs/benchmarks.md). Fewer than 2,000 points take one.
 
@@ -97,8 +100,9 @@ def add_search(
     -----
     Both forms are exact in the precision of the product and take the same points, ties included. A member of the k
     largest lies in one of the k groups with the greatest maxima, since otherwise each of these holds a larger one;
-    padding may spoil one group, so that k + 1 are taken. Of equal entries TopK takes the first, hence the groups are
-    put back into their order before the last selection.
+    as many more are taken as padding may have spoiled. Of equal entries TopK takes the first, hence members are put
+    back into the points' order before the last selection. A group has its members in eight places, a few points next to
+    each other in each eighth of all.
     """
     count, dimension = points.vectors.shape
     if not 1 <= points.neighbours <= count:
@@ -106,15 +110,12 @@ def add_search(
     if count * dimension * (2 if precision == "fp16" else 4) > MAX_POINT_BYTES:
         message = f"{count:,} points of {dimension} numbers do not fit into one graph; search them by an index"
         raise TrainingError(message, code="points_too_large")
-    is_grouped = stages == 2 and count >= _TWO_STAGES_FROM
-    group = group_size(count, points.neighbours) if is_grouped else 1
-    stored = np.zeros((-(-count // group) * group, dimension), dtype=np.float16 if precision == "fp16" else np.float32)
-    stored[:count] = points.vectors
+    element = np.float16 if precision == "fp16" else np.float32
     query = builder.op("Cast", vector, to=_FLOAT16) if precision == "fp16" else vector
-    cosine = builder.op("Gemm", query, builder.constant(stored, stored.dtype), transB=1)
-    if is_grouped:
-        best, rows = _two_stages(builder, cosine, points.neighbours, count, group, stored)
+    if stages == 2 and count >= _TWO_STAGES_FROM:
+        best, rows = _two_stages(builder, query, points, element)
     else:
+        cosine = builder.op("Gemm", query, builder.constant(points.vectors, element), transB=1)
         best, rows = builder.top(cosine, points.neighbours)
     return (builder.op("Cast", best, to=_FLOAT32) if precision == "fp16" else best), rows
 
@@ -125,19 +126,31 @@ def add_scores(builder: GraphBuilder, rows: str, points: Points) -> str:
 
 
 def _two_stages(
-    b: GraphBuilder, cosine: str, neighbours: int, count: int, group: int, stored: NDArray[np.floating]
+    b: GraphBuilder, query: str, points: Points, element: type[np.float16] | type[np.float32]
 ) -> tuple[str, str]:
-    groups = stored.shape[0] // group
-    taken = min(neighbours + 1, groups)
-    in_groups = b.op("Reshape", cosine, b.constant([0, groups, group], np.int64))
-    _, chosen = b.top(b.op("ReduceMax", in_groups, axes=[2], keepdims=0), taken)
-    chosen = b.smallest(chosen, taken)
-    first = b.op("Mul", b.op("Unsqueeze", chosen, b.constant([2], np.int64)), b.constant([group], np.int64))
-    members = b.op("Add", first, b.constant(np.arange(group), np.int64))
-    members = b.op("Reshape", members, b.constant([0, taken * group], np.int64))
-    near = b.op("GatherElements", cosine, members, axis=1)
-    if stored.shape[0] > count:
+    count, dimension = points.vectors.shape
+    group = group_size(count, points.neighbours)
+    width = group // _SLICES  # members of a group in each slice
+    groups = -(-count // group)
+    columns = groups * width
+    stored = np.zeros((_SLICES, columns, dimension), dtype=element)
+    stored.reshape(-1, dimension)[:count] = points.vectors
+    padding = _SLICES * columns - count
+    taken = min(points.neighbours + -(-padding // width), groups)
+    cosines = [b.op("Gemm", query, b.constant(part, element), transB=1) for part in stored]
+    greatest = b.op("Max", *cosines)
+    if width > 1:
+        in_groups = b.op("Reshape", greatest, b.constant([0, groups, width], np.int64))
+        greatest = b.op("ReduceMax", in_groups, axes=[2], keepdims=0)
+    _, chosen = b.top(greatest, taken)
+    first = b.op("Mul", b.smallest(chosen, taken), b.constant([width], np.int64))
+    places = b.op("Add", b.op("Unsqueeze", first, b.constant([2], np.int64)), b.constant(np.arange(width), np.int64))
+    places = b.op("Reshape", places, b.constant([0, taken * width], np.int64))
+    starts = [b.constant([part * columns], np.int64) for part in range(_SLICES)]
+    near = b.op("Concat", *(b.op("GatherElements", each, places, axis=1) for each in cosines), axis=1)
+    members = b.op("Concat", *(b.op("Add", places, start) for start in starts), axis=1)
+    if padding:
         is_point = b.op("Less", members, b.constant([count], np.int64))
-        near = b.op("Where", is_point, near, b.constant([_NO_COSINE], stored.dtype))
-    best, places = b.top(near, neighbours)
-    return best, b.op("GatherElements", members, places, axis=1)
+        near = b.op("Where", is_point, near, b.constant([_NO_COSINE], element))
+    best, found = b.top(near, points.neighbours)
+    return best, b.op("GatherElements", members, found, axis=1)

@@ -203,6 +203,22 @@ class SentenceModel:
         return buffer.getvalue()
 
     @property
+    def attention_heads(self) -> int:
+        """Heads of each layer; 0 where the model does not say."""
+        return int(getattr(self._config, "num_attention_heads", 0) or 0)
+
+    @property
+    def state_width(self) -> int:
+        """Numbers of a token's state inside the model; 0 where the model does not say."""
+        return int(getattr(self._config, "hidden_size", 0) or 0)
+
+    @property
+    def _config(self) -> Any:
+        """The configuration of the transformer, which is the first module that has one."""
+        models = (getattr(module, "auto_model", None) or getattr(module, "model", None) for module in self._model)
+        return next((getattr(model, "config", None) for model in models if model is not None), None)
+
+    @property
     def pooling(self) -> str:
         """How token states become one vector, such as ``"mean"``."""
         for module in self._model:

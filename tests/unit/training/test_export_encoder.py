@@ -100,6 +100,24 @@ def test_export_transformer_equals_the_original_model(tiny_model: Path, tmp_path
 
 
 @pytest.mark.training
+def test_export_in_half_precision_joins_the_operators_of_each_layer(tiny_model: Path, tmp_path: Path) -> None:
+    """For a GPU attention is one operator a layer, and texts of unequal length in one batch keep their vectors."""
+    import onnx
+
+    for precision in ("fp32", "fp16"):
+        export_encoder(
+            tmp_path / precision, name="tiny", kind="transformer", model=str(tiny_model), precision=precision
+        )
+    graph = onnx.load(str(tmp_path / "fp16" / "encoder.onnx")).graph
+    operators = [node.op_type for node in graph.node]
+    assert operators.count("Attention") == 2
+    assert "Softmax" not in operators
+    texts = ["why?", "sort a list", "", "what is 3 + 4 * 2?"]
+    whole, half = (PromptEncoder.load(tmp_path / name, device="cpu").encode(texts) for name in ("fp32", "fp16"))
+    np.testing.assert_allclose(half, whole, atol=5e-3)
+
+
+@pytest.mark.training
 def test_export_static_ignores_special_tokens_and_word_order(tiny_model: Path, tmp_path: Path) -> None:
     """The static kind sums token vectors: order does not matter, unknown characters give nothing."""
     export_encoder(tmp_path / "e", name="tiny", kind="static", model=str(tiny_model), dimension=16)
