@@ -169,7 +169,7 @@ class AnswerCache:
         if not documents:
             return Miss("no_neighbour")
         threshold = max(certified, min_threshold)
-        judgement = await judge.judge(look.key.last_user_text, documents, threshold)
+        judgement = await judge.judge(look.key.last_user_text, documents, threshold, tenant=look.tenant)
         if judgement.entry_id is None:
             self.parts.mirror.residents.note_near_miss([neighbour for _, neighbour in near], now)
             return Miss(judgement.reason, judgement.cosine, judgement.probability)

@@ -15,6 +15,7 @@ import numpy as np
 from penstock_cache.entries import CachedDocument, FloatArray
 from penstock_cache.lookups import Verifier
 from penstock_cache.rule import NO_EVIDENCE, DecisionRule, Evidence, JudgedText, Judgement, PairCandidate, Screened
+from penstock_cache.second_vectors import SecondVectors
 
 REMEMBERED_TEXTS = 512
 """Stored prompts whose reading and second vector are remembered. Each takes about 5 kB, and is some thirty objects for
@@ -53,8 +54,11 @@ class EntryJudge:
         self._verifier = verifier
         self._remembered: OrderedDict[str, _Remembered] = OrderedDict()
         self._evidence: OrderedDict[str, Evidence] = OrderedDict()
+        self._asked = SecondVectors()
 
-    async def judge(self, text: str, near: Sequence[tuple[CachedDocument, float]], threshold: float) -> Judgement:
+    async def judge(
+        self, text: str, near: Sequence[tuple[CachedDocument, float]], threshold: float, *, tenant: str | None = None
+    ) -> Judgement:
         """Choose the entry that answers a prompt, if any does.
 
         Parameters
@@ -64,6 +68,9 @@ class EntryJudge:
         near : sequence of (CachedDocument, float), at least 1
             Entries that may be served, with their cosines by the search encoder, nearest first.
         threshold : float
+        tenant : str, optional
+            Whose text it is: its second vector is remembered for the same text, and for the entry made of it, of the
+            same tenant. Without one it is not.
 
         Returns
         -------
@@ -74,10 +81,10 @@ class EntryJudge:
             PairCandidate(document.entry_id, self._known(document).judged, cosine, self._evidence_of(document.entry_id))
             for document, cosine in near
         ]
-        screened, reason = self.rule.screen(prompt, candidates)
+        screened, reason = self.rule.screen(prompt, candidates, threshold)
         if not screened:
             return Judgement(None, 0.0, near[0][1], reason)
-        verified = await self._verify(text, screened)
+        verified = await self._verify(text, screened, tenant)
         return self.rule.judge(screened, verified, threshold)
 
     def note_evidence(self, entry_id: str, *, is_right: bool) -> None:
@@ -98,23 +105,30 @@ class EntryJudge:
     def _known(self, document: CachedDocument) -> _Remembered:
         known = self._remembered.get(document.entry_id)
         if known is None or known.judged.text != document.prompt:
-            known = self._remembered[document.entry_id] = _Remembered(JudgedText.of(document.prompt))
+            vector = self._asked.find(document.tenant, document.prompt)
+            known = self._remembered[document.entry_id] = _Remembered(JudgedText.of(document.prompt), vector)
             if len(self._remembered) > REMEMBERED_TEXTS:
                 self._remembered.popitem(last=False)
         else:
             self._remembered.move_to_end(document.entry_id)
         return known
 
-    async def _verify(self, text: str, screened: Sequence[Screened]) -> list[float]:
-        """Return the cosines by the second encoder; vectors of entries are computed once."""
+    async def _verify(self, text: str, screened: Sequence[Screened], tenant: str | None) -> list[float]:
+        """Return the cosines by the second encoder; vectors of entries and of texts asked before are computed once."""
         held = [self._remembered.get(item.candidate.entry_id) for item in screened]
         vectors = [None if known is None else known.verified for known in held]
+        asked = None if tenant is None else self._asked.find(tenant, text)
         missing = [number for number, vector in enumerate(vectors) if vector is None]
-        texts = [text, *(screened[number].candidate.judged.text for number in missing)]
-        found = await self._verifier(texts)
-        for number, vector in zip(missing, found[1:], strict=True):
+        wanted = [] if asked is not None else [text]
+        wanted += [screened[number].candidate.judged.text for number in missing]
+        found = list(await self._verifier(wanted)) if wanted else []
+        if asked is None:
+            asked = found.pop(0)
+            if tenant is not None:
+                self._asked.keep(tenant, text, np.array(asked))  # a row alone would keep the whole batch
+        for number, vector in zip(missing, found, strict=True):
             vectors[number] = vector
             known = held[number]
             if known is not None:
                 known.verified = vector
-        return [float(np.dot(found[0], vector)) for vector in vectors if vector is not None]
+        return [float(np.dot(asked, vector)) for vector in vectors if vector is not None]

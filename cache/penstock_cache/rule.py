@@ -257,14 +257,29 @@ class DecisionRule:
         within = [point for point in points if point.budget <= budget * (1.0 + 1e-9)]
         return within[-1].threshold if within else None
 
-    def screen(self, prompt: JudgedText, candidates: Sequence[PairCandidate]) -> tuple[list[Screened], str]:
+    def screen(
+        self, prompt: JudgedText, candidates: Sequence[PairCandidate], threshold: float = 0.0
+    ) -> tuple[list[Screened], str]:
         """Drop candidates that cannot be served, without the second encoder.
+
+        Parameters
+        ----------
+        prompt : JudgedText
+        candidates : sequence of PairCandidate
+        threshold : float
+            As `judge` will be given it: who would stay below it whatever the second encoder says is dropped, too.
 
         Returns
         -------
         screened : list of Screened
         reason : str
             Why the nearest candidate was dropped, when all were.
+
+        Notes
+        -----
+        The plausibility was calibrated, and loses the share of hits that the manifest tells. Dropping by the threshold
+        loses nothing: the model never falls as the second encoder's cosine rises (`fit_pair_model` fits it so), so its
+        probability at a cosine of 1 is the most that a candidate can reach.
         """
         near = [candidate for candidate in candidates if candidate.cosine >= self.manifest.min_cosine]
         if not near:
@@ -283,7 +298,10 @@ class DecisionRule:
         plausible = [
             item for item, p in zip(kept, probabilities, strict=True) if p >= self.manifest.min_plausible
         ]  # fmt: skip
-        return plausible, reason if not plausible and reason.startswith("guard") else "implausible"
+        if not plausible:
+            return [], reason if reason.startswith("guard") else "implausible"
+        reachable = self._reachable(plausible, threshold) if threshold > 0.0 else plausible
+        return reachable, "below_threshold"
 
     def judge(self, screened: Sequence[Screened], verified: Sequence[float], threshold: float) -> Judgement:
         """Choose the entry that is served, if any.
@@ -310,6 +328,13 @@ class DecisionRule:
         is_served = probabilities[best] >= threshold
         reason = "served" if is_served else "below_threshold"
         return Judgement(candidate.entry_id if is_served else None, probabilities[best], candidate.cosine, reason)
+
+    def _reachable(self, screened: Sequence[Screened], threshold: float) -> list[Screened]:
+        """Keep candidates that would be served if the second encoder found no difference at all."""
+        most = self._probabilities([with_verifier(item.features, 1.0) for item in screened])
+        return [
+            item for item, p in zip(screened, most, strict=True) if item.candidate.evidence.shrunk(p) >= threshold
+        ]  # fmt: skip
 
     def _probabilities(self, rows: Sequence[FloatArray]) -> list[float]:
         return [float(p) for p in self._model(np.stack(rows))]

@@ -98,6 +98,22 @@ def test_rule_in_serving_says_of_each_pair_what_the_calibration_said(made: Made)
     assert min(counts[name] for name in ("vetoed", "implausible", "judged")) > 50
 
 
+@pytest.mark.parametrize("threshold", THRESHOLDS.tolist())
+def test_rule_screens_by_the_threshold_without_losing_a_pair_that_would_be_served(made: Made, threshold: float) -> None:
+    """What no second cosine could lift is dropped early; every pair that `judge` serves is still there."""
+    table, scores = made.table, made.scores
+    rule = DecisionRule(msgspec.structs.replace(made.rule.manifest, min_plausible=0.0), made.rule._model)
+    texts = [JudgedText.of(text) for text in table.texts.texts]
+    counts = Counter[str]()
+    for row, column in np.argwhere(table.is_near & ~table.is_vetoed).tolist():
+        other = int(table.neighbours[row, column])
+        candidate = PairCandidate("x", texts[other], float(table.cosines[row, column]))
+        screened, _ = rule.screen(texts[row], [candidate], threshold)
+        counts["kept" if screened else "dropped"] += 1
+        assert screened or scores.full[row, column] < threshold + TOLERANCE
+    assert min(counts["kept"], counts["dropped"]) > 50
+
+
 @dataclass(frozen=True)
 class Served:
     """What an answer cache did with a stream."""

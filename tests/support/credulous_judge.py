@@ -32,7 +32,9 @@ class CredulousJudge(EntryJudge):
         manifest = RuleManifest(1, "", "", "", "", 4, min_cosine, 0.0, 0.0, {}, 0.0, [point], [], {})
         super().__init__(DecisionRule(manifest, _certain), _unused, reads_whole=reads_whole)
 
-    async def judge(self, text: str, near: Sequence[tuple[CachedDocument, float]], threshold: float) -> Judgement:
+    async def judge(
+        self, text: str, near: Sequence[tuple[CachedDocument, float]], threshold: float, *, tenant: str | None = None
+    ) -> Judgement:
         """Serve the nearest."""
         return Judgement(near[0][0].entry_id, 1.0, near[0][1], "served")
 

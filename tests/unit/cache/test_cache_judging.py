@@ -11,6 +11,7 @@ from penstock_cache import judging
 from penstock_cache.entries import CachedDocument, FloatArray
 from penstock_cache.judging import EntryJudge
 from penstock_cache.rule import Evidence
+from penstock_cache.second_vectors import SecondVectors
 from support.cache_documents import document
 from support.cache_rules import CountedVerifier, rule_of
 
@@ -54,6 +55,63 @@ async def test_judge_asks_for_each_entry_once() -> None:
         ["Please turn on dark mode", "Can you switch on dark mode?"],
         ["Please turn on dark mode"],
     ]
+
+
+async def test_judge_embeds_a_text_once_for_its_tenant_and_again_for_another() -> None:
+    """A repeated text costs no second vector where it was asked; what another tenant asked makes nothing quicker."""
+    verifier = CountedVerifier()
+    judge = EntryJudge(rule_of(), verifier)
+    for tenant in ("ann", "ann", "bob", None, None):
+        judgement = await judge.judge(ASKED, [entry(1)], 0.8, tenant=tenant)
+        assert judgement.probability == pytest.approx(1.0, abs=1e-6)
+    assert verifier.calls == [[ASKED, WORDED], [ASKED], [ASKED], [ASKED]]
+
+
+async def test_judge_knows_the_vector_of_an_entry_made_of_a_text_it_was_asked_about() -> None:
+    """A miss is stored as an entry of its text: the next look-up embeds the new text alone, in the same tenant only."""
+    verifier = CountedVerifier({WORDED: 0.1})
+    judge = EntryJudge(rule_of(), verifier)
+    assert (await judge.judge(ASKED, [entry(1)], 0.8, tenant="acme")).entry_id is None
+    asked = document(2, prompt=ASKED, tenant="acme"), 0.9
+    other = document(3, prompt=ASKED, tenant="bob"), 0.9
+    assert (await judge.judge("Turn on dark mode", [asked], 0.8, tenant="acme")).entry_id == asked[0].entry_id
+    await judge.judge("Turn on dark mode", [other], 0.8, tenant="bob")
+    assert verifier.calls == [[ASKED, WORDED], ["Turn on dark mode"], ["Turn on dark mode", ASKED]]
+
+
+async def test_judge_with_a_hopeless_entry_leaves_the_second_encoder_alone() -> None:
+    """An entry that evidence keeps below the threshold whatever its second cosine is costs no transformer time."""
+    verifier = CountedVerifier()
+    judge = EntryJudge(rule_of(), verifier)
+    (stored, cosine) = entry(1)
+    for _ in range(3):
+        judge.note_evidence(stored.entry_id, is_right=False)
+    judgement = await judge.judge(ASKED, [(stored, cosine)], 0.8)
+    assert (judgement.entry_id, judgement.cosine, judgement.reason) == (None, cosine, "below_threshold")
+    assert verifier.calls == []
+
+
+def test_second_vectors_beyond_their_number_forget_the_one_used_longest_ago() -> None:
+    """The memory is bounded, and keeps what is asked for."""
+    memory = SecondVectors(2)
+    vector = np.ones(2, dtype=np.float32)
+    memory.keep("ann", "a", vector)
+    memory.keep("ann", "b", vector)
+    assert memory.find("ann", "a") is vector
+    memory.keep("ann", "c", vector)
+    assert len(memory) == 2
+    assert [memory.find("ann", text) is None for text in "abc"] == [False, True, False]
+
+
+def test_second_vectors_tell_tenant_from_text() -> None:
+    """A tenant and a text that run together as another pair are not that pair; any text has a digest."""
+    memory = SecondVectors()
+    vector = np.ones(2, dtype=np.float32)
+    memory.keep("ann", "7:bob", vector)
+    memory.keep("ann", "\ud800", vector)
+    assert memory.find("ann7", ":bob") is None
+    assert memory.find("bob", "7:bob") is None
+    assert memory.find("ann", "\ud800") is vector
 
 
 async def test_judge_of_a_changed_prompt_under_the_same_id_reads_it_anew() -> None:

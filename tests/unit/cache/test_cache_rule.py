@@ -29,7 +29,17 @@ from penstock_cache.rule import (
     with_verifier,
 )
 from penstock_cache.word_evidence import WORD_FEATURE_NAMES
-from support.cache_rules import HAS_VERIFIED, SEARCH_ID, VERIFIED, VERIFIER_ID, by_verifier, manifest_of, point, rule_of
+from support.cache_rules import (
+    COSINE,
+    HAS_VERIFIED,
+    SEARCH_ID,
+    VERIFIED,
+    VERIFIER_ID,
+    by_verifier,
+    manifest_of,
+    point,
+    rule_of,
+)
 
 QUESTION = JudgedText.of("How do I turn on dark mode?")
 
@@ -117,6 +127,27 @@ def test_screen_asks_the_model_without_the_second_encoder() -> None:
     assert rows.dtype == np.float32
     assert np.isfinite(rows).all()
     assert (rows[:, HAS_VERIFIED] == 0).all()
+
+
+def test_screen_drops_an_entry_that_no_second_cosine_could_lift_to_the_threshold() -> None:
+    """Where the model stays below the threshold even at a second cosine of 1, the second encoder cannot matter."""
+
+    def model(rows: FloatArray) -> FloatArray:
+        return np.where(rows[:, HAS_VERIFIED] > 0, np.minimum(rows[:, VERIFIED], rows[:, COSINE]), 0.9)
+
+    candidates = [candidate("low", 0.75), candidate("high", 0.85)]
+    screened, _ = rule_of(model).screen(QUESTION, candidates, 0.8)
+    assert [item.candidate.entry_id for item in screened] == ["high"]
+    assert (screened[0].features[[VERIFIED, HAS_VERIFIED]] == 0).all()
+    assert rule_of(model).screen(QUESTION, candidates[:1], 0.8) == ([], "below_threshold")
+    assert len(rule_of(model).screen(QUESTION, candidates, 0.75)[0]) == 2  # the threshold itself is served
+
+
+@pytest.mark.parametrize(("evidence", "is_kept"), [(Evidence(0, 1), True), (Evidence(0, 3), False)])
+def test_screen_counts_the_evidence_against_an_entry(evidence: Evidence, is_kept: bool) -> None:
+    """An entry that was found wrong too often for the threshold is not worth the second encoder, however alike."""
+    screened, _ = rule_of().screen(QUESTION, [candidate("a", 0.9, evidence=evidence)], 0.8)
+    assert bool(screened) is is_kept  # 8 / 9 and 8 / 11 at most
 
 
 def test_screen_says_of_an_entry_the_same_whatever_else_is_cached() -> None:
