@@ -268,6 +268,8 @@ class AnswerCache:
         """
         if category is None:
             self.parts.contexts.forget(tenant)
+            if self.parts.judge is not None:
+                self.parts.judge.forget_tenant(tenant)
             return await self.parts.store.delete_tenant(tenant, now=self._clock())
         return await self.parts.store.delete_category(tenant, category, now=self._clock())
 

@@ -99,6 +99,10 @@ class EntryJudge:
         self._remembered.pop(entry_id, None)
         self._evidence.pop(entry_id, None)
 
+    def forget_tenant(self, tenant: str) -> None:
+        """Forget the vectors of what a tenant has asked; of its entries, `forget` is told one by one."""
+        self._asked.forget(tenant)
+
     def _evidence_of(self, entry_id: str) -> Evidence:
         return self._evidence.get(entry_id, NO_EVIDENCE)
 

@@ -25,13 +25,13 @@ class SecondVectors:
 
     Notes
     -----
-    Texts are known by a digest of tenant and text only. A vector that is remembered makes a look-up quicker: with the
-    tenant in the digest, nobody learns from that what another tenant has asked.
+    Texts are known by a digest only, each in its tenant: nobody learns from a quicker look-up what another tenant has
+    asked. Vectors are content, so `forget` goes with the deletion of a tenant's entries.
     """
 
     def __init__(self, most: int = REMEMBERED_VECTORS) -> None:
         self._most = most
-        self._vectors: OrderedDict[bytes, FloatArray] = OrderedDict()
+        self._vectors: OrderedDict[tuple[str, bytes], FloatArray] = OrderedDict()
 
     def __len__(self) -> int:
         """Return how many are remembered."""
@@ -39,21 +39,23 @@ class SecondVectors:
 
     def find(self, tenant: str, text: str) -> FloatArray | None:
         """Return the vector of a text; None when it is not remembered."""
-        digest = _digest(tenant, text)
-        found = self._vectors.get(digest)
+        place = tenant, _digest(text)
+        found = self._vectors.get(place)
         if found is not None:
-            self._vectors.move_to_end(digest)
+            self._vectors.move_to_end(place)
         return found
 
     def keep(self, tenant: str, text: str, vector: FloatArray) -> None:
         """Remember a vector; the one that was asked for longest ago makes room."""
-        self._vectors[_digest(tenant, text)] = vector
+        self._vectors[tenant, _digest(text)] = vector
         if len(self._vectors) > self._most:
             self._vectors.popitem(last=False)
 
+    def forget(self, tenant: str) -> None:
+        """Drop every vector of a tenant's texts."""
+        for place in [place for place in self._vectors if place[0] == tenant]:
+            del self._vectors[place]
 
-def _digest(tenant: str, text: str) -> bytes:
-    name = tenant.encode("utf-8", "surrogatepass")
-    digest = hashlib.blake2b(b"%d:%b" % (len(name), name), digest_size=16)
-    digest.update(text.encode("utf-8", "surrogatepass"))
-    return digest.digest()
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -91,6 +91,19 @@ async def test_judge_with_a_hopeless_entry_leaves_the_second_encoder_alone() -> 
     assert verifier.calls == []
 
 
+async def test_judge_forgets_what_a_tenant_asked_and_keeps_what_others_did() -> None:
+    """Vectors are content: they go with the tenant's entries."""
+    verifier = CountedVerifier()
+    judge = EntryJudge(rule_of(), verifier)
+    for tenant in ("ann", "bob"):
+        await judge.judge(ASKED, [entry(1)], 0.8, tenant=tenant)
+    judge.forget_tenant("ann")
+    verifier.calls.clear()
+    for tenant in ("ann", "bob"):
+        await judge.judge(ASKED, [entry(1)], 0.8, tenant=tenant)
+    assert verifier.calls == [[ASKED]]
+
+
 def test_second_vectors_beyond_their_number_forget_the_one_used_longest_ago() -> None:
     """The memory is bounded, and keeps what is asked for."""
     memory = SecondVectors(2)
@@ -104,7 +117,7 @@ def test_second_vectors_beyond_their_number_forget_the_one_used_longest_ago() ->
 
 
 def test_second_vectors_tell_tenant_from_text() -> None:
-    """A tenant and a text that run together as another pair are not that pair; any text has a digest."""
+    """A text is known in its own tenant alone; any text has a digest."""
     memory = SecondVectors()
     vector = np.ones(2, dtype=np.float32)
     memory.keep("ann", "7:bob", vector)
