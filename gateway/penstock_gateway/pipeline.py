@@ -309,18 +309,22 @@ class Pipeline:
             policy = replace(policy, choosable=self._choosable(principal.choosable_models))
         return policy
 
+    def may_ask_for(self, principal: Principal, model: str) -> bool:
+        """Whether a key may name a model; a group's name allows its deployments."""
+        if principal.may_ask_for(model):
+            return True
+        deployment = self.deployments.get(model)
+        return deployment is not None and deployment.group is not None and principal.may_ask_for(deployment.group)
+
     def _check_allowed(self, principal: Principal, model: str) -> None:
-        """Refuse a model that the key may not ask for; a group's name allows its deployments.
+        """Refuse a model that the key may not ask for.
 
         Raises
         ------
         Forbidden
             ``model_not_allowed``.
         """
-        if principal.may_ask_for(model):
-            return
-        deployment = self.deployments.get(model)
-        if deployment is None or deployment.group is None or not principal.may_ask_for(deployment.group):
+        if not self.may_ask_for(principal, model):
             shown = ", ".join(sorted(principal.allowed_models or ())[:12]) or "none"
             raise Forbidden(
                 f"This key may not use the model '{model[:80]}'. It may use: {shown}.", code="model_not_allowed"

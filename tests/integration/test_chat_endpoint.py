@@ -324,6 +324,24 @@ async def test_every_route_but_probes_needs_the_key(settings) -> None:
         assert (await gateway.http.get(url, headers={"x-api-key": "sk-0123456789abc-b"})).status == 404
 
 
+async def test_models_lists_what_the_key_may_use_and_nothing_else(settings) -> None:
+    """A key learns nothing of models that it may not ask for; to it they are not there."""
+    async with running(settings, completion) as gateway:
+        key = ClientKeySettings(name="a", key=SecretStr("sk-0123456789abc-a"), allowed_models=("auto", "small"))
+        directory = open_directory(settings.model_copy(update={"client_keys": (key,)}))
+        gateway.app._gatekeeper = Gatekeeper(directory, bound_host="127.0.0.1", allowed_hosts=())
+        headers = {"x-api-key": "sk-0123456789abc-a"}
+        listed = await (await gateway.http.get(f"{gateway.url}/v1/models", headers=headers)).json()
+        names = [model["id"] for model in listed["data"]]
+        assert names == ["auto", "auto:cost", "auto:balanced", "auto:quality", "small"]
+        for version in ({}, {"anthropic-version": "2023-06-01"}):
+            one = await gateway.http.get(f"{gateway.url}/v1/models/small", headers={**headers, **version})
+            other = await gateway.http.get(f"{gateway.url}/v1/models/frontier", headers={**headers, **version})
+            unknown = await gateway.http.get(f"{gateway.url}/v1/models/nope", headers={**headers, **version})
+            assert (one.status, other.status, unknown.status) == (200, 404, 404)
+            assert (await other.text()).replace("frontier", "nope") == await unknown.text()
+
+
 async def test_foreign_host_header_is_refused_everywhere(settings) -> None:
     """A request under a name that is not ours is refused before anything is read."""
     async with running(settings, completion) as gateway:

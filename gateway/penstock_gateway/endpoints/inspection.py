@@ -113,20 +113,24 @@ def _add_models(routes: APIRouter, pipeline: Pipeline, created: int) -> None:
 
     @routes.get("/v1/models", summary="List aliases and models")
     async def models(request: Request) -> JSONResponse:
-        """List the aliases that ask for a choice and the models that can be named."""
+        """List the aliases that ask for a choice and the models that can be named, as far as the key may use them."""
         groups = [deployment.group for deployment in pipeline.deployments.values() if deployment.group is not None]
-        names = list(dict.fromkeys([*AUTO_ALIASES, *groups, *pipeline.deployments]))
+        principal = request.scope["penstock.principal"]
+        every = dict.fromkeys([*AUTO_ALIASES, *groups, *pipeline.deployments])
+        names = [name for name in every if pipeline.may_ask_for(principal, name)]
         found = [shown for name in names if (shown := model_object(name)) is not None]
         if ANTHROPIC_HEADER in request.headers:
             page = {"data": [_for_anthropic(shown) for shown in found], "has_more": False}
-            return JSONResponse({**page, "first_id": names[0], "last_id": names[-1]})
+            return JSONResponse(
+                {**page, "first_id": names[0] if names else None, "last_id": names[-1] if names else None}
+            )
         return JSONResponse({"object": "list", "data": found})
 
     @routes.get("/v1/models/{model:path}", summary="Show one alias or model")
     async def model(request: Request, model: Annotated[str, Path()]) -> JSONResponse:
-        """Show one alias or model."""
+        """Show one alias or model; one that the key may not use is not told from one that is not there."""
         found = model_object(model)
-        if found is None:
+        if found is None or not pipeline.may_ask_for(request.scope["penstock.principal"], model):
             raise NotFound(f"The model '{model[:80]}' does not exist here.", code="model_not_found", param="model")
         return JSONResponse(_for_anthropic(found) if ANTHROPIC_HEADER in request.headers else found)
 

@@ -62,10 +62,9 @@ class _Event(msgspec.Struct):
 class _Call:
     """A call that is being streamed."""
 
-    def __init__(self, index: int, kind: str, call_id: str) -> None:
+    def __init__(self, index: int, kind: str) -> None:
         self.index = index
         self.kind = kind
-        self.call_id = call_id
         self.has_input = False
 
 
@@ -98,6 +97,7 @@ class ResponseEvents:
         self._prefix = b""
         self._suffix = (b',"usage":null}' if asked.wants_usage else b"}") + b"\n\n"
         self._calls: dict[object, _Call] = {}
+        self._by_id: dict[str, _Call] = {}
         self._parts: dict[object, int] = {}  # where each text part begins in the message, characters
         self._characters = 0
         self._has_said = False  # in the message under way
@@ -194,7 +194,9 @@ class ResponseEvents:
             return b""
         self._is_empty = False
         kind = call["type"]
-        begun = self._calls[place] = _Call(len(self._calls), kind, call["id"])
+        begun = self._calls[place] = _Call(len(self._calls), kind)
+        if call["id"]:
+            self._by_id.setdefault(call["id"], begun)
         call[kind][_INPUTS[kind]] = ""
         if not self._wants_functions:
             return self._chunk(_encode({"tool_calls": [{"index": begun.index, **call}]}))
@@ -237,8 +239,7 @@ class ResponseEvents:
 
     def _end_call(self, place: object, item: ItemView, whole: Fields) -> bytes:
         """Send what has not come in pieces: the call itself, or its input."""
-        same = (call for call in self._calls.values() if call.call_id and call.call_id == whole["id"])
-        call = self._calls.get(place) or next(same, None)
+        call = self._calls.get(place) or self._by_id.get(whole["id"])
         begun = b""
         if call is None:
             begun = self._begin_call(place, item)
@@ -267,18 +268,18 @@ class ResponseEvents:
 
     def _end(self, kind: str, event: _Event) -> bytes:
         response = self._response = _response_of(event)
-        sent = b""
+        sent = []
         if self._is_empty:
             for index, raw in enumerate(items_of(response)):
                 if (item := item_of(raw)) is not None and item.type != "reasoning":
-                    sent += self._end_item(index, item, raw)
+                    sent.append(self._end_item(index, item, raw))
         reason = finish_reason(
             response,
             has_calls=bool(self._calls),
             wants_functions=self._wants_functions,
             is_cut=kind == "response.incomplete",
         )
-        return sent + self._chunk(b"{}", _encode(reason))
+        return b"".join(sent) + self._chunk(b"{}", _encode(reason))
 
     def _fail(self, event: _Event) -> bytes:
         """Return the error in OpenAI's shape for chat; it is the last event."""

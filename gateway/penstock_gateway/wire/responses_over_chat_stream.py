@@ -219,18 +219,18 @@ class ResponseEvents:
             return b""
         self._has_finished = True
         self._outcome.end(reason)
-        events = b""
+        events: list[bytes] = []  # joined at the end: a hostile provider may leave thousands of calls open
         for call in self._calls:
             if not call.is_announced:
-                events += self._end_spoken() + call.announce(self._place())
+                events += (self._end_spoken(), call.announce(self._place()))
         open_items: list[OpenItem] = [*self._calls]
         if self._spoken is not None:
             open_items.append(self._spoken)
             self._spoken = None
         for item in sorted(open_items, key=lambda item: item.index):
             is_last = item.index == len(self._output) - 1
-            events += self._close(item, self._outcome.status if is_last else "completed")
-        return events
+            events.append(self._close(item, self._outcome.status if is_last else "completed"))
+        return b"".join(events)
 
     def _fail(self, error: object) -> bytes:
         """Return the two events of a failure, with what was said until then.

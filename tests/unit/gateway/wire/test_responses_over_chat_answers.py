@@ -183,6 +183,17 @@ def test_stream_in_many_pieces_is_joined_without_decoding_it_again() -> None:
     assert events[-1]["response"]["output"][0]["content"][0]["text"] == "".join(pieces)
 
 
+def test_stream_with_thousands_of_open_calls_ends_each_of_them_in_order() -> None:
+    """A provider that opens calls without end costs no more than what it sent; each is closed at its place."""
+    calls = [
+        {"index": number, "id": f"c{number}", "function": {"name": "f", "arguments": "{}"}} for number in range(3_000)
+    ]
+    events = read_events(streamed([delta(tool_calls=calls), delta(finish_reason="tool_calls")]))
+    ended = [event["output_index"] for event in events if event["type"] == "response.output_item.done"]
+    assert ended == list(range(3_000))
+    assert [item["call_id"] for item in events[-1]["response"]["output"]] == [f"c{number}" for number in range(3_000)]
+
+
 @pytest.mark.parametrize("case", snapshots("reply"))
 def test_reply_of_a_snapshot_is_valid_for_the_official_sdk(case: dict[str, Any]) -> None:
     """The SDK's own model accepts every response object strictly."""
