@@ -6,7 +6,7 @@ Owns where the sets lie, how large a part of each is used, and a folder of compu
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,18 +87,20 @@ def load_set(name: str, *, max_texts: int | None = None) -> TextSet:
 def load_encoded(name: str, *, max_texts: int | None = None) -> EncodedTexts:
     """Read a set and embed it; vectors are kept in ``.bench`` for the next run."""
     texts = load_set(name, max_texts=max_texts)
-    return EncodedTexts(texts, _vectors(texts, DEFAULT_ENCODER), _vectors(texts, PARAPHRASE_ENCODER))
+    search, verify = (kept_vectors(texts.texts, name) for name in (DEFAULT_ENCODER, PARAPHRASE_ENCODER))
+    return EncodedTexts(texts, search, verify)
 
 
-def _vectors(texts: TextSet, encoder_name: str) -> Float32Array:
-    content = "\0".join(texts.texts).encode("utf-8", "replace")
+def kept_vectors(texts: Sequence[str], encoder_name: str) -> Float32Array:
+    """Embed texts by a bundled encoder, (n, d); the vectors are kept in ``.bench`` for the next run."""
+    content = "\0".join(texts).encode("utf-8", "replace")
     key = hashlib.sha256(encoder_name.encode() + content).hexdigest()[:24]
     path = VECTORS / f"{key}.npy"
     if path.is_file():
         return np.load(path, allow_pickle=False).astype(np.float32)
     encoder = PromptEncoder.load(bundled_folder(encoder_name), device="auto")
-    order = sorted(range(len(texts)), key=lambda row: len(texts.texts[row]))
-    parts = [encoder.encode([texts.texts[row] for row in order[at : at + 64]]) for at in range(0, len(order), 64)]
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+    parts = [encoder.encode([texts[row] for row in order[at : at + 64]]) for at in range(0, len(order), 64)]
     vectors = np.empty((len(texts), parts[0].shape[1]), dtype=np.float16)
     vectors[order] = np.concatenate(parts)
     VECTORS.mkdir(parents=True, exist_ok=True)

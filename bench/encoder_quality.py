@@ -6,6 +6,7 @@ Not run alone; ``bench/encoder.py`` prints it. Needs scikit-learn, pyarrow and t
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,17 +101,24 @@ def area_of(outcomes: OutcomeSet, vectors: NDArray[np.float32], seed: int) -> di
         under the upper envelope between the cheapest arm's cost and the best arm's, on the test prompts.
     """
     train, test = _split(outcomes.groups, seed)
-    similarities = vectors[test] @ vectors[train].T
-    neighbours = np.argpartition(-similarities, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
-    knn = outcomes.scores[train][neighbours].mean(axis=1)
-    ridge = Ridge(alpha=10.0).fit(vectors[train], outcomes.scores[train]).predict(vectors[test])
+    known = outcomes.scores[train]
+    knn, ridge = estimated(vectors[train], known, vectors[test])
     costs = outcomes.costs[train].mean(axis=0)
-    constant = np.broadcast_to(outcomes.scores[train].mean(axis=0), knn.shape)
+    constant = np.broadcast_to(known.mean(axis=0), knn.shape)
     estimates = {"knn": knn, "ridge": ridge, "mean": (knn + np.clip(ridge, 0.0, 1.0)) / 2.0, "constant": constant}
     return {
         name: _area(estimate, costs, outcomes.scores[test], outcomes.costs[test])
         for name, estimate in estimates.items()
     }
+
+
+def estimated(
+    vectors: NDArray[np.float32], scores: FloatArray, asked: NDArray[np.float32]
+) -> tuple[FloatArray, FloatArray]:
+    """Estimate scores of asked prompts from known ones, (n, m) each: by neighbours, and by ridge regression."""
+    similarities = asked @ vectors.T
+    neighbours = np.argpartition(-similarities, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
+    return scores[neighbours].mean(axis=1), Ridge(alpha=10.0).fit(vectors, scores).predict(asked)
 
 
 def _split(groups: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -120,14 +128,27 @@ def _split(groups: NDArray[np.int64], seed: int) -> tuple[NDArray[np.int64], NDA
 
 
 def _area(estimate: FloatArray, arm_costs: FloatArray, scores: FloatArray, costs: FloatArray) -> float:
-    """Sweep the cost weight, then integrate the running maximum of quality over realised cost."""
+    """Sweep the cost weight."""
     relative = arm_costs / arm_costs.max()
+    return area_of_choices([np.argmax(estimate - weight * relative, axis=1) for weight in COST_WEIGHTS], scores, costs)
+
+
+def area_of_choices(choices: Sequence[NDArray[np.int64]], scores: FloatArray, costs: FloatArray) -> float:
+    """Integrate the running maximum of quality over realised cost.
+
+    Parameters
+    ----------
+    choices : sequence of ndarray of int, each of shape (n,)
+        Arms chosen for the prompts, one array a trade-off.
+    scores, costs : ndarray of float64, shape (n, m)
+
+    Returns
+    -------
+    float
+        Mean quality between the cheapest arm's cost and the best arm's.
+    """
     rows = np.arange(len(scores))
-    points = [
-        (float(costs[rows, chosen].mean()), float(scores[rows, chosen].mean()))
-        for weight in COST_WEIGHTS
-        for chosen in [np.argmax(estimate - weight * relative, axis=1)]
-    ]
+    points = [(float(costs[rows, chosen].mean()), float(scores[rows, chosen].mean())) for chosen in choices]
     cheapest, best = int(costs.mean(axis=0).argmin()), int(scores.mean(axis=0).argmax())
     points += [(float(costs[:, arm].mean()), float(scores[:, arm].mean())) for arm in (cheapest, best)]
     points.sort()

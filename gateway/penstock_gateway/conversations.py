@@ -82,12 +82,13 @@ class ConversationKeepers:
     Parameters
     ----------
     keep : int
-        Openings and ids remembered; the longest unused ones go first. One takes some 140 bytes.
+        Openings and ids remembered, and owners of ids; the longest unused ones go first. One takes some 140 bytes.
     """
 
     def __init__(self, keep: int = 10_000) -> None:
         self._keep = keep
         self._deployments: OrderedDict[int, str] = OrderedDict()
+        self._owners: OrderedDict[int, str] = OrderedDict()
 
     def find(self, tenant: str, key: str) -> str | None:
         """Return the deployment's name, or None when it is not known."""
@@ -102,6 +103,19 @@ class ConversationKeepers:
         self._deployments.move_to_end(hash((tenant, key)))
         if len(self._deployments) > self._keep:
             self._deployments.popitem(last=False)
+
+    def remember_answer(self, tenant: str, answer_id: str, deployment: str) -> None:
+        """Note who gave an answer that its provider keeps, and for whom; who had it first has it."""
+        self.remember(tenant, answer_id, deployment)
+        key = hash(answer_id)
+        self._owners.setdefault(key, tenant)
+        self._owners.move_to_end(key)
+        if len(self._owners) > self._keep:
+            self._owners.popitem(last=False)
+
+    def is_foreign(self, tenant: str, answer_id: str) -> bool:
+        """Whether an answer is known to be another tenant's."""
+        return self._owners.get(hash(answer_id), tenant) != tenant
 
     def __len__(self) -> int:
         """Return the number of openings and ids remembered."""

@@ -388,10 +388,16 @@ class Pipeline:
         Raises
         ------
         InvalidRequest
-            ``previous_response_unknown``.
+            ``previous_response_unknown``, ``previous_response_not_found``.
         """
         answer_id = None if request.native is None else request.native.answer_id
         if answer_id is not None:
+            if self.keepers.is_foreign(caller.tenant, answer_id):  # in OpenAI's own words for an id that is nobody's
+                raise InvalidRequest(
+                    f"Previous response with id '{answer_id[:80]}' not found.",
+                    code="previous_response_not_found",
+                    param="previous_response_id",
+                )
             keeper = self.keepers.find(caller.tenant, answer_id)
             if keeper is None and is_alias(request.model):
                 raise InvalidRequest(

@@ -295,7 +295,7 @@ class Settler:
             native = passage.request.native  # the conversation that it went on with is kept there as well
             for kept in (passage.answer_id, None if native is None else native.answer_id):
                 if kept is not None:
-                    self.keepers.remember(tenant, kept, served)
+                    self.keepers.remember_answer(tenant, kept, served)
         if self.conversations is None or usage is None:
             return
         is_chosen = served == passage.decision.chosen

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
+from penstock_gateway.accounts.start import open_directory
+from penstock_gateway.admission import Gatekeeper
 from penstock_gateway.errors import UpstreamBroken, UpstreamUnreachable
 from penstock_gateway.money.usage import Usage
 from penstock_gateway.settings import Settings, load_settings
+from penstock_gateway.settings_models import ClientKeySettings
 from penstock_gateway.upstream.protocol import UpstreamRequest
 from penstock_gateway.wire.server_sent import event_bytes, events_of
 from support.fakes import FakeReply
@@ -249,6 +253,26 @@ async def test_count_of_tokens_is_the_providers_own_or_marked_as_estimated(setti
             assert 40 < body["input_tokens"] < 100
         status, body, _ = await post(gateway, "messages/count_tokens", {"model": "nope", **asked})
         assert (status, body["type"], body["error"]["code"]) == (404, "error", "model_not_found")
+
+
+async def test_response_that_a_provider_keeps_for_one_tenant_is_not_there_for_another(settings: Settings) -> None:
+    """Tenants that share a provider's account are kept apart: a foreign id is answered as one that is nobody's."""
+    async with running(settings, answer) as gateway:
+        keys = tuple(ClientKeySettings(name=name, key=SecretStr(f"sk-0123456789abc-{name}")) for name in ("ann", "bob"))
+        directory = open_directory(settings.model_copy(update={"client_keys": keys}))
+        gateway.app._gatekeeper = Gatekeeper(directory, bound_host="127.0.0.1", allowed_hosts=())
+        url = f"{gateway.url}/v1/responses"
+        asked = {"model": "stored-b", "input": "x"}
+        headers = {name: {"authorization": f"Bearer sk-0123456789abc-{name}"} for name in ("ann", "bob")}
+        assert (await gateway.http.post(url, json=asked, headers=headers["ann"])).status == 200
+        asked["previous_response_id"] = "resp_1"
+        for model in ("stored-b", "stored", "auto"):
+            refused = await gateway.http.post(url, json={**asked, "model": model}, headers=headers["bob"])
+            error = (await refused.json())["error"]
+            assert (refused.status, error["code"]) == (400, "previous_response_not_found")
+            assert error["message"] == "Previous response with id 'resp_1' not found."
+        assert (await gateway.http.post(url, json=asked, headers=headers["ann"])).status == 200
+        assert asked_of(gateway) == ["stored-b"] * 2
 
 
 async def test_models_are_listed_with_their_groups_in_the_clients_shape(settings: Settings) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from penstock_gateway.conversations import Warm, WarmConversations
+from penstock_gateway.conversations import ConversationKeepers, Warm, WarmConversations
 from penstock_gateway.request_body import ChatRequest, parse_chat_request
 
 
@@ -75,3 +75,17 @@ def test_request_opening_differs_with_system_prompt_or_first_question() -> None:
 def test_request_opening_is_cut_to_its_windows() -> None:
     """A book as the first message costs no more than a page."""
     assert len(parsed(("system", "s" * 100_000), ("user", "u" * 100_000)).opening) == 2 * 1024 + 1
+
+
+def test_answer_that_a_provider_keeps_stays_with_who_had_it_first() -> None:
+    """Whoever learns another tenant's id has no claim to it, not even by using it; forgotten ones are nobody's."""
+    keepers = ConversationKeepers(keep=2)
+    keepers.remember_answer("ann", "resp_1", "stored")
+    keepers.remember_answer("bob", "resp_1", "stored")
+    assert keepers.is_foreign("bob", "resp_1")
+    assert not keepers.is_foreign("ann", "resp_1")
+    assert keepers.find("ann", "resp_1") == "stored"
+    for answer_id in ("resp_2", "resp_3"):
+        keepers.remember_answer("bob", answer_id, "stored")
+    assert not keepers.is_foreign("bob", "resp_1")
+    assert keepers.is_foreign("ann", "resp_3")
