@@ -32,6 +32,7 @@ _UNIQUE_ID = re.compile(
     r"|\b(?=[A-Z]{0,8}-?\d)[A-Z]{1,8}-?\d{6,}\b",  # ticket or order with letters before it
     re.IGNORECASE,
 )
+_MAY_HOLD_ID = re.compile(r"\d{6}|[0-9a-f-]{16}", re.IGNORECASE)  # every id does; a tenth of the time where none is
 _ADDRESS = re.compile(r"\b[\w.+-]{1,64}@[\w-]{1,63}\.[\w.-]{2,63}\b|\bhttps?://\S|\bwww\.\w", re.IGNORECASE)
 _PERSONAL = re.compile(
     r"\bmy name is\b|\bi(?: a|'?)m \d{1,3} years? old\b|\bdear [a-z]{2,20}\b|\b(?:regards|sincerely),"
@@ -92,6 +93,24 @@ def admission_features(prompt: str, *, context_tokens: int = 0, is_volatile: boo
         has_long_context=context_tokens >= LONG_CONTEXT_TOKENS,
         is_volatile=is_volatile,
     )
+
+
+def is_discard(prompt: str, *, context_tokens: int = 0, is_volatile: bool = False) -> bool:
+    """Return `predict_discard` of `admission_features`, of which only those that decide are read.
+
+    Parameters
+    ----------
+    prompt, context_tokens, is_volatile
+        As for `admission_features`.
+    """
+    if len(prompt) >= LONG_PROMPT_CHARACTERS or context_tokens >= LONG_CONTEXT_TOKENS:
+        return True
+    if _MAY_HOLD_ID.search(prompt) is not None and _UNIQUE_ID.search(prompt) is not None:
+        return True
+    may_hold_address = "@" in prompt or "://" in prompt or "www." in prompt.lower()
+    if may_hold_address and _ADDRESS.search(prompt) is not None:
+        return True
+    return is_volatile and _PERSONAL.search(prompt) is not None
 
 
 def predict_discard(features: AdmissionFeatures) -> bool:

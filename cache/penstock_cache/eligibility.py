@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum, IntEnum
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -19,7 +20,7 @@ import msgspec
 from penstock_cache.categories import CacheMode, CategoryPolicy
 from penstock_cache.directives import CacheDirective
 from penstock_cache.errors import CacheError
-from penstock_cache.keys import CacheKey, canonical_fields
+from penstock_cache.keys import CacheKey
 
 MAX_ANSWER_BYTES: Final = 262_144
 """Largest answer that is stored unless told otherwise: 64 k tokens of English text, or one long report."""
@@ -132,7 +133,7 @@ class RequestTraits:
 
 
 def survey_request(
-    fields: Mapping[str, bytes],
+    given: Mapping[str, bytes],
     key: CacheKey,
     *,
     is_personalised: bool = False,
@@ -143,8 +144,8 @@ def survey_request(
 
     Parameters
     ----------
-    fields : mapping of str to bytes
-        The request's top level; values are raw JSON.
+    given : mapping of str to bytes
+        The request's `keys.canonical_fields`: defaults are gone there, so what is left differs from its default.
     key : CacheKey
         Of the same request.
     is_personalised, is_retrieval_augmented, is_beyond_encoder : bool
@@ -157,11 +158,8 @@ def survey_request(
     Raises
     ------
     CacheError
-        As `keys.cache_key`.
+        Code ``cache_request_unreadable``: the temperature is no number.
     """
-    deciding = {name: fields[name] for name in _DECIDING_FIELDS if name in fields}
-    # Defaults are gone from the canonical form, so what is left of a field is what differs from its default.
-    given = canonical_fields(deciding)
     return RequestTraits(
         temperature=_temperature(given.get("temperature")),
         has_one_choice="n" not in given,
@@ -364,9 +362,6 @@ class _Completion(msgspec.Struct):
 
 _completion_decoder = msgspec.json.Decoder(_Completion)
 _whole_decoder = msgspec.json.Decoder()
-_DECIDING_FIELDS = (
-    "temperature", "n", "seed", "tools", "functions", "logprobs", "top_logprobs", "web_search_options",
-)  # fmt: skip
 
 
 def _bars_all(traits: RequestTraits, policy: CategoryPolicy) -> Reason | None:
@@ -383,10 +378,12 @@ def _bars_all(traits: RequestTraits, policy: CategoryPolicy) -> Reason | None:
 
 
 def _limited_to_exact(traits: RequestTraits, policy: CategoryPolicy) -> Verdict:
+    if not policy.mode.is_semantic:
+        return _EXACT_CATEGORY
+    # A seed asks for the same draw of the same request, and means nothing for another wording.
+    if _is_sampled(traits, policy):
+        return Verdict(Reach.EXACT, Reason.SEEDED_SAMPLING)
     limits = (
-        (not policy.mode.is_semantic, Reason.CATEGORY_EXACT),
-        # A seed asks for the same draw of the same request, and means nothing for another wording.
-        (_is_sampled(traits, policy), Reason.SEEDED_SAMPLING),
         # With tools at hand the model may well call one for the other wording.
         (traits.has_tools, Reason.TOOLS_OFFERED),
         (traits.has_logprobs, Reason.LOGPROBS),
@@ -397,7 +394,7 @@ def _limited_to_exact(traits: RequestTraits, policy: CategoryPolicy) -> Verdict:
     for applies, reason in limits:
         if applies:
             return Verdict(Reach.EXACT, reason)
-    return Verdict(Reach.SEMANTIC, Reason.ELIGIBLE)
+    return _ELIGIBLE
 
 
 def _bars_answer(answer: AnswerSurvey, max_answer_bytes: int) -> Reason | None:
@@ -426,7 +423,7 @@ def _is_sampled(traits: RequestTraits, policy: CategoryPolicy) -> bool:
 
     An omitted temperature and a written-out default have one key, so they have one rule.
     """
-    bound = Decimal(str(policy.max_temperature))
+    bound = _decimal(policy.max_temperature)
     if traits.temperature is None:
         return not policy.caches_default_temperature and bound < _DEFAULT_TEMPERATURE
     return traits.temperature > bound
@@ -436,9 +433,23 @@ def _temperature(canonical: bytes | None) -> Decimal | None:
     if canonical is None:
         return None
     try:
-        return Decimal(canonical.decode())
+        return _read_decimal(canonical)
     except ArithmeticError:
         raise CacheError(
             "The request's temperature is not a number; it is answered without the cache.",
             code="cache_request_unreadable",
         ) from None
+
+
+@lru_cache(maxsize=256)
+def _decimal(bound: float) -> Decimal:
+    return Decimal(str(bound))
+
+
+@lru_cache(maxsize=256)
+def _read_decimal(canonical: bytes) -> Decimal:
+    return Decimal(canonical.decode())
+
+
+_EXACT_CATEGORY = Verdict(Reach.EXACT, Reason.CATEGORY_EXACT)
+_ELIGIBLE = Verdict(Reach.SEMANTIC, Reason.ELIGIBLE)

@@ -239,7 +239,7 @@ class Settler:
             passage.reply.complete_record()
         usage = self._usage(passage, is_cut=error_code is not None)
         costs = [self._cost(record, passage) for record in passage.records]
-        total = total_cost(passage.records, lambda name: passage.deployment(name).price)
+        total = total_cost(passage.records, lambda name: passage.deployment(name).price, costs)
         has_worked = any(record.usage is not None for record in passage.records)
         if has_worked and total.cost_usd is None:
             self.metrics.unpriced.labels(passage.decision.chosen).inc()

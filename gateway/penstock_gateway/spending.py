@@ -234,6 +234,7 @@ class Hold:
         "_deployment",
         "_desk",
         "_is_limited",
+        "_known_bound",
         "_request",
         "_rules",
         "_turn",
@@ -261,6 +262,7 @@ class Hold:
         self._is_limited = False
         self._amount = 0
         self._begun = 0
+        self._known_bound: tuple[Deployment, int, int] | None = None
 
     @property
     def is_metered(self) -> bool:
@@ -298,6 +300,9 @@ class Hold:
         QuotaExceeded, Overloaded, NoCandidate
         """
         bound = self._bound(deployment, self._output_bound(deployment))
+        if self._begun + bound <= self._amount and not self._turn.locked():  # as for nearly every first attempt
+            self._begun += bound
+            return bound
         async with self._turn:
             await self._grow_to(self._begun + bound)
             self._begun += bound
@@ -442,13 +447,18 @@ class Hold:
 
     def _bound(self, deployment: Deployment, output_tokens: int) -> int:
         """Return the most that an attempt may cost there, picodollars."""
+        known = self._known_bound
+        if known is not None and known[0] is deployment and known[1] == output_tokens:
+            return known[2]
         if deployment.price.is_unknown and self._has_budget:
             raise NoCandidate(
                 f"The price of '{deployment.name}' is not known, and this key has a budget to keep.",
                 code="price_unknown",
                 param="model",
             )
-        return bound_picousd(self._request, deployment, output_tokens)
+        bound = bound_picousd(self._request, deployment, output_tokens)
+        self._known_bound = (deployment, output_tokens, bound)
+        return bound
 
 
 def _fields_of(state: BudgetState) -> dict[str, object]:

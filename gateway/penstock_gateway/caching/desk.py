@@ -13,7 +13,7 @@ from penstock_cache.categories import policy_for
 from penstock_cache.directives import CacheDirective, parse_directive
 from penstock_cache.eligibility import survey_request
 from penstock_cache.errors import CacheError, DirectiveError
-from penstock_cache.keys import CacheScope, cache_key
+from penstock_cache.keys import CacheScope, canonical_request, key_in
 from penstock_cache.lookups import SHARED_TENANT, Lookup
 from penstock_cache.rule import MAX_SEMANTIC_CHARACTERS
 from penstock_gateway.accounts.principal import CacheRights
@@ -129,10 +129,11 @@ class CacheDesk:
             requested_model=request.model,
             encoder_id=self.services.cache.parts.encoder_id,
         )
-        key = cache_key(scope, fields)
-        shared = cache_key(replace(scope, tenant=SHARED_TENANT), fields) if self._has_shared else None
+        asked = canonical_request(fields)
+        key = key_in(scope, asked)
+        shared = key_in(replace(scope, tenant=SHARED_TENANT), asked) if self._has_shared else None
         traits = survey_request(
-            fields,
+            asked.fields,
             key,
             is_personalised="personalised" in marks,
             is_retrieval_augmented="retrieval" in marks,

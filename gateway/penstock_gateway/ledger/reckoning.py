@@ -50,12 +50,12 @@ class BudgetLine:
 
 def whole_amount(amount_picousd: int) -> int:
     """Return an amount as counters can take it: from nothing to `MAX_PICOUSD`."""
-    return min(max(amount_picousd, 0), MAX_PICOUSD)
+    return amount_picousd if 0 <= amount_picousd <= MAX_PICOUSD else min(max(amount_picousd, 0), MAX_PICOUSD)
 
 
 def whole_tokens(tokens: int) -> int:
     """Return a count of tokens as buckets can take it: from 0 to `MAX_TOKENS`."""
-    return min(max(tokens, 0), MAX_TOKENS)
+    return tokens if 0 <= tokens <= MAX_TOKENS else min(max(tokens, 0), MAX_TOKENS)
 
 
 def distinct(accounts: Iterable[Account]) -> tuple[Account, ...]:
@@ -68,13 +68,11 @@ def distinct(accounts: Iterable[Account]) -> tuple[Account, ...]:
 
 def prepared(accounts: Iterable[Account]) -> tuple[Account, ...]:
     """Return distinct accounts with limits that buckets can count."""
-    found = distinct(accounts)
-    if all(account.limits.is_empty for account in found):
-        return found
-    return tuple(
-        account if (limits := bounded(account.limits)) == account.limits else replace(account, limits=limits)
-        for account in found
-    )
+    found = accounts if isinstance(accounts, tuple) and len(accounts) == 1 else distinct(accounts)
+    for account in found:
+        if not account.limits.is_empty and bounded(account.limits) != account.limits:
+            return tuple([replace(account, limits=bounded(account.limits)) for account in found])
+    return found
 
 
 def budget_lines(accounts: Sequence[Account], calendar: Calendar, at: float) -> list[BudgetLine]:

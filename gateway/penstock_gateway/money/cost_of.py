@@ -60,7 +60,9 @@ def attempt_cost(record: AttemptRecord, price: Price) -> Decimal | None:
     return _NOTHING if record.usage is None else usage_cost(record.usage, price)
 
 
-def total_cost(records: Iterable[AttemptRecord], price_of: Callable[[str], Price]) -> CostTotal:
+def total_cost(
+    records: Iterable[AttemptRecord], price_of: Callable[[str], Price], costs: Iterable[Decimal | None]
+) -> CostTotal:
     """Return what the attempts of a request come to, failed ones included.
 
     Parameters
@@ -68,22 +70,22 @@ def total_cost(records: Iterable[AttemptRecord], price_of: Callable[[str], Price
     records : iterable of AttemptRecord
     price_of : callable
         From the name of a deployment to its price.
+    costs : iterable of Decimal or None
+        `attempt_cost` of each.
 
     Returns
     -------
     CostTotal
     """
     known, has_unknown, is_estimated = _NOTHING, False, False
-    for record in records:
+    for record, cost in zip(records, costs, strict=True):
         if record.usage is None:
             continue
-        price = price_of(record.deployment)
-        cost = usage_cost(record.usage, price)
         if cost is None:
             has_unknown = True
             continue
         known += cost
-        is_estimated = is_estimated or is_cost_estimated(record.usage, price)
+        is_estimated = is_estimated or is_cost_estimated(record.usage, price_of(record.deployment))
     return CostTotal(None if has_unknown else known, known, is_estimated)
 
 

@@ -24,7 +24,7 @@ from penstock_cache.eligibility import (
     survey_request,
 )
 from penstock_cache.errors import CacheError
-from penstock_cache.keys import CacheScope, cache_key
+from penstock_cache.keys import CacheScope, cache_key, canonical_fields
 
 SEMANTIC = CategoryPolicy(mode=CacheMode.SEMANTIC, max_temperature=0.3)
 STRICT = replace(SEMANTIC, caches_default_temperature=False)
@@ -39,7 +39,7 @@ def _fields(content: Any = "Hi", **others: Any) -> dict[str, bytes]:
 
 def _traits(content: Any = "Hi", **others: Any) -> RequestTraits:
     fields = _fields(content, **others)
-    return survey_request(fields, cache_key(CacheScope("t", None, "chat", "m", "e"), fields))
+    return survey_request(canonical_fields(fields), cache_key(CacheScope("t", None, "chat", "m", "e"), fields))
 
 
 def _body(finish_reason: str | None = "stop", **message: Any) -> bytes:
