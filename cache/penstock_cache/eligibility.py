@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum, IntEnum
 from functools import lru_cache
@@ -83,8 +82,7 @@ class Reason(Enum):
     EMPTY = "empty"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """How far something may go, and why not further.
 
     Attributes
@@ -98,8 +96,7 @@ class Verdict:
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
-class RequestTraits:
+class RequestTraits(msgspec.Struct, frozen=True):
     """What of a request decides about its reuse.
 
     Attributes
@@ -236,8 +233,7 @@ def may_store(
     return verdict
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerSurvey:
+class AnswerSurvey(msgspec.Struct, frozen=True):
     """What of a finished answer decides about its reuse.
 
     Attributes

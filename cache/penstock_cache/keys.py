@@ -10,9 +10,10 @@ too many in the key costs hits, a field too few serves wrong answers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
+
+import msgspec
 
 from penstock_cache.canonical import PlainValue, canonical_json, decode_plain, digest_of, encode_canonical
 from penstock_cache.entries import CACHE_SCHEMA
@@ -71,8 +72,7 @@ and nothing else runs meanwhile; those in texts count too, so past some 2 MB of 
 _CONTEXT, _PARTITION, _FINGERPRINT = b"penstock-context", b"penstock-part", b"penstock-exact"
 
 
-@dataclass(frozen=True, slots=True)
-class CacheScope:
+class CacheScope(msgspec.Struct, frozen=True):
     """Who asks whom for what: requests of different scopes never meet.
 
     Attributes
@@ -100,8 +100,7 @@ class CacheScope:
     schema: int = CACHE_SCHEMA
 
 
-@dataclass(frozen=True, slots=True)
-class CacheKey:
+class CacheKey(msgspec.Struct, frozen=True):
     """Where a request's answer may be found.
 
     Attributes
@@ -138,8 +137,7 @@ class CacheKey:
         return not self.last_user_text or self.has_attachments
 
 
-@dataclass(frozen=True, slots=True)
-class CanonicalRequest:
+class CanonicalRequest(msgspec.Struct, frozen=True):
     """A request in its canonical form: what its keys in every scope are made of.
 
     Attributes
@@ -309,8 +307,7 @@ def canonical_messages(fields: Mapping[str, bytes]) -> list[PlainValue]:
     return [_canonical_message(message) for message in messages]
 
 
-@dataclass(frozen=True, slots=True)
-class _OpenedRequest:
+class _OpenedRequest(msgspec.Struct, frozen=True):
     """The messages, with the texts of the last user message taken out.
 
     `context` tells apart whether texts were taken out, and from where, so no message written by a client equals it.

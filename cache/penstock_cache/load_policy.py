@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from penstock_cache.confidence_sequence import Interval
 
 
@@ -70,8 +72,7 @@ class ModelCapacity:
             raise ValueError("max_in_flight is at least 1, and slow_latency_seconds above 0")
 
 
-@dataclass(frozen=True, slots=True)
-class CategoryLimits:
+class CategoryLimits(msgspec.Struct, frozen=True):
     """What a category's policy allows at rest and at most.
 
     Attributes
@@ -95,8 +96,7 @@ class CategoryLimits:
             raise ValueError("the TTLs are at least 0, the one at rest no longer than the other")
 
 
-@dataclass(frozen=True, slots=True)
-class LoadAllowance:
+class LoadAllowance(msgspec.Struct, frozen=True):
     """What holds for one request.
 
     Attributes

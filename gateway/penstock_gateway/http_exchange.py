@@ -222,6 +222,21 @@ class HttpExchange:
         else:
             raise RuntimeError(f"unexpected ASGI message {kind!r}")
 
+    async def relay(self, part: bytes) -> None:
+        """Send a further part of a stream's body, whose head has gone out, without a message for each.
+
+        Raises
+        ------
+        RuntimeError
+            The answer has not begun, or is complete.
+        """
+        if self.is_client_gone or not part:
+            return
+        if not self._is_started or self._head is not None or self.is_answered:
+            raise RuntimeError("a part of a body before or after the answer")
+        self._connection.write(self._framed(part, True))
+        await self._connection.drain()
+
     def _start(self, status: int, headers: Any) -> None:
         lines = []
         length = None

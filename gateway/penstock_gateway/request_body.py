@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TypeVar
 
@@ -100,8 +99,7 @@ _encoder = msgspec.json.Encoder()
 TradeoffValue = str | float
 
 
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
+class ChatRequest(msgspec.Struct, frozen=True):
     """What the pipeline knows about one chat request.
 
     Attributes
@@ -162,7 +160,7 @@ class ChatRequest:
     is_agent_step: bool = False
     is_bound: bool = False
     native: NativeRequest | None = None
-    obstacles: dict[WireFormat, str | None] = field(default_factory=dict, repr=False, compare=False)
+    obstacles: dict[WireFormat, str | None] = msgspec.field(default_factory=dict)
 
     @property
     def front(self) -> WireFormat:

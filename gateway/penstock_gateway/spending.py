@@ -235,6 +235,7 @@ class Hold:
         "_desk",
         "_is_limited",
         "_known_bound",
+        "_margin",
         "_request",
         "_rules",
         "_turn",
@@ -260,6 +261,7 @@ class Hold:
         self._turn = asyncio.Lock()  # attempts that begin beside each other are held one after the other
         self._deployment: Deployment | None = None
         self._is_limited = False
+        self._margin = MARGIN_TOKENS
         self._amount = 0
         self._begun = 0
         self._known_bound: tuple[Deployment, int, int] | None = None
@@ -317,6 +319,7 @@ class Hold:
         if self._deployment is None:
             self._deployment = deployment
             self._is_limited = self._limit(deployment) is not None  # asked for with every chunk
+            self._margin = 0 if self._is_limited else MARGIN_TOKENS
             self.output_tokens = self._output_bound(deployment)
 
     def limit_to_send(self, deployment: Deployment) -> int | None:
@@ -344,6 +347,11 @@ class Hold:
         """
         return output_bytes // LIMITED_BYTES_PER_TOKEN if self._is_limited else tokens_at_most(output_bytes)
 
+    def covers(self, output_tokens: int) -> bool:
+        """Whether a stream may go on without `keep_up`: so many completion tokens are held, or none has to be."""
+        is_free = self.grant is None or self._deployment is None
+        return is_free or output_tokens + self._margin <= self.output_tokens
+
     async def keep_up(self, output_tokens: int) -> None:
         """Let a stream go on, or not.
 
@@ -357,12 +365,9 @@ class Hold:
         QuotaExceeded, Overloaded
             The budget does not reach for more; what has come is covered.
         """
-        if self._deployment is None or self.grant is None:
+        if self._deployment is None or self.covers(output_tokens):
             return
-        margin = 0 if self._is_limited else MARGIN_TOKENS
-        missing = output_tokens + margin - self.output_tokens
-        if missing <= 0:
-            return
+        missing = output_tokens + self._margin - self.output_tokens
         step = self._rules.top_up_output_tokens
         wanted = self.output_tokens + step * ceil(missing / step)
         more = self._bound(self._deployment, wanted) - self._bound(self._deployment, self.output_tokens)

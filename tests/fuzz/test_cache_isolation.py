@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from penstock_cache.answer_cache import AnswerCache, CacheParts
 from penstock_cache.categories import GENERAL, CacheMode, CategoryPolicy, ChosenPolicy
@@ -132,7 +133,7 @@ class BrokenKeys(Keys):
     def of(self, tenant: str, context: int, text: int) -> tuple[CacheKey, RequestTraits]:
         """Return a key whose partition is the tenant's alone."""
         key, traits = super().of(tenant, context, text)
-        return replace(key, partition=hashlib.blake2b(tenant.encode(), digest_size=16).digest()), traits
+        return structs.replace(key, partition=hashlib.blake2b(tenant.encode(), digest_size=16).digest()), traits
 
 
 class Stream:

@@ -6,8 +6,10 @@ Owns the reading of cache controls and the making of a look-up. Read `CacheDesk.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from penstock_cache.categories import policy_for
 from penstock_cache.directives import CacheDirective, parse_directive
@@ -29,8 +31,7 @@ MARKS: Final = ("personalised", "retrieval")
 _TRADEOFFS: Final[Mapping[str, float]] = {"cost": 0.0, "balanced": 0.5, "quality": 1.0}
 
 
-@dataclass(frozen=True, slots=True)
-class CacheCaller:
+class CacheCaller(msgspec.Struct, frozen=True):
     """What of a caller the cache needs to know.
 
     Attributes

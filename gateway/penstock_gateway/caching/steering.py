@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 from typing import Final
+
+import msgspec
 
 from penstock_cache.audit import AuditLedger
 from penstock_cache.categories import CacheMode, CategoryPolicy, ChosenPolicy
@@ -42,8 +44,7 @@ _MOST_BUDGET: Final = 0.999
 _log = logging.getLogger("penstock.cache")
 
 
-@dataclass(frozen=True, slots=True)
-class SearchTerms:
+class SearchTerms(msgspec.Struct, frozen=True):
     """On which terms one request is looked up.
 
     Attributes

@@ -24,6 +24,7 @@ from penstock_gateway.asgi import (
 )
 from penstock_gateway.callers import caller_of
 from penstock_gateway.errors import GatewayError, Overloaded, shutting_down, unexpected_failure
+from penstock_gateway.http_exchange import HttpExchange
 from penstock_gateway.identifiers import identifier_source
 from penstock_gateway.litellm_headers import litellm_headers
 from penstock_gateway.pipeline import Pipeline
@@ -86,7 +87,7 @@ class InferenceEndpoint:
                 if answer.is_stream:
                     if shows_litellm:
                         headers += _litellm(answer)
-                    await _send_stream(answer, send, headers)
+                    await _send_stream(answer, send, headers, head.exchange)
                 else:
                     content = await answer.body()
                     if shows_litellm:
@@ -97,14 +98,19 @@ class InferenceEndpoint:
             raise
 
 
-async def _send_stream(answer: Answer, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+async def _send_stream(
+    answer: Answer, send: Send, headers: list[tuple[bytes, bytes]], exchange: HttpExchange | None
+) -> None:
     """Relay a stream; when the server stops or fails meanwhile, say so instead of just ending."""
     await send({"type": "http.response.start", "status": 200, "headers": [*_SSE_HEADERS, *headers]})
     last = b""
     try:
         async with aclosing(answer.events()) as blocks:
             async for block in blocks:
-                await send({"type": "http.response.body", "body": block, "more_body": True})
+                if exchange is not None:  # past those who only look at heads
+                    await exchange.relay(block)
+                else:
+                    await send({"type": "http.response.body", "body": block, "more_body": True})
     except asyncio.CancelledError:
         last = answer.error_event(shutting_down())
         raise

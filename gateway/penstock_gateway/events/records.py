@@ -7,9 +7,10 @@ Read `outcome_record` and `decision_record`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
+
+import msgspec
 
 from penstock_gateway.accounts.principal import Principal
 from penstock_gateway.attempts.records import AttemptRecord
@@ -22,8 +23,7 @@ SCHEMA: Final = 2
 _TIMEOUT_CODE: Final = "upstream_timeout"
 
 
-@dataclass(frozen=True, slots=True)
-class CacheNote:
+class CacheNote(msgspec.Struct, frozen=True):
     """What the cache said to a request.
 
     Attributes

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from penstock_gateway.ledger.contract import (
     Account,
     BudgetState,
@@ -52,8 +54,7 @@ _KEEP_MS: Final[dict[Period, int | None]] = {
 _PURGE_MS: Final = 60_000
 
 
-@dataclass(slots=True)
-class _Request:
+class _Request(msgspec.Struct):
     """A request under way. `lease_end` is None when its lease has ended: nothing is held for it then."""
 
     accounts: tuple[Account, ...]
@@ -237,10 +238,12 @@ class MemoryLedger:
         return None
 
     def _states(self, lines: Sequence[BudgetLine]) -> tuple[BudgetState, ...]:
-        return tuple([
-            budget_state(line, self._spent_in(line.window.id, line.scope), self._held.get(line.field, 0))
-            for line in lines
-        ])
+        return tuple(
+            [
+                budget_state(line, self._spent_in(line.window.id, line.scope), self._held.get(line.field, 0))
+                for line in lines
+            ]
+        )
 
     def _hold(self, request_id: str, request: _Request, served_ms: int) -> None:
         for line in request.lines:

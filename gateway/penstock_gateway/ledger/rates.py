@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from penstock_gateway.ledger.contract import Account, LimitKind, LimitState, RateLimits, Refusal, RefusalReason
 
 UNITS: Final = 60_000
@@ -24,8 +26,7 @@ _IDLE_MS: Final = 150_000  # no bucket needs more than two minutes to be whole a
 _PURGED_AT_ONCE: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
-class RateUse:
+class RateUse(msgspec.Struct, frozen=True):
     """How far the limits of one account are used.
 
     Attributes

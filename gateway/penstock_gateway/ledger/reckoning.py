@@ -6,8 +6,10 @@ Pure. Read `budget_lines` and `budget_state`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
+
+import msgspec
 
 from penstock_gateway.ledger.contract import (
     Account,
@@ -27,8 +29,7 @@ MAX_TOKENS: Final = 10**9
 AWAY = Refusal(RefusalReason.UNAVAILABLE, retry_after_seconds=1.0)
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetLine:
+class BudgetLine(msgspec.Struct, frozen=True):
     """One budget in the window that a request falls in.
 
     Attributes

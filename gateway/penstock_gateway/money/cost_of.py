@@ -7,8 +7,10 @@ or price makes an estimated one. Read `attempt_cost`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from decimal import Decimal
+
+import msgspec
+from msgspec.structs import replace
 
 from penstock_gateway.attempts.records import AttemptRecord
 from penstock_gateway.money.prices import Price, cost_usd
@@ -18,8 +20,7 @@ from penstock_routers.token_counts import estimate_tokens
 _NOTHING = Decimal(0)
 
 
-@dataclass(frozen=True, slots=True)
-class CostTotal:
+class CostTotal(msgspec.Struct, frozen=True):
     """What the attempts of one request come to.
 
     Attributes

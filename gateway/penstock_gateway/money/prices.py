@@ -295,11 +295,13 @@ def upper_bound_usd(
     Decimal('0.00525')
     """
     bands = _reachable(price, input_tokens, service_tier) if price.above or price.service_tiers else (price.standard,)
-    dearest = max([
-        max(0, input_tokens) * _dearest_input(rates, has_audio=has_audio, has_images=has_images)
-        + max(0, max_output_tokens) * _dearest_output(rates, has_audio=has_audio)
-        for rates in bands
-    ])
+    dearest = max(
+        [
+            max(0, input_tokens) * _dearest_input(rates, has_audio=has_audio, has_images=has_images)
+            + max(0, max_output_tokens) * _dearest_output(rates, has_audio=has_audio)
+            for rates in bands
+        ]
+    )
     return dearest / _MILLION + price.per_request
 
 

@@ -155,7 +155,10 @@ class HttpResponse:
         UpstreamBroken
         """
         while True:
-            packet = await self._raw_packet()
+            while not self._parts and not self.is_complete:
+                self._raise_failure()
+                await self._wait()
+            packet = self._taken()
             if self._inflating is None:
                 return packet
             if not packet:
@@ -190,13 +193,10 @@ class HttpResponse:
             self._error = error
         self.wake()
 
-    async def _raw_packet(self) -> bytes:
-        while not self._parts:
-            if self.is_complete:
-                return b""
-            self._raise_failure()
-            await self._wait()
+    def _taken(self) -> bytes:
         parts, self._parts = self._parts, []
+        if not parts:
+            return b""
         if self.buffered_bytes >= PAUSE_BYTES and self._connection is not None and not self.is_complete:
             self._connection.resume()
         self.buffered_bytes = 0

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from penstock_cache.categories import CacheMode, CategoryPolicy
 from penstock_cache.directives import CacheDirective, parse_directive
@@ -280,7 +281,7 @@ def test_traits_of_a_request_leave_out_what_says_its_default() -> None:
     """Defaults written out are no traits."""
     plain = _traits()
     assert _traits(n=1, temperature=1.0, seed=None, tools=[], logprobs=False, top_logprobs=None) == plain
-    assert _traits(temperature=0.25, seed=1, n=3) == replace(
+    assert _traits(temperature=0.25, seed=1, n=3) == structs.replace(
         plain, temperature=Decimal("0.25"), has_seed=True, has_one_choice=False
     )
 
