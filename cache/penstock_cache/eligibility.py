@@ -288,20 +288,27 @@ def survey_answer(body: bytes, *, status: int, is_cut: bool = False) -> AnswerSu
         completion = _completion_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return AnswerSurvey(status, len(body), is_cut)
-    messages = [choice.message for choice in completion.choices]
+    has_tool_calls = has_refusal = has_audio = is_empty = False
+    has_citations = bool(completion.citations or completion.search_results)
+    for choice in completion.choices:
+        message, text = choice.message, choice.message.text()
+        has_tool_calls = has_tool_calls or bool(message.tool_calls) or message.function_call is not None
+        has_refusal = has_refusal or bool(message.refusal) or reads_refusal(text)
+        has_citations = has_citations or bool(message.annotations)
+        has_audio = has_audio or message.audio is not None
+        is_empty = is_empty or not text.strip()
     return AnswerSurvey(
         status=status,
         size_bytes=len(body),
         is_cut=is_cut,
         is_readable=bool(completion.choices),
         has_error=completion.error is not None,
-        finish_reasons=tuple(choice.finish_reason for choice in completion.choices),
-        has_tool_calls=any(message.tool_calls or message.function_call is not None for message in messages),
-        has_refusal=any(message.refusal or reads_refusal(message.text()) for message in messages),
-        has_citations=bool(completion.citations or completion.search_results)
-        or any(message.annotations for message in messages),
-        has_audio=any(message.audio is not None for message in messages),
-        is_empty=any(not message.text().strip() for message in messages),
+        finish_reasons=tuple([choice.finish_reason for choice in completion.choices]),
+        has_tool_calls=has_tool_calls,
+        has_refusal=has_refusal,
+        has_citations=has_citations,
+        has_audio=has_audio,
+        is_empty=is_empty,
     )
 
 
@@ -394,6 +401,15 @@ def _limited_to_exact(traits: RequestTraits, policy: CategoryPolicy) -> Verdict:
 
 
 def _bars_answer(answer: AnswerSurvey, max_answer_bytes: int) -> Reason | None:
+    has_other = answer.has_error or answer.has_tool_calls or answer.has_refusal or answer.has_citations
+    is_whole = answer.is_readable and not answer.is_cut and answer.finish_reasons == ("stop",)
+    if (
+        is_whole
+        and 200 <= answer.status < 300
+        and answer.size_bytes <= max_answer_bytes
+        and not (has_other or answer.has_audio or answer.is_empty)
+    ):
+        return None  # one whole answer, as nearly all are
     bars = (
         (not 200 <= answer.status < 300, Reason.STATUS),
         (answer.is_cut, Reason.CUT),

@@ -130,7 +130,10 @@ class RouteDecision(msgspec.Struct, frozen=True):
     @property
     def tier(self) -> str | None:
         """Tier of the chosen deployment."""
-        return next((report.tier for report in self.candidates if report.name == self.chosen), None)
+        for report in self.candidates:
+            if report.name == self.chosen:
+                return report.tier
+        return None
 
     @property
     def is_explored(self) -> bool:

@@ -243,11 +243,13 @@ class HttpExchange:
         is_chunked = has_close = False
         for name, value in headers:
             lower = name.lower()
-            if lower == b"content-length":
+            if lower not in _FRAMING:
+                pass
+            elif lower == b"content-length":
                 length = int(value)
             elif lower == b"transfer-encoding":
                 is_chunked = value.strip().lower() == b"chunked"
-            elif lower == b"connection" and b"close" in value.lower():
+            elif b"close" in value.lower():
                 self.keep_alive, has_close = False, True
             lines.append(b"%b: %b\r\n" % (lower, value))
         if not self.keep_alive and not has_close:
@@ -306,4 +308,5 @@ class HttpExchange:
             waiter.set_result(None)
 
 
+_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 _TAKEN: list[bytes] = []  # stands for a body that has been received to its end; never appended to

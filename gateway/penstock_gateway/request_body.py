@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from itertools import takewhile
 from typing import TypeVar
 
 import msgspec
@@ -85,6 +84,7 @@ class _Controls(msgspec.Struct):
     include_cost: bool = False
 
 
+_NO_CONTROLS = _Controls()  # read only
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _string_decoder = msgspec.json.Decoder(str)
 _messages_decoder = msgspec.json.Decoder(list[_Message])
@@ -391,7 +391,7 @@ def _optional(fields: JsonObject, name: str, decoder: msgspec.json.Decoder[_T]) 
 
 def _read_controls(value: msgspec.Raw | None) -> _Controls:
     if value is None:
-        return _Controls()
+        return _NO_CONTROLS
     given = _field({CONTROL_FIELD: value}, CONTROL_FIELD, _object_decoder)
     known = _Controls.__struct_fields__
     for name in given:
@@ -445,12 +445,19 @@ def _needs_of_fields(fields: JsonObject, is_stream: bool) -> set[Ability]:
 
 def _is_agent_step(messages: list[_Message]) -> bool:
     """Whether a tool's result came after the last answer; agents put reminders and pictures behind it."""
-    after = takewhile(lambda message: message.role != "assistant", reversed(messages))
-    return any(message.role in _RESULT_ROLES for message in after)
+    for message in reversed(messages):
+        if message.role == "assistant":
+            return False
+        if message.role in _RESULT_ROLES:
+            return True
+    return False
 
 
 def _last_user_text(messages: list[_Message]) -> str:
-    return next((_text_of(message) for message in reversed(messages) if message.role == "user"), "")
+    for message in reversed(messages):
+        if message.role == "user":
+            return _text_of(message)
+    return ""
 
 
 def _text_of(message: _Message) -> str:
@@ -472,7 +479,7 @@ def _opening(messages: list[_Message]) -> str:
 
 
 def _estimate_input_tokens(fields: JsonObject, text_bytes: int, messages: int, attachments: int) -> int:
-    extra = sum(len(bytes(fields[name])) for name in ("tools", "functions", "response_format") if name in fields)
+    extra = sum([len(fields[name]) for name in ("tools", "functions", "response_format") if name in fields])
     around = TOKENS_PER_MESSAGE * messages + _TOKENS_PER_ATTACHMENT * attachments
     return estimate_tokens(text_bytes + extra) + around
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from functools import lru_cache
 from types import MappingProxyType
 
 from penstock_gateway.accounts.principal import Principal
@@ -123,13 +124,18 @@ async def _send_stream(
 
 def _headers(answer: Answer, request_id: str) -> list[tuple[bytes, bytes]]:
     own = answer.headers()
-    headers = [(name.encode(), value.encode()) for name, value in own.items()]
+    headers = [(_name(name), value.encode()) for name, value in own.items()]
     headers.append((b"x-request-id", request_id.encode()))
+    if not answer.reply.headers:
+        return headers
     has_limits = "x-ratelimit-limit-requests" in own or "x-ratelimit-limit-tokens" in own
     for name, value in answer.reply.headers:  # the caller's own limits take the place of the provider's
         if name != b"x-request-id" and not (has_limits and name.startswith((b"x-ratelimit-", b"anthropic-ratelimit-"))):
             headers.append((name, value))
     return headers
+
+
+_name = lru_cache(maxsize=256)(str.encode)  # names of our own headers, a few dozen
 
 
 def _litellm(answer: Answer) -> list[tuple[bytes, bytes]]:

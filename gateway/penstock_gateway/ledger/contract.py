@@ -177,6 +177,8 @@ class LimitKind(StrEnum):
     TOKENS = "tokens"
     PARALLEL = "parallel"
 
+    __hash__ = str.__hash__  # as of `Period`
+
 
 class LimitState(msgspec.Struct, frozen=True):
     """How far one rate limit is used, after the request at hand.
