@@ -175,6 +175,8 @@ def moment_ms(at: float) -> int:
     A charge that is rebuilt from the log has to find the same windows and the same mark as the first one. The log
     rounds to three decimals; rounding twice changes nothing.
     """
+    if _EARLIEST <= at <= _LATEST:  # as of every request
+        return round(round(at, 3) * 1000)
     if not math.isfinite(at):
         return 0
     return round(round(min(max(at, _EARLIEST), _LATEST), 3) * 1000)

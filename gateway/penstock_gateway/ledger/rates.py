@@ -42,7 +42,7 @@ class RateUse(msgspec.Struct, frozen=True):
 
 
 def bounded(limits: RateLimits) -> RateLimits:
-    """Return limits within what buckets count exactly: from 0 to `MAX_LIMIT`."""
+    """Return limits within what buckets count exactly, from 0 to `MAX_LIMIT`: these themselves where they are."""
     requests, tokens, parallel = limits.requests_per_minute, limits.tokens_per_minute, limits.parallel_requests
     if _is_bounded(requests) and _is_bounded(tokens) and _is_bounded(parallel):
         return limits

@@ -71,7 +71,7 @@ def prepared(accounts: Iterable[Account]) -> tuple[Account, ...]:
     """Return distinct accounts with limits that buckets can count."""
     found = accounts if isinstance(accounts, tuple) and len(accounts) == 1 else distinct(accounts)
     for account in found:
-        if not account.limits.is_empty and bounded(account.limits) != account.limits:
+        if bounded(account.limits) is not account.limits:
             return tuple([replace(account, limits=bounded(account.limits)) for account in found])
     return found
 
