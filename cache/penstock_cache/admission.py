@@ -23,7 +23,7 @@ class EvictionReason(Enum):
     REPLACED = "replaced"
 
 
-class Eviction(msgspec.Struct, frozen=True):
+class Eviction(msgspec.Struct, frozen=True, gc=False):
     """An entry that is no longer resident.
 
     Attributes
@@ -38,7 +38,7 @@ class Eviction(msgspec.Struct, frozen=True):
     reason: EvictionReason
 
 
-class Candidate(msgspec.Struct, frozen=True):
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """An entry that asks to come in.
 
     Attributes
@@ -74,7 +74,7 @@ class Candidate(msgspec.Struct, frozen=True):
             raise ValueError("an entry's end is a time")  # it would never expire
 
 
-class Admission(msgspec.Struct, frozen=True):
+class Admission(msgspec.Struct, frozen=True, gc=False):
     """The answer to a candidate.
 
     Attributes

@@ -180,7 +180,7 @@ _VOLATILE_WORDS = re.compile(
 )
 
 
-class ChosenPolicy(msgspec.Struct, frozen=True):
+class ChosenPolicy(msgspec.Struct, frozen=True, gc=False):
     """The policy of one request and the category it is counted under.
 
     Attributes

@@ -32,7 +32,7 @@ _MAX_HEADER_CHARACTERS = 256
 _SHOWN_CHARACTERS = 40
 
 
-class CacheDirective(msgspec.Struct, frozen=True):
+class CacheDirective(msgspec.Struct, frozen=True, gc=False):
     """How far one request may use the cache.
 
     Attributes

@@ -82,7 +82,7 @@ class Reason(Enum):
     EMPTY = "empty"
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class Verdict(msgspec.Struct, frozen=True, gc=False):
     """How far something may go, and why not further.
 
     Attributes
@@ -96,7 +96,7 @@ class Verdict(msgspec.Struct, frozen=True):
     reason: Reason
 
 
-class RequestTraits(msgspec.Struct, frozen=True):
+class RequestTraits(msgspec.Struct, frozen=True, gc=False):
     """What of a request decides about its reuse.
 
     Attributes
@@ -233,7 +233,7 @@ def may_store(
     return verdict
 
 
-class AnswerSurvey(msgspec.Struct, frozen=True):
+class AnswerSurvey(msgspec.Struct, frozen=True, gc=False):
     """What of a finished answer decides about its reuse.
 
     Attributes

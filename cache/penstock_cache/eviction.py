@@ -69,7 +69,7 @@ class EvictionRules:
             raise ValueError("sharpness, damping or newcomer_credit is out of range")
 
 
-class HitValue(msgspec.Struct, frozen=True):
+class HitValue(msgspec.Struct, frozen=True, gc=False):
     """What one hit on an entry brings, and what it costs when it is wrong.
 
     Attributes

@@ -72,7 +72,7 @@ and nothing else runs meanwhile; those in texts count too, so past some 2 MB of 
 _CONTEXT, _PARTITION, _FINGERPRINT = b"penstock-context", b"penstock-part", b"penstock-exact"
 
 
-class CacheScope(msgspec.Struct, frozen=True):
+class CacheScope(msgspec.Struct, frozen=True, gc=False):
     """Who asks whom for what: requests of different scopes never meet.
 
     Attributes
@@ -100,7 +100,7 @@ class CacheScope(msgspec.Struct, frozen=True):
     schema: int = CACHE_SCHEMA
 
 
-class CacheKey(msgspec.Struct, frozen=True):
+class CacheKey(msgspec.Struct, frozen=True, gc=False):
     """Where a request's answer may be found.
 
     Attributes
@@ -137,7 +137,7 @@ class CacheKey(msgspec.Struct, frozen=True):
         return not self.last_user_text or self.has_attachments
 
 
-class CanonicalRequest(msgspec.Struct, frozen=True):
+class CanonicalRequest(msgspec.Struct, frozen=True, gc=False):
     """A request in its canonical form: what its keys in every scope are made of.
 
     Attributes
@@ -307,7 +307,7 @@ def canonical_messages(fields: Mapping[str, bytes]) -> list[PlainValue]:
     return [_canonical_message(message) for message in messages]
 
 
-class _OpenedRequest(msgspec.Struct, frozen=True):
+class _OpenedRequest(msgspec.Struct, frozen=True, gc=False):
     """The messages, with the texts of the last user message taken out.
 
     `context` tells apart whether texts were taken out, and from where, so no message written by a client equals it.

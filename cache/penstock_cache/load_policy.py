@@ -72,7 +72,7 @@ class ModelCapacity:
             raise ValueError("max_in_flight is at least 1, and slow_latency_seconds above 0")
 
 
-class CategoryLimits(msgspec.Struct, frozen=True):
+class CategoryLimits(msgspec.Struct, frozen=True, gc=False):
     """What a category's policy allows at rest and at most.
 
     Attributes
@@ -96,7 +96,7 @@ class CategoryLimits(msgspec.Struct, frozen=True):
             raise ValueError("the TTLs are at least 0, the one at rest no longer than the other")
 
 
-class LoadAllowance(msgspec.Struct, frozen=True):
+class LoadAllowance(msgspec.Struct, frozen=True, gc=False):
     """What holds for one request.
 
     Attributes

@@ -45,7 +45,7 @@ class VectorIndex(Protocol):
         ...
 
 
-class Lookup(msgspec.Struct, frozen=True):
+class Lookup(msgspec.Struct, frozen=True, gc=False):
     """One request as the cache sees it.
 
     Attributes
@@ -73,7 +73,7 @@ class Lookup(msgspec.Struct, frozen=True):
         return own if self.shared_key is None else [*own, (SHARED_TENANT, self.shared_key)]
 
 
-class Hit(msgspec.Struct, frozen=True):
+class Hit(msgspec.Struct, frozen=True, gc=False):
     """An answer that may be served.
 
     Attributes
@@ -95,7 +95,7 @@ class Hit(msgspec.Struct, frozen=True):
     probability: float = 1.0
 
 
-class Miss(msgspec.Struct, frozen=True):
+class Miss(msgspec.Struct, frozen=True, gc=False):
     """Nothing that may be served.
 
     Attributes
@@ -112,7 +112,7 @@ class Miss(msgspec.Struct, frozen=True):
     probability: float = 0.0
 
 
-class FreshAnswer(msgspec.Struct, frozen=True):
+class FreshAnswer(msgspec.Struct, frozen=True, gc=False):
     """A model's answer that asks to be stored.
 
     Attributes
@@ -142,7 +142,7 @@ class FreshAnswer(msgspec.Struct, frozen=True):
     may_be_shared: bool = False
 
 
-class StoreResult(msgspec.Struct, frozen=True):
+class StoreResult(msgspec.Struct, frozen=True, gc=False):
     """What became of an answer.
 
     Attributes

@@ -31,7 +31,7 @@ _SLICE = 16  # removals before the event loop gets its turn: each takes 40 µs, 
 _ROWS = 2_048  # looked at before it gets its turn: each takes a fifth of a microsecond
 
 
-class MirrorAdmission(msgspec.Struct, frozen=True):
+class MirrorAdmission(msgspec.Struct, frozen=True, gc=False):
     """Whether an entry may come in, and what has gone for it.
 
     Attributes

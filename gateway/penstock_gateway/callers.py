@@ -14,7 +14,7 @@ from penstock_gateway.asgi import RequestHead
 from penstock_gateway.caching.desk import CacheCaller
 
 
-class Caller(msgspec.Struct, frozen=True):
+class Caller(msgspec.Struct, frozen=True, gc=False):
     """Who asks, and with which control headers.
 
     Attributes

@@ -61,7 +61,7 @@ class RoutingParts:
     readings: ReadingMemory = field(default_factory=ReadingMemory)
 
 
-class _Asked(msgspec.Struct, frozen=True):
+class _Asked(msgspec.Struct, frozen=True, gc=False):
     """One request with everything that its decision depends on beside the estimate."""
 
     request: ChatRequest

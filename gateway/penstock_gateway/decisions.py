@@ -21,7 +21,7 @@ from penstock_routers.policy import RejectReason, RouteReason
 DECISION_ID_HEADER = "x-penstock-decision-id"
 
 
-class CandidateReport(msgspec.Struct, frozen=True):
+class CandidateReport(msgspec.Struct, frozen=True, gc=False):
     """One deployment as seen by a decision: its scores, or why it was not a candidate.
 
     Its arm is the one that it had in the artifact of that decision; another artifact may give it another.
@@ -61,7 +61,7 @@ class CandidateReport(msgspec.Struct, frozen=True):
         }
 
 
-class RouteDecision(msgspec.Struct, frozen=True):
+class RouteDecision(msgspec.Struct, frozen=True, gc=False):
     """One choice, with everything that explains it.
 
     Attributes
@@ -178,7 +178,7 @@ class RouteDecision(msgspec.Struct, frozen=True):
         }
 
 
-class Settlement(msgspec.Struct, frozen=True):
+class Settlement(msgspec.Struct, frozen=True, gc=False):
     """What a request came to in the end.
 
     Attributes

@@ -17,7 +17,7 @@ MAX_READINGS: Final = 2_000
 """Prompts that are remembered: 4 kB each."""
 
 
-class PromptReading(msgspec.Struct, frozen=True):
+class PromptReading(msgspec.Struct, frozen=True, gc=False):
     """What encoder and artifact say of a prompt; made once, used by the router and the cache.
 
     Attributes

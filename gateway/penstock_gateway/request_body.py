@@ -99,7 +99,7 @@ _encoder = msgspec.json.Encoder()
 TradeoffValue = str | float
 
 
-class ChatRequest(msgspec.Struct, frozen=True):
+class ChatRequest(msgspec.Struct, frozen=True, gc=False):
     """What the pipeline knows about one chat request.
 
     Attributes

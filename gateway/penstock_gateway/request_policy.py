@@ -26,7 +26,7 @@ Draw = Callable[[str], tuple[float, float]]
 _SECRET_BYTES = 32
 
 
-class RequestPolicy(msgspec.Struct, frozen=True):
+class RequestPolicy(msgspec.Struct, frozen=True, gc=False):
     """What one request allows.
 
     Attributes

@@ -21,7 +21,7 @@ from penstock_routers.policy import Candidate, Choice, RejectReason
 from penstock_routers.policy_limits import Limits, violation
 
 
-class Scored(msgspec.Struct, frozen=True):
+class Scored(msgspec.Struct, frozen=True, gc=False):
     """One eligible deployment with its expected output tokens and cost, and what switching to it costs later."""
 
     deployment: Deployment

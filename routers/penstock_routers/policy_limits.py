@@ -21,7 +21,7 @@ DEFAULT_FLOOR_PROBABILITY: Final = 0.2
 """Share of a floored category from which its floor applies, whatever the label says."""
 
 
-class Limits(msgspec.Struct, frozen=True):
+class Limits(msgspec.Struct, frozen=True, gc=False):
     """What one request allows.
 
     Attributes

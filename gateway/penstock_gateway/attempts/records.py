@@ -23,7 +23,7 @@ class AttemptKind(StrEnum):
     HEDGE = "hedge"  # another deployment beside a slow one
 
 
-class AttemptRecord(msgspec.Struct):
+class AttemptRecord(msgspec.Struct, gc=False):
     """One try at one deployment; completed when it is over.
 
     Attributes

@@ -31,7 +31,7 @@ MARKS: Final = ("personalised", "retrieval")
 _TRADEOFFS: Final[Mapping[str, float]] = {"cost": 0.0, "balanced": 0.5, "quality": 1.0}
 
 
-class CacheCaller(msgspec.Struct, frozen=True):
+class CacheCaller(msgspec.Struct, frozen=True, gc=False):
     """What of a caller the cache needs to know.
 
     Attributes

@@ -44,7 +44,7 @@ _MOST_BUDGET: Final = 0.999
 _log = logging.getLogger("penstock.cache")
 
 
-class SearchTerms(msgspec.Struct, frozen=True):
+class SearchTerms(msgspec.Struct, frozen=True, gc=False):
     """On which terms one request is looked up.
 
     Attributes

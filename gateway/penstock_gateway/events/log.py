@@ -57,7 +57,7 @@ _RETRY_AFTER = {"retry-after": "2"}
 _encoder = msgspec.json.Encoder()
 
 
-class _Entry(msgspec.Struct, frozen=True):
+class _Entry(msgspec.Struct, frozen=True, gc=False):
     """A line that waits: which kind, whom to tell when it is on disk, and what it is worth."""
 
     line: bytes

@@ -23,7 +23,7 @@ SCHEMA: Final = 2
 _TIMEOUT_CODE: Final = "upstream_timeout"
 
 
-class CacheNote(msgspec.Struct, frozen=True):
+class CacheNote(msgspec.Struct, frozen=True, gc=False):
     """What the cache said to a request.
 
     Attributes

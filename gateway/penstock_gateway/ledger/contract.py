@@ -91,7 +91,7 @@ class Account:
         return not self.budgets and self.limits.is_empty
 
 
-class Reservation(msgspec.Struct, frozen=True):
+class Reservation(msgspec.Struct, frozen=True, gc=False):
     """What a request may cost at most, held on all of its accounts until it is settled.
 
     Attributes
@@ -115,7 +115,7 @@ class Reservation(msgspec.Struct, frozen=True):
     at: float
 
 
-class Charge(msgspec.Struct, frozen=True):
+class Charge(msgspec.Struct, frozen=True, gc=False):
     """What a request came to; takes the place of its reservation, if there is one.
 
     Attributes
@@ -138,7 +138,7 @@ class Charge(msgspec.Struct, frozen=True):
     at: float
 
 
-class BudgetState(msgspec.Struct, frozen=True):
+class BudgetState(msgspec.Struct, frozen=True, gc=False):
     """How far one budget is used.
 
     Attributes
@@ -180,7 +180,7 @@ class LimitKind(StrEnum):
     __hash__ = str.__hash__  # as of `Period`
 
 
-class LimitState(msgspec.Struct, frozen=True):
+class LimitState(msgspec.Struct, frozen=True, gc=False):
     """How far one rate limit is used, after the request at hand.
 
     Attributes
@@ -209,7 +209,7 @@ class RefusalReason(StrEnum):
     UNAVAILABLE = "unavailable"  # the shared store is away, and this replica's slice does not reach
 
 
-class Grant(msgspec.Struct, frozen=True):
+class Grant(msgspec.Struct, frozen=True, gc=False):
     """A reservation that is held.
 
     Attributes

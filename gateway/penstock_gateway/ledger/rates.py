@@ -26,7 +26,7 @@ _IDLE_MS: Final = 150_000  # no bucket needs more than two minutes to be whole a
 _PURGED_AT_ONCE: Final = 64
 
 
-class RateUse(msgspec.Struct, frozen=True):
+class RateUse(msgspec.Struct, frozen=True, gc=False):
     """How far the limits of one account are used.
 
     Attributes

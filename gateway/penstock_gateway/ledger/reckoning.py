@@ -29,7 +29,7 @@ MAX_TOKENS: Final = 10**9
 AWAY = Refusal(RefusalReason.UNAVAILABLE, retry_after_seconds=1.0)
 
 
-class BudgetLine(msgspec.Struct, frozen=True):
+class BudgetLine(msgspec.Struct, frozen=True, gc=False):
     """One budget in the window that a request falls in.
 
     Attributes

@@ -20,7 +20,7 @@ from penstock_routers.token_counts import estimate_tokens
 _NOTHING = Decimal(0)
 
 
-class CostTotal(msgspec.Struct, frozen=True):
+class CostTotal(msgspec.Struct, frozen=True, gc=False):
     """What the attempts of one request come to.
 
     Attributes

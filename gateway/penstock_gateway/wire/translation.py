@@ -54,7 +54,7 @@ class TranslatedRequest:
     dropped: tuple[str, ...] = ()
 
 
-class Asked(msgspec.Struct, frozen=True):
+class Asked(msgspec.Struct, frozen=True, gc=False):
     """What a reply's translation may depend on.
 
     Attributes
