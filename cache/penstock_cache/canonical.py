@@ -42,7 +42,8 @@ DIGEST_BYTES: Final = 16
 _NUMBER = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([-+]?[0-9]+))?")
 _MAX_NUMBER_CHARACTERS = 1000  # longer is no number anybody means, and reading digits takes quadratic time
 _CONTAINERS = frozenset({list, dict})
-_REMEMBERED_BYTES = 64  # of a value whose form is kept; 4,096 of them take a megabyte at most
+_REMEMBERED_BYTES = 32  # of a number whose form is kept
+_TEXT_OR_CONTAINER = b'"[{'  # may be somebody's words: nothing of a request outlives it here
 _MAX_PLAIN_DIGITS = 1000  # an integer up to this long is written out; above it is digits and an exponent
 
 
@@ -70,7 +71,8 @@ def canonical_json(raw: bytes) -> bytes:
     b'{"a":0,"b":[15e-1,20]}'
     """
     text = bytes(raw)
-    return _remembered(text) if len(text) <= _REMEMBERED_BYTES else _canonical(text)
+    is_remembered = len(text) <= _REMEMBERED_BYTES and text[:1] not in _TEXT_OR_CONTAINER
+    return _remembered(text) if is_remembered else _canonical(text)
 
 
 def decode_plain(raw: bytes) -> PlainValue:
@@ -196,4 +198,4 @@ def _too_deep() -> CacheError:
 _decoder = msgspec.json.Decoder(float_hook=_read_number)
 _encoder = msgspec.json.Encoder(order="sorted")
 # Numbers and switches come with every request, the same few over and over; a pure function of their bytes.
-_remembered = lru_cache(maxsize=4096)(_canonical)
+_remembered = lru_cache(maxsize=1024)(_canonical)
