@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from itertools import takewhile
 from typing import TypeVar
 
 import msgspec
@@ -445,19 +446,12 @@ def _needs_of_fields(fields: JsonObject, is_stream: bool) -> set[Ability]:
 
 def _is_agent_step(messages: list[_Message]) -> bool:
     """Whether a tool's result came after the last answer; agents put reminders and pictures behind it."""
-    for message in reversed(messages):
-        if message.role == "assistant":
-            return False
-        if message.role in _RESULT_ROLES:
-            return True
-    return False
+    after = takewhile(lambda message: message.role != "assistant", reversed(messages))
+    return any(message.role in _RESULT_ROLES for message in after)
 
 
 def _last_user_text(messages: list[_Message]) -> str:
-    for message in reversed(messages):
-        if message.role == "user":
-            return _text_of(message)
-    return ""
+    return next((_text_of(message) for message in reversed(messages) if message.role == "user"), "")
 
 
 def _text_of(message: _Message) -> str:
