@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
+import msgspec
+
 from penstock_cache.entry_slots import MAX_SIZE_BYTES
 from penstock_cache.eviction import HitValue
 
@@ -21,8 +23,7 @@ class EvictionReason(Enum):
     REPLACED = "replaced"
 
 
-@dataclass(frozen=True, slots=True)
-class Eviction:
+class Eviction(msgspec.Struct, frozen=True, gc=False):
     """An entry that is no longer resident.
 
     Attributes
@@ -37,8 +38,7 @@ class Eviction:
     reason: EvictionReason
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True, gc=False):
     """An entry that asks to come in.
 
     Attributes
@@ -74,8 +74,7 @@ class Candidate:
             raise ValueError("an entry's end is a time")  # it would never expire
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(msgspec.Struct, frozen=True, gc=False):
     """The answer to a candidate.
 
     Attributes

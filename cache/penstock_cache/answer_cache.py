@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from penstock_cache.categories import GENERAL, CacheMode, CategoryPolicy, ChosenPolicy
 from penstock_cache.contexts import ContextCounter
-from penstock_cache.discard import admission_features, predict_discard
+from penstock_cache.discard import predict_discard
 from penstock_cache.eligibility import Reach, Reason, is_decodable, may_look_up, may_store, survey_answer
 from penstock_cache.entries import CachedDocument, FloatArray, Neighbour, encode_vector
 from penstock_cache.errors import StoreUnavailable
@@ -224,10 +224,10 @@ class AnswerCache:
         lifetime_seconds = self._lifetime_seconds(look, chosen, may_be_stale=may_be_stale)
         document = self._document(look, chosen, answer, kept_vector, now, lifetime_seconds)
         on_made(document)
-        features = admission_features(
+        is_unlikely = predict_discard(
             look.key.last_user_text, context_tokens=look.context_tokens, is_volatile=chosen.policy.is_volatile
         )
-        admission = self.parts.mirror.admit(IndexRecord.of(document), now, is_discard=predict_discard(features))
+        admission = self.parts.mirror.admit(IndexRecord.of(document), now, is_discard=is_unlikely)
         await self._drop(admission.gone)
         if not admission.is_admitted:
             return StoreResult(None, "not_admitted")

@@ -22,6 +22,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import chain
 from typing import Final
 
@@ -41,6 +42,8 @@ DIGEST_BYTES: Final = 16
 _NUMBER = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([-+]?[0-9]+))?")
 _MAX_NUMBER_CHARACTERS = 1000  # longer is no number anybody means, and reading digits takes quadratic time
 _CONTAINERS = frozenset({list, dict})
+_REMEMBERED_BYTES = 32  # of a number whose form is kept
+_TEXT_OR_CONTAINER = b'"[{'  # may be somebody's words: nothing of a request outlives it here
 _MAX_PLAIN_DIGITS = 1000  # an integer up to this long is written out; above it is digits and an exponent
 
 
@@ -67,7 +70,9 @@ def canonical_json(raw: bytes) -> bytes:
     >>> canonical_json(b'{"b": [1.50, 2e1], "a": -0.0}')
     b'{"a":0,"b":[15e-1,20]}'
     """
-    return encode_canonical(decode_plain(raw))
+    text = bytes(raw)
+    is_remembered = len(text) <= _REMEMBERED_BYTES and text[:1] not in _TEXT_OR_CONTAINER
+    return _remembered(text) if is_remembered else _canonical(text)
 
 
 def decode_plain(raw: bytes) -> PlainValue:
@@ -137,11 +142,12 @@ def digest_of(purpose: bytes, parts: Iterable[bytes]) -> bytes:
     ----------
     RFC 7693 (BLAKE2b); personalisation as in the parameter block of the BLAKE2 paper (Aumasson et al., 2013).
     """
-    state = hashlib.blake2b(digest_size=DIGEST_BYTES, person=purpose)
-    for part in parts:
-        state.update(len(part).to_bytes(8, "little"))
-        state.update(part)
-    return state.digest()
+    framed = b"".join([piece for part in parts for piece in (len(part).to_bytes(8, "little"), part)])
+    return hashlib.blake2b(framed, digest_size=DIGEST_BYTES, person=purpose).digest()
+
+
+def _canonical(raw: bytes) -> bytes:
+    return encode_canonical(decode_plain(raw))
 
 
 class _UnreadableNumber(ValueError):
@@ -191,3 +197,5 @@ def _too_deep() -> CacheError:
 
 _decoder = msgspec.json.Decoder(float_hook=_read_number)
 _encoder = msgspec.json.Encoder(order="sorted")
+# Numbers and switches come with every request, the same few over and over; a pure function of their bytes.
+_remembered = lru_cache(maxsize=1024)(_canonical)

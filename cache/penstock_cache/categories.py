@@ -18,6 +18,8 @@ from functools import reduce
 from types import MappingProxyType
 from typing import Final
 
+import msgspec
+
 from penstock_cache.errors import DirectiveError
 
 _MINUTE, _HOUR, _DAY = 60.0, 3_600.0, 86_400.0
@@ -178,8 +180,7 @@ _VOLATILE_WORDS = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ChosenPolicy:
+class ChosenPolicy(msgspec.Struct, frozen=True, gc=False):
     """The policy of one request and the category it is counted under.
 
     Attributes

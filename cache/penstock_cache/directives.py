@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from penstock_cache.errors import DirectiveError
 
@@ -31,8 +32,7 @@ _MAX_HEADER_CHARACTERS = 256
 _SHOWN_CHARACTERS = 40
 
 
-@dataclass(frozen=True, slots=True)
-class CacheDirective:
+class CacheDirective(msgspec.Struct, frozen=True, gc=False):
     """How far one request may use the cache.
 
     Attributes

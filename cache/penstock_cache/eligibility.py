@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum, IntEnum
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -19,7 +19,7 @@ import msgspec
 from penstock_cache.categories import CacheMode, CategoryPolicy
 from penstock_cache.directives import CacheDirective
 from penstock_cache.errors import CacheError
-from penstock_cache.keys import CacheKey, canonical_fields
+from penstock_cache.keys import CacheKey
 
 MAX_ANSWER_BYTES: Final = 262_144
 """Largest answer that is stored unless told otherwise: 64 k tokens of English text, or one long report."""
@@ -82,8 +82,7 @@ class Reason(Enum):
     EMPTY = "empty"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True, gc=False):
     """How far something may go, and why not further.
 
     Attributes
@@ -97,8 +96,7 @@ class Verdict:
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
-class RequestTraits:
+class RequestTraits(msgspec.Struct, frozen=True, gc=False):
     """What of a request decides about its reuse.
 
     Attributes
@@ -132,7 +130,7 @@ class RequestTraits:
 
 
 def survey_request(
-    fields: Mapping[str, bytes],
+    given: Mapping[str, bytes],
     key: CacheKey,
     *,
     is_personalised: bool = False,
@@ -143,8 +141,8 @@ def survey_request(
 
     Parameters
     ----------
-    fields : mapping of str to bytes
-        The request's top level; values are raw JSON.
+    given : mapping of str to bytes
+        The request's `keys.canonical_fields`: defaults are gone there, so what is left differs from its default.
     key : CacheKey
         Of the same request.
     is_personalised, is_retrieval_augmented, is_beyond_encoder : bool
@@ -157,11 +155,8 @@ def survey_request(
     Raises
     ------
     CacheError
-        As `keys.cache_key`.
+        Code ``cache_request_unreadable``: the temperature is no number.
     """
-    deciding = {name: fields[name] for name in _DECIDING_FIELDS if name in fields}
-    # Defaults are gone from the canonical form, so what is left of a field is what differs from its default.
-    given = canonical_fields(deciding)
     return RequestTraits(
         temperature=_temperature(given.get("temperature")),
         has_one_choice="n" not in given,
@@ -238,8 +233,7 @@ def may_store(
     return verdict
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerSurvey:
+class AnswerSurvey(msgspec.Struct, frozen=True, gc=False):
     """What of a finished answer decides about its reuse.
 
     Attributes
@@ -294,20 +288,27 @@ def survey_answer(body: bytes, *, status: int, is_cut: bool = False) -> AnswerSu
         completion = _completion_decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return AnswerSurvey(status, len(body), is_cut)
-    messages = [choice.message for choice in completion.choices]
+    has_tool_calls = has_refusal = has_audio = is_empty = False
+    has_citations = bool(completion.citations or completion.search_results)
+    for choice in completion.choices:
+        message, text = choice.message, choice.message.text()
+        has_tool_calls = has_tool_calls or bool(message.tool_calls) or message.function_call is not None
+        has_refusal = has_refusal or bool(message.refusal) or reads_refusal(text)
+        has_citations = has_citations or bool(message.annotations)
+        has_audio = has_audio or message.audio is not None
+        is_empty = is_empty or not text.strip()
     return AnswerSurvey(
         status=status,
         size_bytes=len(body),
         is_cut=is_cut,
         is_readable=bool(completion.choices),
         has_error=completion.error is not None,
-        finish_reasons=tuple(choice.finish_reason for choice in completion.choices),
-        has_tool_calls=any(message.tool_calls or message.function_call is not None for message in messages),
-        has_refusal=any(message.refusal or reads_refusal(message.text()) for message in messages),
-        has_citations=bool(completion.citations or completion.search_results)
-        or any(message.annotations for message in messages),
-        has_audio=any(message.audio is not None for message in messages),
-        is_empty=any(not message.text().strip() for message in messages),
+        finish_reasons=tuple([choice.finish_reason for choice in completion.choices]),
+        has_tool_calls=has_tool_calls,
+        has_refusal=has_refusal,
+        has_citations=has_citations,
+        has_audio=has_audio,
+        is_empty=is_empty,
     )
 
 
@@ -364,9 +365,6 @@ class _Completion(msgspec.Struct):
 
 _completion_decoder = msgspec.json.Decoder(_Completion)
 _whole_decoder = msgspec.json.Decoder()
-_DECIDING_FIELDS = (
-    "temperature", "n", "seed", "tools", "functions", "logprobs", "top_logprobs", "web_search_options",
-)  # fmt: skip
 
 
 def _bars_all(traits: RequestTraits, policy: CategoryPolicy) -> Reason | None:
@@ -383,10 +381,12 @@ def _bars_all(traits: RequestTraits, policy: CategoryPolicy) -> Reason | None:
 
 
 def _limited_to_exact(traits: RequestTraits, policy: CategoryPolicy) -> Verdict:
+    if not policy.mode.is_semantic:
+        return _EXACT_CATEGORY
+    # A seed asks for the same draw of the same request, and means nothing for another wording.
+    if _is_sampled(traits, policy):
+        return Verdict(Reach.EXACT, Reason.SEEDED_SAMPLING)
     limits = (
-        (not policy.mode.is_semantic, Reason.CATEGORY_EXACT),
-        # A seed asks for the same draw of the same request, and means nothing for another wording.
-        (_is_sampled(traits, policy), Reason.SEEDED_SAMPLING),
         # With tools at hand the model may well call one for the other wording.
         (traits.has_tools, Reason.TOOLS_OFFERED),
         (traits.has_logprobs, Reason.LOGPROBS),
@@ -397,10 +397,19 @@ def _limited_to_exact(traits: RequestTraits, policy: CategoryPolicy) -> Verdict:
     for applies, reason in limits:
         if applies:
             return Verdict(Reach.EXACT, reason)
-    return Verdict(Reach.SEMANTIC, Reason.ELIGIBLE)
+    return _ELIGIBLE
 
 
 def _bars_answer(answer: AnswerSurvey, max_answer_bytes: int) -> Reason | None:
+    has_other = answer.has_error or answer.has_tool_calls or answer.has_refusal or answer.has_citations
+    is_whole = answer.is_readable and not answer.is_cut and answer.finish_reasons == ("stop",)
+    if (
+        is_whole
+        and 200 <= answer.status < 300
+        and answer.size_bytes <= max_answer_bytes
+        and not (has_other or answer.has_audio or answer.is_empty)
+    ):
+        return None  # one whole answer, as nearly all are
     bars = (
         (not 200 <= answer.status < 300, Reason.STATUS),
         (answer.is_cut, Reason.CUT),
@@ -426,7 +435,7 @@ def _is_sampled(traits: RequestTraits, policy: CategoryPolicy) -> bool:
 
     An omitted temperature and a written-out default have one key, so they have one rule.
     """
-    bound = Decimal(str(policy.max_temperature))
+    bound = _decimal(policy.max_temperature)
     if traits.temperature is None:
         return not policy.caches_default_temperature and bound < _DEFAULT_TEMPERATURE
     return traits.temperature > bound
@@ -436,9 +445,23 @@ def _temperature(canonical: bytes | None) -> Decimal | None:
     if canonical is None:
         return None
     try:
-        return Decimal(canonical.decode())
+        return _read_decimal(canonical)
     except ArithmeticError:
         raise CacheError(
             "The request's temperature is not a number; it is answered without the cache.",
             code="cache_request_unreadable",
         ) from None
+
+
+@lru_cache(maxsize=256)
+def _decimal(bound: float) -> Decimal:
+    return Decimal(str(bound))
+
+
+@lru_cache(maxsize=256)
+def _read_decimal(canonical: bytes) -> Decimal:
+    return Decimal(canonical.decode())
+
+
+_EXACT_CATEGORY = Verdict(Reach.EXACT, Reason.CATEGORY_EXACT)
+_ELIGIBLE = Verdict(Reach.SEMANTIC, Reason.ELIGIBLE)

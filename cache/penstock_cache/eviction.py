@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from penstock_cache.entry_slots import EntrySlots
 from penstock_cache.slot_heap import SlotHeap
 
@@ -67,8 +69,7 @@ class EvictionRules:
             raise ValueError("sharpness, damping or newcomer_credit is out of range")
 
 
-@dataclass(frozen=True, slots=True)
-class HitValue:
+class HitValue(msgspec.Struct, frozen=True, gc=False):
     """What one hit on an entry brings, and what it costs when it is wrong.
 
     Attributes

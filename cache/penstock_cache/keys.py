@@ -10,9 +10,10 @@ too many in the key costs hits, a field too few serves wrong answers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
+
+import msgspec
 
 from penstock_cache.canonical import PlainValue, canonical_json, decode_plain, digest_of, encode_canonical
 from penstock_cache.entries import CACHE_SCHEMA
@@ -71,8 +72,7 @@ and nothing else runs meanwhile; those in texts count too, so past some 2 MB of 
 _CONTEXT, _PARTITION, _FINGERPRINT = b"penstock-context", b"penstock-part", b"penstock-exact"
 
 
-@dataclass(frozen=True, slots=True)
-class CacheScope:
+class CacheScope(msgspec.Struct, frozen=True, gc=False):
     """Who asks whom for what: requests of different scopes never meet.
 
     Attributes
@@ -100,8 +100,7 @@ class CacheScope:
     schema: int = CACHE_SCHEMA
 
 
-@dataclass(frozen=True, slots=True)
-class CacheKey:
+class CacheKey(msgspec.Struct, frozen=True, gc=False):
     """Where a request's answer may be found.
 
     Attributes
@@ -138,8 +137,32 @@ class CacheKey:
         return not self.last_user_text or self.has_attachments
 
 
+class CanonicalRequest(msgspec.Struct, frozen=True, gc=False):
+    """A request in its canonical form: what its keys in every scope are made of.
+
+    Attributes
+    ----------
+    fields : mapping of str to bytes
+        `canonical_fields`.
+    context : bytes, length 16
+        As in `CacheKey`.
+    asked : bytes
+        The last user text, canonical.
+    last_user_text : str
+    has_other_last_content, has_attachments : bool
+        As in `CacheKey`.
+    """
+
+    fields: Mapping[str, bytes]
+    context: bytes
+    asked: bytes
+    last_user_text: str
+    has_other_last_content: bool
+    has_attachments: bool
+
+
 def cache_key(scope: CacheScope, fields: Mapping[str, bytes]) -> CacheKey:
-    """Find the key of a chat request.
+    """Find the key of a chat request: `canonical_request`, then `key_in`.
 
     Parameters
     ----------
@@ -163,6 +186,26 @@ def cache_key(scope: CacheScope, fields: Mapping[str, bytes]) -> CacheKey:
     sorted, numbers by value, defaults dropped (`canonical_fields`), one text part written as a string, and fields of
     `UNKEYED_FIELDS` left out. Takes time linear in the request's size.
     """
+    return key_in(scope, canonical_request(fields))
+
+
+def canonical_request(fields: Mapping[str, bytes]) -> CanonicalRequest:
+    """Bring a chat request to its canonical form, once for all of its keys.
+
+    Parameters
+    ----------
+    fields : mapping of str to bytes
+        As for `cache_key`.
+
+    Returns
+    -------
+    CanonicalRequest
+
+    Raises
+    ------
+    CacheError
+        As `cache_key`.
+    """
     if len(fields) + sum(bytes(value).count(b",") for value in fields.values()) > MAX_ELEMENTS:
         raise CacheError(
             "The request has too many parts to be read in time; it is answered without the cache.",
@@ -170,17 +213,38 @@ def cache_key(scope: CacheScope, fields: Mapping[str, bytes]) -> CacheKey:
         )
     messages = canonical_messages(fields)
     opened = _open_last(messages)
-    context = _context_digest(canonical_fields(fields), opened)
+    values = canonical_fields(fields)
+    return CanonicalRequest(
+        fields=values,
+        context=_context_digest(values, opened),
+        asked=encode_canonical(list(opened.texts)),
+        last_user_text="\n".join([text for text in opened.texts if text]),
+        has_other_last_content=opened.has_other_content,
+        has_attachments=any(map(_has_other_parts, messages)),
+    )
+
+
+def key_in(scope: CacheScope, request: CanonicalRequest) -> CacheKey:
+    """Return the key of a request in one scope; see `cache_key`.
+
+    Parameters
+    ----------
+    scope : CacheScope
+    request : CanonicalRequest
+
+    Returns
+    -------
+    CacheKey
+    """
     who: list[PlainValue] = [scope.tenant, scope.end_user, scope.api_family, scope.requested_model, scope.schema]
     owner = encode_canonical(who)
-    asked = encode_canonical(list(opened.texts))
     return CacheKey(
-        partition=digest_of(_PARTITION, (owner, scope.encoder_id.encode(), context)),
-        fingerprint=digest_of(_FINGERPRINT, (owner, context, asked)),
-        context=context,
-        last_user_text="\n".join(text for text in opened.texts if text),
-        has_other_last_content=opened.has_other_content,
-        has_attachments=any(_has_other_parts(message) for message in messages),
+        partition=digest_of(_PARTITION, (owner, scope.encoder_id.encode(), request.context)),
+        fingerprint=digest_of(_FINGERPRINT, (owner, request.context, request.asked)),
+        context=request.context,
+        last_user_text=request.last_user_text,
+        has_other_last_content=request.has_other_last_content,
+        has_attachments=request.has_attachments,
     )
 
 
@@ -243,8 +307,7 @@ def canonical_messages(fields: Mapping[str, bytes]) -> list[PlainValue]:
     return [_canonical_message(message) for message in messages]
 
 
-@dataclass(frozen=True, slots=True)
-class _OpenedRequest:
+class _OpenedRequest(msgspec.Struct, frozen=True, gc=False):
     """The messages, with the texts of the last user message taken out.
 
     `context` tells apart whether texts were taken out, and from where, so no message written by a client equals it.

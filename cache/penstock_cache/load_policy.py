@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from penstock_cache.confidence_sequence import Interval
 
 
@@ -70,8 +72,7 @@ class ModelCapacity:
             raise ValueError("max_in_flight is at least 1, and slow_latency_seconds above 0")
 
 
-@dataclass(frozen=True, slots=True)
-class CategoryLimits:
+class CategoryLimits(msgspec.Struct, frozen=True, gc=False):
     """What a category's policy allows at rest and at most.
 
     Attributes
@@ -95,8 +96,7 @@ class CategoryLimits:
             raise ValueError("the TTLs are at least 0, the one at rest no longer than the other")
 
 
-@dataclass(frozen=True, slots=True)
-class LoadAllowance:
+class LoadAllowance(msgspec.Struct, frozen=True, gc=False):
     """What holds for one request.
 
     Attributes
@@ -203,7 +203,9 @@ class LoadPolicy:
         capacity = self._capacities.get(model)
         if capacity is None:
             return
-        load = self._loads.setdefault(model, _ModelLoad())
+        load = self._loads.get(model)
+        if load is None:
+            load = self._loads[model] = _ModelLoad()
         half_life = self._rules.half_life_seconds
         if in_flight is not None and capacity.max_in_flight is not None:
             load.in_flight = load.in_flight or _Signal(now)
@@ -222,8 +224,10 @@ class LoadPolicy:
         load = self._loads.get(model)
         if load is None:
             return 0.0
-        signals = [signal for signal in (load.in_flight, load.latency) if signal is not None]
-        return max((signal.at(now, self._rules.stale_seconds) for signal in signals), default=0.0)
+        stale_seconds = self._rules.stale_seconds
+        busy = 0.0 if load.in_flight is None else load.in_flight.at(now, stale_seconds)
+        slow = 0.0 if load.latency is None else load.latency.at(now, stale_seconds)
+        return busy if busy > slow else slow
 
     def relaxed_seconds(self, model: str) -> float:
         """Return for how long a model's load has loosened anything so far."""
@@ -290,6 +294,8 @@ class LoadPolicy:
         if load.seen_at is None or abs(now - load.seen_at) > self._rules.stale_seconds:
             return 0.0
         level = load.level if current is None else min(load.level, current)
+        if level <= self._rules.low:  # as nearly always
+            return 0.0
         return min(max((level - self._rules.low) / (self._rules.high - self._rules.low), 0.0), 1.0)
 
 

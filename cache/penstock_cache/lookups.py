@@ -7,9 +7,10 @@ nothing. Read `Lookup`, then `Hit`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal, Protocol
+
+import msgspec
 
 from penstock_cache.directives import CacheDirective
 from penstock_cache.eligibility import RequestTraits
@@ -44,8 +45,7 @@ class VectorIndex(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Lookup:
+class Lookup(msgspec.Struct, frozen=True, gc=False):
     """One request as the cache sees it.
 
     Attributes
@@ -73,8 +73,7 @@ class Lookup:
         return own if self.shared_key is None else [*own, (SHARED_TENANT, self.shared_key)]
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(msgspec.Struct, frozen=True, gc=False):
     """An answer that may be served.
 
     Attributes
@@ -96,8 +95,7 @@ class Hit:
     probability: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Miss:
+class Miss(msgspec.Struct, frozen=True, gc=False):
     """Nothing that may be served.
 
     Attributes
@@ -114,8 +112,7 @@ class Miss:
     probability: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class FreshAnswer:
+class FreshAnswer(msgspec.Struct, frozen=True, gc=False):
     """A model's answer that asks to be stored.
 
     Attributes
@@ -145,8 +142,7 @@ class FreshAnswer:
     may_be_shared: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class StoreResult:
+class StoreResult(msgspec.Struct, frozen=True, gc=False):
     """What became of an answer.
 
     Attributes

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
+import msgspec
+
 from penstock_cache.admission import Candidate
 from penstock_cache.entries import FloatArray
 from penstock_cache.errors import CacheError
@@ -29,8 +31,7 @@ _SLICE = 16  # removals before the event loop gets its turn: each takes 40 µs, 
 _ROWS = 2_048  # looked at before it gets its turn: each takes a fifth of a microsecond
 
 
-@dataclass(frozen=True, slots=True)
-class MirrorAdmission:
+class MirrorAdmission(msgspec.Struct, frozen=True, gc=False):
     """Whether an entry may come in, and what has gone for it.
 
     Attributes

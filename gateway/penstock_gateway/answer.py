@@ -23,6 +23,7 @@ from penstock_gateway.errors import GatewayError, Unauthenticated, UpstreamBroke
 from penstock_gateway.money.prices import format_usd
 from penstock_gateway.request_body import raw
 from penstock_gateway.settling import Passage
+from penstock_gateway.spending import Hold
 from penstock_gateway.upstream.protocol import UpstreamReply
 from penstock_gateway.wire.error_shapes import shaped_event
 from penstock_gateway.wire.formats import WireFormat
@@ -166,7 +167,8 @@ class Answer:
                         yield block[: done.start()] + self._cost_event() + block[done.start() :]
                     else:
                         yield block
-                    await self._keep_up()
+                    if not self._may_go_on():
+                        await self._keep_up()
             if self._includes_cost:
                 yield self._cost_event()
             self._settle_stream()
@@ -200,6 +202,20 @@ class Answer:
         if self._front is WireFormat.RESPONSES:  # a provider that keeps it can be asked to go on
             self.passage.answer_id = answer_id
 
+    def _may_go_on(self) -> bool:
+        """Whether nobody has to be asked: what is held reaches, and the key was looked at a moment ago."""
+        hold = self.passage.hold
+        if hold is None or self._hit is not None:
+            return True
+        if time.monotonic() - self._looked_at >= REVOCATION_SECONDS:
+            return False
+        return self._is_settled or hold.covers(self._output_tokens(hold))
+
+    def _output_tokens(self, hold: Hold) -> int:
+        """Return how many completion tokens the stream counts for so far."""
+        usage, counted = self.reply.usage, hold.tokens_in(self.reply.output_bytes)
+        return counted if usage is None or usage.output_tokens < counted else usage.output_tokens
+
     async def _keep_up(self) -> None:
         """Let the stream go on, or not: its budget has to reach, and its key has to be valid still.
 
@@ -211,9 +227,7 @@ class Answer:
         if hold is None or self._hit is not None:
             return
         if hold.is_metered and not self._is_settled:
-            usage = self.reply.usage
-            reported = 0 if usage is None else usage.output_tokens
-            await hold.keep_up(max(hold.tokens_in(self.reply.output_bytes), reported))
+            await hold.keep_up(self._output_tokens(hold))
         now = time.monotonic()
         if now - self._looked_at >= REVOCATION_SECONDS:
             self._looked_at = now

@@ -9,8 +9,9 @@ import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from penstock_gateway.content_coding import ACCEPTED, CODINGS, inflate_body
 from penstock_gateway.errors import (
@@ -46,8 +47,7 @@ class ClientGoneError(Exception):
     """The client closed its connection before its answer was complete."""
 
 
-@dataclass(slots=True)
-class RequestHead:
+class RequestHead(msgspec.Struct):
     """The request headers that the gateway reads; everything else is ignored and never passed on.
 
     Attributes

@@ -6,15 +6,15 @@ Read `caller_of`.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+
+import msgspec
 
 from penstock_gateway.accounts.principal import OPEN_PRINCIPAL, Principal
 from penstock_gateway.asgi import RequestHead
 from penstock_gateway.caching.desk import CacheCaller
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(msgspec.Struct, frozen=True, gc=False):
     """Who asks, and with which control headers.
 
     Attributes

@@ -148,6 +148,8 @@ class AttemptDesk:
         if request.front is WireFormat.EMBEDDINGS:
             return (chosen,)
         if decision.reason is RouteReason.PHYSICAL_MODEL:
+            if not chosen.fallbacks and chosen.name == request.model:
+                return (chosen,)
             others = [d for d in named_plan(deployments, request.model)[1:] if reject(request, d) is None]
         else:
             others = [deployments[report.name] for report in decision.candidates if report.rejected is None]

@@ -14,6 +14,7 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 
+import msgspec
 from msgspec import structs
 
 from penstock_gateway.compatibility import Rejection, reject
@@ -60,8 +61,7 @@ class RoutingParts:
     readings: ReadingMemory = field(default_factory=ReadingMemory)
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
+class _Asked(msgspec.Struct, frozen=True, gc=False):
     """One request with everything that its decision depends on beside the estimate."""
 
     request: ChatRequest
@@ -198,7 +198,7 @@ class ArmChooser:
             estimate = (reading or await self.read(request, tenant)).estimate
             decision = self._decide(asked, eligible, estimate)
         rejected = tuple(rejected_report(d, rejection) for d in self._routable if (rejection := rejections[d.name]))
-        return replace(
+        return structs.replace(
             decision,
             candidates=decision.candidates + rejected,
             routing_ms=(time.perf_counter() - started) * 1000.0 + (0.0 if reading is None else reading.duration_ms),
@@ -239,7 +239,7 @@ class ArmChooser:
         reading : PromptReading
         """
         asked = _Asked(request, "none", UNLIMITED, None, self._new_id())
-        report = replace(self._score(asked, deployment, None).unranked_report(), estimated_cost_usd=0.0)
+        report = structs.replace(self._score(asked, deployment, None).unranked_report(), estimated_cost_usd=0.0)
         choice = Choice(deployment.name, RouteReason.CACHED, (deployment.name,), (0.0,))
         return self._record(asked, choice, (report,), reading.estimate)
 
@@ -300,7 +300,7 @@ class ArmChooser:
         allowed, refused = within_limits(scored, asked.policy, floor)
         decision = self._decide_among(asked, allowed, estimate, known)
         floor_name = TIERS[floor] if floor > NO_TIER else None
-        return replace(decision, candidates=decision.candidates + refused, floor=floor_name)
+        return structs.replace(decision, candidates=decision.candidates + refused, floor=floor_name)
 
     def _floor(self, policy: RequestPolicy, estimate: Estimate | None) -> int:
         """Return the rank of the lowest tier that may answer."""
@@ -360,7 +360,7 @@ class ArmChooser:
             forgone = forgone_usd(choice, free, tradeoff, self._cost_scale)
         else:  # λ plays no part: the arms that are good enough differ in cost alone
             forgone = max(0.0, scored[choice.arm].cost_usd - scored[free.arm].cost_usd)
-        return replace(decision, forgone_usd=asked.warm.forgone_usd + forgone)
+        return structs.replace(decision, forgone_usd=asked.warm.forgone_usd + forgone)
 
     def _continue(self, asked: _Asked, eligible: Sequence[Deployment], keeper: str | None) -> RouteDecision:
         """Take who answered last; the rest, dearest tier first, only where another model can read the conversation."""
@@ -469,7 +469,7 @@ class ArmChooser:
         if estimate is not None and self._baseline.arm in estimate.arms:
             column = estimate.arms.index(self._baseline.arm)
         if asked.warm is not None:
-            asked = replace(asked, warm=replace(asked.warm, deployment=self._baseline.name))
+            asked = structs.replace(asked, warm=replace(asked.warm, deployment=self._baseline.name))
         return self._score(asked, self._baseline, estimate, column).cost_usd
 
 

@@ -127,8 +127,7 @@ def check_form(request: ChatRequest, deployment: Deployment) -> WireFormat:
     return wire
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """A request as it is sent to one deployment.
 
     Attributes

@@ -7,10 +7,11 @@ only their own.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
 from typing import Any
+
+import msgspec
 
 from penstock_gateway.attempts.records import AttemptRecord
 from penstock_gateway.money.prices import format_usd
@@ -20,8 +21,7 @@ from penstock_routers.policy import RejectReason, RouteReason
 DECISION_ID_HEADER = "x-penstock-decision-id"
 
 
-@dataclass(frozen=True, slots=True)
-class CandidateReport:
+class CandidateReport(msgspec.Struct, frozen=True, gc=False):
     """One deployment as seen by a decision: its scores, or why it was not a candidate.
 
     Its arm is the one that it had in the artifact of that decision; another artifact may give it another.
@@ -61,8 +61,7 @@ class CandidateReport:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class RouteDecision:
+class RouteDecision(msgspec.Struct, frozen=True, gc=False):
     """One choice, with everything that explains it.
 
     Attributes
@@ -131,7 +130,10 @@ class RouteDecision:
     @property
     def tier(self) -> str | None:
         """Tier of the chosen deployment."""
-        return next((report.tier for report in self.candidates if report.name == self.chosen), None)
+        for report in self.candidates:
+            if report.name == self.chosen:
+                return report.tier
+        return None
 
     @property
     def is_explored(self) -> bool:
@@ -176,8 +178,7 @@ class RouteDecision:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(msgspec.Struct, frozen=True, gc=False):
     """What a request came to in the end.
 
     Attributes

@@ -67,6 +67,13 @@ class HttpEdge:
         self.compresses = settings.compress_responses
 
 
+def _header_of(headers: list[tuple[bytes, bytes]], wanted: bytes) -> bytes | None:
+    for name, value in headers:
+        if name == wanted:
+            return value
+    return None
+
+
 class _Answer:
     """One answer on its way to the server."""
 
@@ -94,7 +101,7 @@ class _Answer:
 
     def named(self, headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """Return the headers with the request's id, under Anthropic's name, too, where its clients look for it."""
-        found = next((value for name, value in headers if name == b"x-request-id"), None)
+        found = _header_of(headers, b"x-request-id")
         if found is None:
             found = request_id_of(self._scope).encode("latin-1")
             headers.append((b"x-request-id", found))
@@ -107,7 +114,8 @@ class _Answer:
         cross_origin = self._edge.cross_origin
         if cross_origin is not None:
             headers += cross_origin.permissions(_header(self._scope, b"origin"), headers)
-        return {**start, "headers": headers}
+        start["headers"] = headers
+        return start
 
     def _may_compress(self, headers: list[tuple[bytes, bytes]]) -> bool:
         """Note that the answer depends on what is accepted, and say whether to compress it."""

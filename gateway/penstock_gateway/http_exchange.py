@@ -222,17 +222,34 @@ class HttpExchange:
         else:
             raise RuntimeError(f"unexpected ASGI message {kind!r}")
 
+    async def relay(self, part: bytes) -> None:
+        """Send a further part of a stream's body, whose head has gone out, without a message for each.
+
+        Raises
+        ------
+        RuntimeError
+            The answer has not begun, or is complete.
+        """
+        if self.is_client_gone or not part:
+            return
+        if not self._is_started or self._head is not None or self.is_answered:
+            raise RuntimeError("a part of a body before or after the answer")
+        self._connection.write(self._framed(part, True))
+        await self._connection.drain()
+
     def _start(self, status: int, headers: Any) -> None:
         lines = []
         length = None
         is_chunked = has_close = False
         for name, value in headers:
             lower = name.lower()
-            if lower == b"content-length":
+            if lower not in _FRAMING:
+                pass
+            elif lower == b"content-length":
                 length = int(value)
             elif lower == b"transfer-encoding":
                 is_chunked = value.strip().lower() == b"chunked"
-            elif lower == b"connection" and b"close" in value.lower():
+            elif b"close" in value.lower():
                 self.keep_alive, has_close = False, True
             lines.append(b"%b: %b\r\n" % (lower, value))
         if not self.keep_alive and not has_close:
@@ -291,4 +308,5 @@ class HttpExchange:
             waiter.set_result(None)
 
 
+_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"connection"})
 _TAKEN: list[bytes] = []  # stands for a body that has been received to its end; never appended to

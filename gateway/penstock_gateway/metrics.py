@@ -10,11 +10,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from penstock_gateway.decisions import DECISION_ID_HEADER, RouteDecision, Settlement
 from penstock_gateway.errors import GatewayError
-from penstock_gateway.loop_metrics import LoopCounter, LoopHistogram
+from penstock_gateway.loop_metrics import Count, LoopCounter, LoopHistogram
 from penstock_gateway.metrics_attempts import AttemptMetrics
 from penstock_gateway.metrics_cache import CacheMetrics
 from penstock_gateway.metrics_ledger import LedgerMetrics
 from penstock_gateway.metrics_redis import RedisMetrics
+from penstock_gateway.money.usage import Usage
 from penstock_routers.policy import RouteReason
 
 _OVERHEAD_BUCKETS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -27,6 +28,7 @@ class GatewayMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._by_model: dict[str, _ModelCounts] = {}
         self._add_requests()
         self._add_money()
         self.log_dropped = Counter(
@@ -137,8 +139,11 @@ class GatewayMetrics:
     def observe(self, decision: RouteDecision, settlement: Settlement) -> None:
         """Count one finished request."""
         model = settlement.served or decision.chosen
-        self.requests.labels(model, str(settlement.status), decision.reason.value).inc()
-        self.duration.labels(model).observe(settlement.duration_ms / 1000.0)
+        counts = self._by_model.get(model)
+        if counts is None:
+            counts = self._by_model[model] = _ModelCounts(self, model)
+        counts.requests(settlement.status, decision.reason).inc()
+        counts.duration.observe(settlement.duration_ms / 1000.0)
         self.overhead.observe(settlement.overhead_ms / 1000.0)
         if decision.routing_ms:
             self.routing.observe(decision.routing_ms / 1000.0)
@@ -146,18 +151,60 @@ class GatewayMetrics:
             self.errors.labels(settlement.error_code).inc()
         usage = None if decision.reason is RouteReason.CACHED else settlement.usage  # no model was at work then
         if usage is not None:
-            self.tokens.labels(model, "input").inc(usage.input_tokens)
-            self.tokens.labels(model, "cached_input").inc(usage.cached_input_tokens)
-            self.tokens.labels(model, "output").inc(usage.output_tokens)
-            self.tokens.labels(model, "reasoning").inc(usage.reasoning_tokens)
+            counts.note_usage(usage)
         if usage is not None and settlement.cost_usd is not None:
-            self.cost.labels(model, str(bool(settlement.has_estimate)).lower()).inc(float(settlement.cost_usd))
+            counts.cost(bool(settlement.has_estimate)).inc(float(settlement.cost_usd))
         if settlement.first_byte_ms is not None:
             self.first_byte.labels(model).observe(settlement.first_byte_ms / 1000.0)
 
     def render(self) -> bytes:
         """Return the exposition in Prometheus' text format."""
         return generate_latest(self.registry)
+
+
+class _ModelCounts:
+    """The children of one model, found once: a request adds to nine of them."""
+
+    __slots__ = ("_costs", "_metrics", "_model", "_requests", "_tokens", "duration")
+
+    def __init__(self, metrics: GatewayMetrics, model: str) -> None:
+        self._metrics = metrics
+        self._model = model
+        self._requests: dict[tuple[int, RouteReason], Count] = {}
+        self._costs: dict[bool, Count] = {}
+        self._tokens: tuple[Count, Count, Count, Count] | None = None
+        self.duration = metrics.duration.labels(model)
+
+    def requests(self, status: int, reason: RouteReason) -> Count:
+        """Return what counts requests of a status and a reason."""
+        found = self._requests.get((status, reason))
+        if found is None:
+            found = self._metrics.requests.labels(self._model, str(status), reason.value)
+            self._requests[status, reason] = found
+        return found
+
+    def cost(self, is_estimated: bool) -> Count:
+        """Return what adds up the cost."""
+        found = self._costs.get(is_estimated)
+        if found is None:
+            found = self._costs[is_estimated] = self._metrics.cost.labels(self._model, str(is_estimated).lower())
+        return found
+
+    def note_usage(self, usage: Usage) -> None:
+        """Count tokens by kind."""
+        if self._tokens is None:
+            labels, model = self._metrics.tokens.labels, self._model
+            self._tokens = (
+                labels(model, "input"),
+                labels(model, "cached_input"),
+                labels(model, "output"),
+                labels(model, "reasoning"),
+            )
+        read, cached, written, reasoned = self._tokens
+        read.value += usage.input_tokens
+        cached.value += usage.cached_input_tokens
+        written.value += usage.output_tokens
+        reasoned.value += usage.reasoning_tokens
 
 
 def _account_metrics(registry: CollectorRegistry) -> tuple[Counter, Counter]:

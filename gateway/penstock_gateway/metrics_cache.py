@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from penstock_cache.confidence_sequence import Interval
 from penstock_cache.lookups import Hit
+from penstock_gateway.loop_metrics import LoopCounter
 
 
 class CacheMetrics:
@@ -23,16 +24,16 @@ class CacheMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.lookups = Counter(
+        self.lookups = LoopCounter(
             "penstock_cache_lookups",
             "Requests that were looked up, by what came of it and the prompt's category.",
             ("result", "category"),
             registry=registry,
         )
-        self.misses = Counter(
+        self.misses = LoopCounter(
             "penstock_cache_misses", "Misses by category and reason.", ("category", "reason"), registry=registry
         )
-        self.stores = Counter(
+        self.stores = LoopCounter(
             "penstock_cache_stores",
             "Answers that came to be stored or not, by category and reason.",
             ("category", "reason"),

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
+
+from msgspec.structs import replace
 
 from penstock_cache.lookups import Hit
 from penstock_gateway.accounts.principal import Principal
@@ -376,8 +377,10 @@ class Pipeline:
             return await self.chooser.choose(
                 request, policy.tradeoff, policy, warm, reading, keeper, tenant=caller.tenant
             )
-        group = {deployment.name: deployment for deployment in members(self.deployments.values(), request.model)}
-        deployment = self.deployments.get(request.model) or group.get(keeper or "") or next(iter(group.values()), None)
+        deployment = self.deployments.get(request.model)
+        if deployment is None:
+            group = {other.name: other for other in members(self.deployments.values(), request.model)}
+            deployment = group.get(keeper or "") or next(iter(group.values()), None)
         if deployment is None:
             raise self.unknown_model(request.model)
         return self.chooser.physical(request, deployment, policy, warm)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from penstock_routers.estimates import Estimate, FloatArray
 
@@ -16,8 +17,7 @@ MAX_READINGS: Final = 2_000
 """Prompts that are remembered: 4 kB each."""
 
 
-@dataclass(frozen=True, slots=True)
-class PromptReading:
+class PromptReading(msgspec.Struct, frozen=True, gc=False):
     """What encoder and artifact say of a prompt; made once, used by the router and the cache.
 
     Attributes

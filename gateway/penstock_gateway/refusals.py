@@ -51,6 +51,11 @@ def error_of(refusal: Refusal) -> GatewayError:
     return RateLimited(text, headers={**(headers or {"retry-after": "1"}), **shown})
 
 
+_LIMIT_HEADERS = {
+    kind: tuple(f"x-ratelimit-{what}-{kind.value}" for what in ("limit", "remaining", "reset")) for kind in LimitKind
+}
+
+
 def limit_headers(limits: Sequence[LimitState]) -> dict[str, str]:
     """Return OpenAI's ``x-ratelimit-`` headers for the tightest limit of each kind."""
     tightest: dict[LimitKind, LimitState] = {}
@@ -60,10 +65,11 @@ def limit_headers(limits: Sequence[LimitState]) -> dict[str, str]:
             tightest[state.kind] = state
     headers = {}
     for kind, state in tightest.items():
-        headers[f"x-ratelimit-limit-{kind.value}"] = str(state.limit)
-        headers[f"x-ratelimit-remaining-{kind.value}"] = str(max(0, state.remaining))
+        limit, remaining, reset = _LIMIT_HEADERS[kind]
+        headers[limit] = str(state.limit)
+        headers[remaining] = str(state.remaining if state.remaining > 0 else 0)
         if kind is not LimitKind.PARALLEL:
-            headers[f"x-ratelimit-reset-{kind.value}"] = f"{state.reset_seconds:.3f}s"
+            headers[reset] = f"{state.reset_seconds:.3f}s"
     return headers
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import TypeVar
 
@@ -86,6 +85,7 @@ class _Controls(msgspec.Struct):
     include_cost: bool = False
 
 
+_NO_CONTROLS = _Controls()  # read only
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _string_decoder = msgspec.json.Decoder(str)
 _messages_decoder = msgspec.json.Decoder(list[_Message])
@@ -100,8 +100,7 @@ _encoder = msgspec.json.Encoder()
 TradeoffValue = str | float
 
 
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
+class ChatRequest(msgspec.Struct, frozen=True, gc=False):
     """What the pipeline knows about one chat request.
 
     Attributes
@@ -162,7 +161,7 @@ class ChatRequest:
     is_agent_step: bool = False
     is_bound: bool = False
     native: NativeRequest | None = None
-    obstacles: dict[WireFormat, str | None] = field(default_factory=dict, repr=False, compare=False)
+    obstacles: dict[WireFormat, str | None] = msgspec.field(default_factory=dict)
 
     @property
     def front(self) -> WireFormat:
@@ -393,7 +392,7 @@ def _optional(fields: JsonObject, name: str, decoder: msgspec.json.Decoder[_T]) 
 
 def _read_controls(value: msgspec.Raw | None) -> _Controls:
     if value is None:
-        return _Controls()
+        return _NO_CONTROLS
     given = _field({CONTROL_FIELD: value}, CONTROL_FIELD, _object_decoder)
     known = _Controls.__struct_fields__
     for name in given:
@@ -474,7 +473,7 @@ def _opening(messages: list[_Message]) -> str:
 
 
 def _estimate_input_tokens(fields: JsonObject, text_bytes: int, messages: int, attachments: int) -> int:
-    extra = sum(len(bytes(fields[name])) for name in ("tools", "functions", "response_format") if name in fields)
+    extra = sum([len(fields[name]) for name in ("tools", "functions", "response_format") if name in fields])
     around = TOKENS_PER_MESSAGE * messages + _TOKENS_PER_ATTACHMENT * attachments
     return estimate_tokens(text_bytes + extra) + around
 

@@ -20,6 +20,7 @@ import msgspec
 _MAX_WAITING_LINES = 10_000
 _BATCH_SECONDS = 0.05
 _STOP_SECONDS = 5.0  # a reader that does not read must not keep the process alive
+_PARENT = logging.getLogger("penstock")
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", "color_message"}
 
@@ -161,7 +162,7 @@ def log_request(logger: logging.Logger, fields: Mapping[str, Any]) -> None:
     """
     if not logger.isEnabledFor(logging.INFO):
         return
-    parent = logging.getLogger("penstock")
+    parent = _PARENT
     if not logger.handlers and not parent.propagate and len(parent.handlers) == 1:
         handler = parent.handlers[0]
         if isinstance(handler, _BatchHandler):

@@ -10,7 +10,10 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+import msgspec
+from msgspec.structs import replace
 
 from penstock_gateway.deployments import TIERS
 from penstock_gateway.errors import InvalidRequest
@@ -23,8 +26,7 @@ Draw = Callable[[str], tuple[float, float]]
 _SECRET_BYTES = 32
 
 
-@dataclass(frozen=True, slots=True)
-class RequestPolicy:
+class RequestPolicy(msgspec.Struct, frozen=True, gc=False):
     """What one request allows.
 
     Attributes
@@ -45,7 +47,7 @@ class RequestPolicy:
     tradeoff: TradeoffValue | None = None
     max_cost_usd: float | None = None
     min_quality: float | None = None
-    floors: Mapping[str, int] = field(default_factory=dict)
+    floors: Mapping[str, int] = msgspec.field(default_factory=dict)
     explore_rate: float = 0.0
     choosable: frozenset[str] | None = None
 

@@ -6,8 +6,10 @@ Owns the reports of a decision and the errors when nothing is left. Pure. Read `
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal
+
+import msgspec
+from msgspec.structs import replace
 
 from penstock_gateway.compatibility import Rejection
 from penstock_gateway.decisions import CandidateReport
@@ -19,8 +21,7 @@ from penstock_routers.policy import Candidate, Choice, RejectReason
 from penstock_routers.policy_limits import Limits, violation
 
 
-@dataclass(frozen=True, slots=True)
-class Scored:
+class Scored(msgspec.Struct, frozen=True, gc=False):
     """One eligible deployment with its expected output tokens and cost, and what switching to it costs later."""
 
     deployment: Deployment

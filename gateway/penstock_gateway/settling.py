@@ -10,10 +10,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
 from typing import Protocol
+
+import msgspec
+from msgspec.structs import replace
 
 from penstock_gateway.attempts.records import AttemptRecord
 from penstock_gateway.attempts.reply import AttemptReply
@@ -89,8 +91,7 @@ def _nothing() -> None:
     """In the place of something to do."""
 
 
-@dataclass(slots=True)
-class Passage:
+class Passage(msgspec.Struct):
     """One request on its way through the gateway: what is known of it so far.
 
     Attributes
@@ -134,7 +135,7 @@ class Passage:
     request: ChatRequest
     decision: RouteDecision
     hold: Hold | None = None
-    records: list[AttemptRecord] = field(default_factory=list)
+    records: list[AttemptRecord] = msgspec.field(default_factory=list)
     overhead_ms: float = 0.0
     reply: UpstreamReply | None = None
     served: AttemptRecord | None = None
@@ -143,9 +144,9 @@ class Passage:
     on_drained: Callable[[], object] = _nothing
     is_draining: bool = False
     shadow: asyncio.Future[RouteDecision | None] | None = None
-    deployments: Mapping[str, Deployment] = field(default_factory=dict)
-    tried: dict[str, Deployment] = field(default_factory=dict)
-    dropped: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    deployments: Mapping[str, Deployment] = msgspec.field(default_factory=dict)
+    tried: dict[str, Deployment] = msgspec.field(default_factory=dict)
+    dropped: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     answer_id: str | None = None
     trace: Trace | None = None
 
@@ -239,7 +240,7 @@ class Settler:
             passage.reply.complete_record()
         usage = self._usage(passage, is_cut=error_code is not None)
         costs = [self._cost(record, passage) for record in passage.records]
-        total = total_cost(passage.records, lambda name: passage.deployment(name).price)
+        total = total_cost(passage.records, lambda name: passage.deployment(name).price, costs)
         has_worked = any(record.usage is not None for record in passage.records)
         if has_worked and total.cost_usd is None:
             self.metrics.unpriced.labels(passage.decision.chosen).inc()

@@ -234,6 +234,8 @@ class Hold:
         "_deployment",
         "_desk",
         "_is_limited",
+        "_known_bound",
+        "_margin",
         "_request",
         "_rules",
         "_turn",
@@ -259,8 +261,10 @@ class Hold:
         self._turn = asyncio.Lock()  # attempts that begin beside each other are held one after the other
         self._deployment: Deployment | None = None
         self._is_limited = False
+        self._margin = MARGIN_TOKENS
         self._amount = 0
         self._begun = 0
+        self._known_bound: tuple[Deployment, int, int] | None = None
 
     @property
     def is_metered(self) -> bool:
@@ -298,6 +302,9 @@ class Hold:
         QuotaExceeded, Overloaded, NoCandidate
         """
         bound = self._bound(deployment, self._output_bound(deployment))
+        if self._begun + bound <= self._amount and not self._turn.locked():  # as for nearly every first attempt
+            self._begun += bound
+            return bound
         async with self._turn:
             await self._grow_to(self._begun + bound)
             self._begun += bound
@@ -312,6 +319,7 @@ class Hold:
         if self._deployment is None:
             self._deployment = deployment
             self._is_limited = self._limit(deployment) is not None  # asked for with every chunk
+            self._margin = 0 if self._is_limited else MARGIN_TOKENS
             self.output_tokens = self._output_bound(deployment)
 
     def limit_to_send(self, deployment: Deployment) -> int | None:
@@ -339,6 +347,11 @@ class Hold:
         """
         return output_bytes // LIMITED_BYTES_PER_TOKEN if self._is_limited else tokens_at_most(output_bytes)
 
+    def covers(self, output_tokens: int) -> bool:
+        """Whether a stream may go on without `keep_up`: so many completion tokens are held, or none has to be."""
+        is_free = self.grant is None or self._deployment is None
+        return is_free or output_tokens + self._margin <= self.output_tokens
+
     async def keep_up(self, output_tokens: int) -> None:
         """Let a stream go on, or not.
 
@@ -352,12 +365,9 @@ class Hold:
         QuotaExceeded, Overloaded
             The budget does not reach for more; what has come is covered.
         """
-        if self._deployment is None or self.grant is None:
+        if self._deployment is None or self.covers(output_tokens):
             return
-        margin = 0 if self._is_limited else MARGIN_TOKENS
-        missing = output_tokens + margin - self.output_tokens
-        if missing <= 0:
-            return
+        missing = output_tokens + self._margin - self.output_tokens
         step = self._rules.top_up_output_tokens
         wanted = self.output_tokens + step * ceil(missing / step)
         more = self._bound(self._deployment, wanted) - self._bound(self._deployment, self.output_tokens)
@@ -442,13 +452,18 @@ class Hold:
 
     def _bound(self, deployment: Deployment, output_tokens: int) -> int:
         """Return the most that an attempt may cost there, picodollars."""
+        known = self._known_bound
+        if known is not None and known[0] is deployment and known[1] == output_tokens:
+            return known[2]
         if deployment.price.is_unknown and self._has_budget:
             raise NoCandidate(
                 f"The price of '{deployment.name}' is not known, and this key has a budget to keep.",
                 code="price_unknown",
                 param="model",
             )
-        return bound_picousd(self._request, deployment, output_tokens)
+        bound = bound_picousd(self._request, deployment, output_tokens)
+        self._known_bound = (deployment, output_tokens, bound)
+        return bound
 
 
 def _fields_of(state: BudgetState) -> dict[str, object]:

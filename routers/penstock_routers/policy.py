@@ -113,8 +113,7 @@ class Tradeoff:
     guard_z: float
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(msgspec.Struct, frozen=True, gc=False):
     """The outcome of `decide`: which arm, why, and the order in which the rest would follow.
 
     Attributes

@@ -7,7 +7,9 @@ with which probability; never tries one that the limits of the request have filt
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from penstock_routers.policy import Candidate, Choice, RouteReason, quality_bound
 

@@ -8,8 +8,9 @@ does. Read `floor_rank`, then `violation`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from penstock_routers.policy import RejectReason
 
@@ -20,8 +21,7 @@ DEFAULT_FLOOR_PROBABILITY: Final = 0.2
 """Share of a floored category from which its floor applies, whatever the label says."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True, gc=False):
     """What one request allows.
 
     Attributes

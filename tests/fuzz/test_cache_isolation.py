@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from penstock_cache.answer_cache import AnswerCache, CacheParts
 from penstock_cache.categories import GENERAL, CacheMode, CategoryPolicy, ChosenPolicy
@@ -26,7 +27,7 @@ from penstock_cache.directives import CacheDirective
 from penstock_cache.eligibility import RequestTraits, survey_request
 from penstock_cache.entries import CachedDocument
 from penstock_cache.index.partitions import IndexOptions, PartitionedIndex
-from penstock_cache.keys import CacheKey, CacheScope, cache_key
+from penstock_cache.keys import CacheKey, CacheScope, cache_key, canonical_fields
 from penstock_cache.lookups import SHARED_TENANT, FreshAnswer, Hit, Lookup
 from penstock_cache.mirror import IndexMirror
 from penstock_cache.quotas import CategoryQuotas
@@ -122,7 +123,7 @@ class Keys:
             raw = {name: json.dumps(value).encode() for name, value in _FIELDS[fields].items()}
             raw["messages"] = json.dumps(messages).encode()
             key = cache_key(CacheScope(tenant, user, "chat", model, "encoder"), raw)
-            known = self._known[tenant, context, text] = key, survey_request(raw, key)
+            known = self._known[tenant, context, text] = key, survey_request(canonical_fields(raw), key)
         return known
 
 
@@ -132,7 +133,7 @@ class BrokenKeys(Keys):
     def of(self, tenant: str, context: int, text: int) -> tuple[CacheKey, RequestTraits]:
         """Return a key whose partition is the tenant's alone."""
         key, traits = super().of(tenant, context, text)
-        return replace(key, partition=hashlib.blake2b(tenant.encode(), digest_size=16).digest()), traits
+        return structs.replace(key, partition=hashlib.blake2b(tenant.encode(), digest_size=16).digest()), traits
 
 
 class Stream:

@@ -9,6 +9,7 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from penstock_gateway.money.amounts import PICOUSD_PER_USD, to_picousd, to_usd
 from penstock_gateway.money.price_forms import RATE_NAMES, PriceForm, ServiceForm, build_price
@@ -131,7 +132,7 @@ def _disjoint(usage: Usage, rates: Rates) -> list[tuple[int, Decimal]]:
 def test_cost_of_two_requests_adds_up_in_one_band(first: Usage, second: Usage, given_rates: dict[str, Decimal]) -> None:
     """Without tiers, a usage cut in two costs what the whole costs."""
     price = build_price(PriceForm(given_rates))
-    names = [name for name in Usage.__dataclass_fields__ if name.endswith("_tokens")]
+    names = [name for name in Usage.__struct_fields__ if name.endswith("_tokens")]
     both = Usage(**{name: getattr(first, name) + getattr(second, name) for name in names})
     assert cost_usd(both, price) == cost_usd(first, price) + cost_usd(second, price)
 
@@ -140,7 +141,9 @@ def test_cost_of_two_requests_adds_up_in_one_band(first: Usage, second: Usage, g
 def test_cost_of_more_tokens_is_never_lower(usage: Usage, price: Price, more_in: int, more_out: int) -> None:
     """A longer prompt or completion never costs less, however contradictory its parts, in one band."""
     flat = replace(price, above=())
-    longer = replace(usage, input_tokens=usage.input_tokens + more_in, output_tokens=usage.output_tokens + more_out)
+    longer = structs.replace(
+        usage, input_tokens=usage.input_tokens + more_in, output_tokens=usage.output_tokens + more_out
+    )
     assert cost_usd(longer, flat) >= cost_usd(usage, flat)
 
 
@@ -159,7 +162,7 @@ def test_cost_of_more_dear_tokens_is_never_lower(
     base = {name: value for name, value in given_rates.items() if name not in names}
     at_least = max(top, *base.values())
     price = build_price(PriceForm({**base, **dict.fromkeys(names, at_least)}))
-    dearer = replace(usage, **{kind: getattr(usage, kind) + more})
+    dearer = structs.replace(usage, **{kind: getattr(usage, kind) + more})
     assert cost_usd(dearer, price) >= cost_usd(usage, price)
 
 
@@ -180,7 +183,7 @@ def test_upper_bound_for_a_service_tier_covers_it_and_the_standard(usage: Usage,
 @given(usages(), prices())
 def test_upper_bound_without_media_covers_usage_without_media(usage: Usage, price: Price) -> None:
     """Leaving sound and pictures out of the bound is safe where there are none."""
-    plain = replace(usage, audio_input_tokens=0, image_input_tokens=0, audio_output_tokens=0)
+    plain = structs.replace(usage, audio_input_tokens=0, image_input_tokens=0, audio_output_tokens=0)
     bound = upper_bound_usd(price, plain.input_tokens, plain.output_tokens, has_audio=False, has_images=False)
     assert bound >= cost_usd(plain, price)
 

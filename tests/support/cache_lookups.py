@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 
 from penstock_cache.answer_cache import AnswerCache, CacheParts
 from penstock_cache.categories import CacheMode, CategoryPolicy, ChosenPolicy
@@ -74,7 +75,7 @@ def look(
     messages = [{"role": "system", "content": system}, {"role": "user", "content": text}]
     fields = {"messages": json.dumps(messages).encode()}
     scope = CacheScope(tenant, None, "chat", "auto", ENCODER)
-    key, shared = cache_key(scope, fields), cache_key(replace(scope, tenant=SHARED_TENANT), fields)
+    key, shared = cache_key(scope, fields), cache_key(structs.replace(scope, tenant=SHARED_TENANT), fields)
     return Lookup(tenant, key, shared, RequestTraits(), directive or CacheDirective())
 
 

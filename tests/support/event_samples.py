@@ -6,10 +6,11 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+
+from msgspec import structs
 
 from penstock_gateway.accounts.principal import Principal
 from penstock_gateway.attempts.records import AttemptKind, AttemptRecord
@@ -72,7 +73,7 @@ def sample_decision(**changes: Any) -> RouteDecision:
         max_cost_usd=0.01,
         floor="small",
     )
-    return replace(made, **changes)
+    return structs.replace(made, **changes)
 
 
 USAGE = Usage(12, 34, 5, 6)

@@ -63,7 +63,9 @@ class DocumentShelf:
     def put(self, document: CachedDocument) -> None:
         """Add a document, or replace the one with its id."""
         self.remove(document.tenant, document.entry_id)
-        shelf = self._tenants.setdefault(document.tenant, TenantShelf())
+        shelf = self._tenants.get(document.tenant)
+        if shelf is None:
+            shelf = self._tenants[document.tenant] = TenantShelf()
         shelf.documents[document.entry_id] = document
         shelf.exact[document.fingerprint] = document.entry_id
         shelf.categories.setdefault(document.category, {})[document.entry_id] = None

@@ -6,9 +6,10 @@ Plain values. Read `AttemptJob`, then `Served`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from penstock_gateway.attempts.records import AttemptRecord
 from penstock_gateway.attempts.slots import Priority
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 _UNKNOWN: Mapping[str, float] = MappingProxyType({})
 
 
-@dataclass(slots=True)
-class AttemptJob:
+class AttemptJob(msgspec.Struct):
     """One request that shall be answered by one of some deployments.
 
     Attributes
@@ -65,18 +65,17 @@ class AttemptJob:
     priority: Priority = "normal"
     deadline_seconds: float | None = None
     input_tokens: float = 0.0
-    output_tokens: Mapping[str, float] = field(default_factory=lambda: _UNKNOWN)
+    output_tokens: Mapping[str, float] = msgspec.field(default_factory=lambda: _UNKNOWN)
     affinity_key: bytes | None = None
     may_hedge: bool = True
     is_pinned: bool = False
     may_use: Callable[[Deployment], bool] | None = None
     on_drained: Callable[[AttemptReply | None], None] | None = None
-    records: list[AttemptRecord] = field(default_factory=list)
+    records: list[AttemptRecord] = msgspec.field(default_factory=list)
     is_draining: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
+class Served(msgspec.Struct, frozen=True):
     """An answer, or the error of a provider that is passed on as it is.
 
     Attributes

@@ -5,8 +5,9 @@ Facts only; what it costs is worked out in `money`. Read `AttemptRecord`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+import msgspec
 
 from penstock_gateway.money.usage import Usage
 
@@ -22,8 +23,7 @@ class AttemptKind(StrEnum):
     HEDGE = "hedge"  # another deployment beside a slow one
 
 
-@dataclass(slots=True)
-class AttemptRecord:
+class AttemptRecord(msgspec.Struct, gc=False):
     """One try at one deployment; completed when it is over.
 
     Attributes

@@ -75,7 +75,10 @@ def _chunks(stream: bytes) -> list[_Json] | None:
     chunks: list[_Json] = []
     is_complete = False
     for event in stream.replace(b"\r\n", b"\n").split(b"\n\n"):
-        data = b"\n".join(line[5:].lstrip(b" ") for line in event.split(b"\n") if line.startswith(b"data:"))
+        if event.startswith(b"data: {") and b"\n" not in event:  # as nearly all are
+            data = event[6:]
+        else:
+            data = b"\n".join([line[5:].lstrip(b" ") for line in event.split(b"\n") if line.startswith(b"data:")])
         if not data:
             continue
         if data == b"[DONE]":

@@ -47,7 +47,9 @@ class _Allowance:
 
     def refill(self, now: float) -> bool:
         """Add what time allows, and say whether there is one left."""
-        self.left = min(_BURST, self.left + max(0.0, now - self.filled_at) * self.per_second)
+        passed = now - self.filled_at
+        if passed > 0.0:
+            self.left = min(_BURST, self.left + passed * self.per_second)
         self.filled_at = now
         return self.left >= 1.0
 
@@ -83,14 +85,15 @@ class ContextSamples:
         now : float
             Monotonic time, seconds.
         """
-        if size_bytes > MAX_REQUEST_BYTES or not self._allowance.refill(now):
-            return False
-        samples = self._samples(tenant)
-        if not samples.allowance.refill(now):
+        if size_bytes > MAX_REQUEST_BYTES or not self.has_room(tenant, now):
             return False
         self._allowance.left -= 1.0
-        samples.allowance.left -= 1.0
+        self._samples(tenant).allowance.left -= 1.0
         return True
+
+    def has_room(self, tenant: str, now: float) -> bool:
+        """Whether a request of a tenant may be sketched now, if it is not too large; `take` asks again."""
+        return self._allowance.refill(now) and self._samples(tenant).allowance.refill(now)
 
     def add(self, tenant: str, sketch: bytes) -> None:
         """Keep what `sketch_bytes` made of a request.

@@ -6,14 +6,16 @@ Owns the reading of cache controls and the making of a look-up. Read `CacheDesk.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Final
+
+import msgspec
+from msgspec.structs import replace
 
 from penstock_cache.categories import policy_for
 from penstock_cache.directives import CacheDirective, parse_directive
 from penstock_cache.eligibility import survey_request
 from penstock_cache.errors import CacheError, DirectiveError
-from penstock_cache.keys import CacheScope, cache_key
+from penstock_cache.keys import CacheScope, canonical_request, key_in
 from penstock_cache.lookups import SHARED_TENANT, Lookup
 from penstock_cache.rule import MAX_SEMANTIC_CHARACTERS
 from penstock_gateway.accounts.principal import CacheRights
@@ -29,8 +31,7 @@ MARKS: Final = ("personalised", "retrieval")
 _TRADEOFFS: Final[Mapping[str, float]] = {"cost": 0.0, "balanced": 0.5, "quality": 1.0}
 
 
-@dataclass(frozen=True, slots=True)
-class CacheCaller:
+class CacheCaller(msgspec.Struct, frozen=True, gc=False):
     """What of a caller the cache needs to know.
 
     Attributes
@@ -129,10 +130,11 @@ class CacheDesk:
             requested_model=request.model,
             encoder_id=self.services.cache.parts.encoder_id,
         )
-        key = cache_key(scope, fields)
-        shared = cache_key(replace(scope, tenant=SHARED_TENANT), fields) if self._has_shared else None
+        asked = canonical_request(fields)
+        key = key_in(scope, asked)
+        shared = key_in(replace(scope, tenant=SHARED_TENANT), asked) if self._has_shared else None
         traits = survey_request(
-            fields,
+            asked.fields,
             key,
             is_personalised="personalised" in marks,
             is_retrieval_augmented="retrieval" in marks,

@@ -119,7 +119,9 @@ class LoadSignals:
             return None
         seconds = max(0.0, settlement.duration_ms - settlement.overhead_ms) / 1000.0
         pace_seconds = seconds / (settlement.usage.output_tokens + FIRST_TOKEN_IN_TOKENS)
-        usual = self._usual.setdefault(name, _Usual(now))
+        usual = self._usual.get(name)
+        if usual is None:
+            usual = self._usual[name] = _Usual(now)
         is_known = usual.calls >= WARM_UP_CALLS and usual.pace_seconds > 0.0
         slowness = min(pace_seconds / usual.pace_seconds, 2.0 * self._slow_factor) if is_known else None
         usual.learn(pace_seconds, now)

@@ -136,8 +136,8 @@ class CacheServices:
         tenant : str
         fields : JsonObject
         """
-        size_bytes = sum(len(value) for value in fields.values())
-        if self.samples.take(tenant, size_bytes, time.monotonic()):
+        now = time.monotonic()
+        if self.samples.has_room(tenant, now) and self.samples.take(tenant, sum(map(len, fields.values())), now):
             self.spawn(self._sketch(tenant, {name: bytes(value) for name, value in fields.items()}))
 
     async def _sketch(self, tenant: str, fields: Mapping[str, bytes]) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 from typing import Final
+
+import msgspec
 
 from penstock_cache.audit import AuditLedger
 from penstock_cache.categories import CacheMode, CategoryPolicy, ChosenPolicy
@@ -42,8 +44,7 @@ _MOST_BUDGET: Final = 0.999
 _log = logging.getLogger("penstock.cache")
 
 
-@dataclass(frozen=True, slots=True)
-class SearchTerms:
+class SearchTerms(msgspec.Struct, frozen=True, gc=False):
     """On which terms one request is looked up.
 
     Attributes
@@ -130,17 +131,18 @@ class CategorySteering:
         is_opted_in : bool
             Whether the tenant lets load loosen anything.
         """
-        limits = self.limits(chosen.policy)
-        may_loosen = is_opted_in and chosen.category not in self._over_relaxed_budget
-        allowance = self.load.allowance(arm, limits, self._clock(), is_opted_in=may_loosen)
+        budget, relaxation = chosen.policy.false_hit_budget, 0.0
+        if is_opted_in and chosen.category not in self._over_relaxed_budget:
+            allowance = self.load.allowance(arm, self.limits(chosen.policy), self._clock(), is_opted_in=True)
+            budget, relaxation = allowance.error_budget, allowance.relaxation
         switch = self._switches.get(chosen.category)
         if switch is None:
-            return SearchTerms(allowance.error_budget, allowance.relaxation)
+            return SearchTerms(budget, relaxation)
         # On its loosest rung the switch asks for nothing beyond what is certified, which load may move.
         is_loosest = switch.state.rung == len(switch.rules.ladder) - 1
         return SearchTerms(
-            error_budget=allowance.error_budget,
-            relaxation=allowance.relaxation,
+            error_budget=budget,
+            relaxation=relaxation,
             min_threshold=0.0 if is_loosest else switch.operating_point,
             is_served=switch.is_on,
             epoch=switch.state.changes,

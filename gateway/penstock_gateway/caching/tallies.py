@@ -62,4 +62,8 @@ class TenantTallies:
         misses[reason] = misses.get(reason, 0) + 1
 
     def _tally(self, tenant: str, category: str) -> CategoryTally:
-        return self._tallies.setdefault(tenant, {}).setdefault(category, CategoryTally())
+        tallies = self._tallies.setdefault(tenant, {})
+        tally = tallies.get(category)
+        if tally is None:
+            tally = tallies[category] = CategoryTally()
+        return tally

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from functools import lru_cache
 from types import MappingProxyType
 
 from penstock_gateway.accounts.principal import Principal
@@ -24,6 +25,7 @@ from penstock_gateway.asgi import (
 )
 from penstock_gateway.callers import caller_of
 from penstock_gateway.errors import GatewayError, Overloaded, shutting_down, unexpected_failure
+from penstock_gateway.http_exchange import HttpExchange
 from penstock_gateway.identifiers import identifier_source
 from penstock_gateway.litellm_headers import litellm_headers
 from penstock_gateway.pipeline import Pipeline
@@ -86,7 +88,7 @@ class InferenceEndpoint:
                 if answer.is_stream:
                     if shows_litellm:
                         headers += _litellm(answer)
-                    await _send_stream(answer, send, headers)
+                    await _send_stream(answer, send, headers, head.exchange)
                 else:
                     content = await answer.body()
                     if shows_litellm:
@@ -97,14 +99,19 @@ class InferenceEndpoint:
             raise
 
 
-async def _send_stream(answer: Answer, send: Send, headers: list[tuple[bytes, bytes]]) -> None:
+async def _send_stream(
+    answer: Answer, send: Send, headers: list[tuple[bytes, bytes]], exchange: HttpExchange | None
+) -> None:
     """Relay a stream; when the server stops or fails meanwhile, say so instead of just ending."""
     await send({"type": "http.response.start", "status": 200, "headers": [*_SSE_HEADERS, *headers]})
     last = b""
     try:
         async with aclosing(answer.events()) as blocks:
             async for block in blocks:
-                await send({"type": "http.response.body", "body": block, "more_body": True})
+                if exchange is not None:  # past those who only look at heads
+                    await exchange.relay(block)
+                else:
+                    await send({"type": "http.response.body", "body": block, "more_body": True})
     except asyncio.CancelledError:
         last = answer.error_event(shutting_down())
         raise
@@ -117,13 +124,18 @@ async def _send_stream(answer: Answer, send: Send, headers: list[tuple[bytes, by
 
 def _headers(answer: Answer, request_id: str) -> list[tuple[bytes, bytes]]:
     own = answer.headers()
-    headers = [(name.encode(), value.encode()) for name, value in own.items()]
+    headers = [(_name(name), value.encode()) for name, value in own.items()]
     headers.append((b"x-request-id", request_id.encode()))
+    if not answer.reply.headers:
+        return headers
     has_limits = "x-ratelimit-limit-requests" in own or "x-ratelimit-limit-tokens" in own
     for name, value in answer.reply.headers:  # the caller's own limits take the place of the provider's
         if name != b"x-request-id" and not (has_limits and name.startswith((b"x-ratelimit-", b"anthropic-ratelimit-"))):
             headers.append((name, value))
     return headers
+
+
+_name = lru_cache(maxsize=256)(str.encode)  # names of our own headers, a few dozen
 
 
 def _litellm(answer: Answer) -> list[tuple[bytes, bytes]]:

@@ -7,9 +7,10 @@ Read `outcome_record` and `decision_record`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
+
+import msgspec
 
 from penstock_gateway.accounts.principal import Principal
 from penstock_gateway.attempts.records import AttemptRecord
@@ -22,8 +23,7 @@ SCHEMA: Final = 2
 _TIMEOUT_CODE: Final = "upstream_timeout"
 
 
-@dataclass(frozen=True, slots=True)
-class CacheNote:
+class CacheNote(msgspec.Struct, frozen=True, gc=False):
     """What the cache said to a request.
 
     Attributes
@@ -64,7 +64,7 @@ def decision_record(
     shadow : RouteDecision or None
         What the router would have chosen, where it only observes.
     """
-    arms = {report.name: report.arm for report in decision.candidates}
+    intended = next((report.arm for report in decision.candidates if report.name == decision.chosen), None)
     return {
         "schema": SCHEMA,
         "type": "decision",
@@ -76,7 +76,7 @@ def decision_record(
         "requested_model": decision.requested_model,
         "api": decision.api,
         "intended_arm": decision.chosen,
-        "intended_artifact_arm": arms.get(decision.chosen),
+        "intended_artifact_arm": intended,
         "reason": decision.reason.value,
         "is_explored": decision.is_explored,
         "propensity": decision.propensity,
@@ -148,7 +148,6 @@ def outcome_record(
     attempt_costs : sequence of Decimal or None
         One for each of ``settlement.attempts``.
     """
-    arms = {report.name: report.arm for report in decision.candidates}
     served, usage = settlement.served, settlement.usage
     return {
         "schema": SCHEMA,
@@ -160,7 +159,7 @@ def outcome_record(
         "tenant": tenant,
         "accounts": [account.scope for account in principal.accounts],
         "served_arm": served,
-        "served_artifact_arm": None if served is None else arms.get(served),
+        "served_artifact_arm": next((report.arm for report in decision.candidates if report.name == served), None),
         "status": settlement.status,
         "error_code": settlement.error_code,
         "is_timeout": settlement.error_code == _TIMEOUT_CODE,

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+import msgspec
+
 
 class Period(StrEnum):
     """What a budget is for; windows begin at full hours, midnights, Mondays and first days of the ledger's zone."""
@@ -89,8 +91,7 @@ class Account:
         return not self.budgets and self.limits.is_empty
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(msgspec.Struct, frozen=True, gc=False):
     """What a request may cost at most, held on all of its accounts until it is settled.
 
     Attributes
@@ -114,8 +115,7 @@ class Reservation:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Charge:
+class Charge(msgspec.Struct, frozen=True, gc=False):
     """What a request came to; takes the place of its reservation, if there is one.
 
     Attributes
@@ -138,8 +138,7 @@ class Charge:
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetState:
+class BudgetState(msgspec.Struct, frozen=True, gc=False):
     """How far one budget is used.
 
     Attributes
@@ -178,9 +177,10 @@ class LimitKind(StrEnum):
     TOKENS = "tokens"
     PARALLEL = "parallel"
 
+    __hash__ = str.__hash__  # as of `Period`
 
-@dataclass(frozen=True, slots=True)
-class LimitState:
+
+class LimitState(msgspec.Struct, frozen=True, gc=False):
     """How far one rate limit is used, after the request at hand.
 
     Attributes
@@ -209,8 +209,7 @@ class RefusalReason(StrEnum):
     UNAVAILABLE = "unavailable"  # the shared store is away, and this replica's slice does not reach
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(msgspec.Struct, frozen=True, gc=False):
     """A reservation that is held.
 
     Attributes

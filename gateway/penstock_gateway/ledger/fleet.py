@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
+from msgspec import structs
+
 from penstock_gateway.ledger.contract import (
     Account,
     BudgetState,
@@ -155,7 +157,7 @@ class FleetLedger:
             return self._top_up_without(reservation_id, amount_picousd, tokens) if _is_away(refusal) else refusal
         if self._slices is None or self._grow(local, amount_picousd, tokens):
             return None
-        grown = replace(
+        grown = structs.replace(
             local.reservation,
             amount_picousd=whole_amount(local.amount + whole_amount(amount_picousd)),
             tokens=whole_tokens(local.tokens + whole_tokens(tokens)),

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from penstock_gateway.ledger.contract import (
     Account,
     BudgetState,
@@ -52,8 +54,7 @@ _KEEP_MS: Final[dict[Period, int | None]] = {
 _PURGE_MS: Final = 60_000
 
 
-@dataclass(slots=True)
-class _Request:
+class _Request(msgspec.Struct):
     """A request under way. `lease_end` is None when its lease has ended: nothing is held for it then."""
 
     accounts: tuple[Account, ...]
@@ -238,8 +239,10 @@ class MemoryLedger:
 
     def _states(self, lines: Sequence[BudgetLine]) -> tuple[BudgetState, ...]:
         return tuple(
-            budget_state(line, self._spent_in(line.window.id, line.scope), self._held.get(line.field, 0))
-            for line in lines
+            [
+                budget_state(line, self._spent_in(line.window.id, line.scope), self._held.get(line.field, 0))
+                for line in lines
+            ]
         )
 
     def _hold(self, request_id: str, request: _Request, served_ms: int) -> None:
@@ -276,8 +279,10 @@ class MemoryLedger:
             if len(self._settled) > MAX_SETTLED:
                 self._settled.popitem(last=False)
             amount = whole_amount(charge.amount_picousd)
-            for window in self._calendar.windows(moment(charge.at)) if amount else ():
-                self._add(window, {account.scope for account in charge.accounts}, amount, now_ms)
+            if amount:
+                scopes = {account.scope for account in charge.accounts}
+                for window in self._calendar.windows(moment(charge.at)):
+                    self._add(window, scopes, amount, now_ms)
         request = self._own.pop(charge.id, None)
         if request is not None and request.lease_end is not None:
             tokens = whole_tokens(charge.tokens) if is_new else 0
@@ -291,7 +296,8 @@ class MemoryLedger:
             spend = self._spent[window.id] = _Spend(_KEEP_MS[window.period], now_ms, {})
         spend.touched_ms = now_ms
         for scope in scopes:
-            spend.by_scope[scope] = min(spend.by_scope.get(scope, 0) + amount, MAX_PICOUSD)
+            spent = spend.by_scope.get(scope, 0) + amount
+            spend.by_scope[scope] = spent if spent < MAX_PICOUSD else MAX_PICOUSD
 
     def _spent_in(self, window_id: str, scope: str) -> int:
         spend = self._spent.get(window_id)

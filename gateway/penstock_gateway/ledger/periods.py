@@ -67,6 +67,7 @@ class Calendar:
         self.zone_name = zone_name
         self._zone = time_zone(zone_name)
         self._known: dict[Period, tuple[float, Window]] = {}
+        self._all: tuple[float, float, tuple[Window, ...]] = (math.inf, -math.inf, ())
 
     def window(self, period: Period, at: float) -> Window:
         """Return the window that a moment lies in.
@@ -92,7 +93,12 @@ class Calendar:
 
     def windows(self, at: float) -> tuple[Window, ...]:
         """Return the windows of all five periods, in the order of `Period`."""
-        return tuple(self.window(period, at) for period in Period)
+        since, until, windows = self._all
+        if not since <= at < until:
+            windows = tuple([self.window(period, at) for period in Period])
+            ends = [window.ends_at for window in windows if window.ends_at is not None]
+            self._all = (at, min(ends), windows)
+        return windows
 
     def _found(self, period: Period, at: float) -> Window:
         local = datetime.fromtimestamp(at, self._zone)
@@ -169,6 +175,8 @@ def moment_ms(at: float) -> int:
     A charge that is rebuilt from the log has to find the same windows and the same mark as the first one. The log
     rounds to three decimals; rounding twice changes nothing.
     """
+    if _EARLIEST <= at <= _LATEST:  # as of every request
+        return round(round(at, 3) * 1000)
     if not math.isfinite(at):
         return 0
     return round(round(min(max(at, _EARLIEST), _LATEST), 3) * 1000)

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from penstock_gateway.ledger.contract import Account, LimitKind, LimitState, RateLimits, Refusal, RefusalReason
 
 UNITS: Final = 60_000
@@ -24,8 +26,7 @@ _IDLE_MS: Final = 150_000  # no bucket needs more than two minutes to be whole a
 _PURGED_AT_ONCE: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
-class RateUse:
+class RateUse(msgspec.Struct, frozen=True, gc=False):
     """How far the limits of one account are used.
 
     Attributes
@@ -41,10 +42,15 @@ class RateUse:
 
 
 def bounded(limits: RateLimits) -> RateLimits:
-    """Return limits within what buckets count exactly: from 0 to `MAX_LIMIT`."""
-    return RateLimits(
-        _bounded(limits.requests_per_minute), _bounded(limits.tokens_per_minute), _bounded(limits.parallel_requests)
-    )
+    """Return limits within what buckets count exactly, from 0 to `MAX_LIMIT`: these themselves where they are."""
+    requests, tokens, parallel = limits.requests_per_minute, limits.tokens_per_minute, limits.parallel_requests
+    if _is_bounded(requests) and _is_bounded(tokens) and _is_bounded(parallel):
+        return limits
+    return RateLimits(_bounded(requests), _bounded(tokens), _bounded(parallel))
+
+
+def _is_bounded(limit: int | None) -> bool:
+    return limit is None or 0 <= limit <= MAX_LIMIT
 
 
 def _bounded(limit: int | None) -> int | None:
@@ -63,17 +69,19 @@ def limit_states(scope: str, limits: RateLimits, use: RateUse) -> list[LimitStat
         With the request at hand.
     """
     states = []
-    for kind, limit, used in (
-        (LimitKind.REQUESTS, limits.requests_per_minute, use.request_units),
-        (LimitKind.TOKENS, limits.tokens_per_minute, use.token_units),
-    ):
-        if limit is not None:
-            remaining = max(0, (limit * UNITS - used) // UNITS)
-            states.append(LimitState(scope, kind, limit, remaining, used / limit / 1000.0 if limit else 0.0))
+    if limits.requests_per_minute is not None:
+        states.append(_bucket_state(scope, LimitKind.REQUESTS, limits.requests_per_minute, use.request_units))
+    if limits.tokens_per_minute is not None:
+        states.append(_bucket_state(scope, LimitKind.TOKENS, limits.tokens_per_minute, use.token_units))
     if limits.parallel_requests is not None:
         parallel = limits.parallel_requests
         states.append(LimitState(scope, LimitKind.PARALLEL, parallel, max(0, parallel - use.parallel), 0.0))
     return states
+
+
+def _bucket_state(scope: str, kind: LimitKind, limit: int, used: int) -> LimitState:
+    remaining = (limit * UNITS - used) // UNITS
+    return LimitState(scope, kind, limit, remaining if remaining > 0 else 0, used / limit / 1000.0 if limit else 0.0)
 
 
 def limit_refusal(reason: RefusalReason, scope: str, limits: RateLimits, use: RateUse, tokens: int) -> Refusal:
@@ -109,13 +117,17 @@ class _Bucket:
     at_ms: int = 0
 
     def at(self, now_ms: int, limit: int) -> int:
-        if self.at_ms > now_ms:  # the clock was set back: refill from here on, not when it has come as far again
+        passed_ms = now_ms - self.at_ms
+        if passed_ms < 0:  # the clock was set back: refill from here on, not when it has come as far again
             self.put(self.used, now_ms, limit)
-        return max(0, self.used - limit * min(now_ms - self.at_ms, 2 * UNITS))
+            passed_ms = 0
+        left = self.used - limit * (passed_ms if passed_ms < 2 * UNITS else 2 * UNITS)
+        return left if left > 0 else 0
 
     def put(self, used: int, now_ms: int, limit: int) -> None:
         """Note what is used; a debt ends within a minute, whatever a provider says it has used."""
-        self.used, self.at_ms = min(max(used, 0), 2 * limit * UNITS), now_ms
+        most = 2 * limit * UNITS
+        self.used, self.at_ms = used if 0 <= used <= most else min(max(used, 0), most), now_ms
 
 
 class RateBook:
@@ -214,9 +226,12 @@ class RateBook:
         return 0 if bucket is None or limit is None else bucket.at(now_ms, limit)
 
     def _change(self, kind: LimitKind, scope: str, limit: int, wanted: int, now_ms: int) -> None:
-        bucket = self._buckets.setdefault((kind, scope), _Bucket(0, now_ms))
+        key = (kind, scope)
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = _Bucket(0, now_ms)
         bucket.put(bucket.at(now_ms, limit) + wanted * UNITS, now_ms, limit)
-        self._buckets.move_to_end((kind, scope))
+        self._buckets.move_to_end(key)
 
     def _purge(self, now_ms: int) -> None:
         """Forget buckets that are whole again; the one that was used longest ago comes first."""

@@ -6,8 +6,10 @@ Pure. Read `budget_lines` and `budget_state`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
+
+import msgspec
 
 from penstock_gateway.ledger.contract import (
     Account,
@@ -27,8 +29,7 @@ MAX_TOKENS: Final = 10**9
 AWAY = Refusal(RefusalReason.UNAVAILABLE, retry_after_seconds=1.0)
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetLine:
+class BudgetLine(msgspec.Struct, frozen=True, gc=False):
     """One budget in the window that a request falls in.
 
     Attributes
@@ -50,12 +51,12 @@ class BudgetLine:
 
 def whole_amount(amount_picousd: int) -> int:
     """Return an amount as counters can take it: from nothing to `MAX_PICOUSD`."""
-    return min(max(amount_picousd, 0), MAX_PICOUSD)
+    return amount_picousd if 0 <= amount_picousd <= MAX_PICOUSD else min(max(amount_picousd, 0), MAX_PICOUSD)
 
 
 def whole_tokens(tokens: int) -> int:
     """Return a count of tokens as buckets can take it: from 0 to `MAX_TOKENS`."""
-    return min(max(tokens, 0), MAX_TOKENS)
+    return tokens if 0 <= tokens <= MAX_TOKENS else min(max(tokens, 0), MAX_TOKENS)
 
 
 def distinct(accounts: Iterable[Account]) -> tuple[Account, ...]:
@@ -68,13 +69,11 @@ def distinct(accounts: Iterable[Account]) -> tuple[Account, ...]:
 
 def prepared(accounts: Iterable[Account]) -> tuple[Account, ...]:
     """Return distinct accounts with limits that buckets can count."""
-    found = distinct(accounts)
-    if all(account.limits.is_empty for account in found):
-        return found
-    return tuple(
-        account if (limits := bounded(account.limits)) == account.limits else replace(account, limits=limits)
-        for account in found
-    )
+    found = accounts if isinstance(accounts, tuple) and len(accounts) == 1 else distinct(accounts)
+    for account in found:
+        if bounded(account.limits) is not account.limits:
+            return tuple([replace(account, limits=bounded(account.limits)) for account in found])
+    return found
 
 
 def budget_lines(accounts: Sequence[Account], calendar: Calendar, at: float) -> list[BudgetLine]:

@@ -7,8 +7,10 @@ or price makes an estimated one. Read `attempt_cost`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from decimal import Decimal
+
+import msgspec
+from msgspec.structs import replace
 
 from penstock_gateway.attempts.records import AttemptRecord
 from penstock_gateway.money.prices import Price, cost_usd
@@ -18,8 +20,7 @@ from penstock_routers.token_counts import estimate_tokens
 _NOTHING = Decimal(0)
 
 
-@dataclass(frozen=True, slots=True)
-class CostTotal:
+class CostTotal(msgspec.Struct, frozen=True, gc=False):
     """What the attempts of one request come to.
 
     Attributes
@@ -60,7 +61,9 @@ def attempt_cost(record: AttemptRecord, price: Price) -> Decimal | None:
     return _NOTHING if record.usage is None else usage_cost(record.usage, price)
 
 
-def total_cost(records: Iterable[AttemptRecord], price_of: Callable[[str], Price]) -> CostTotal:
+def total_cost(
+    records: Iterable[AttemptRecord], price_of: Callable[[str], Price], costs: Iterable[Decimal | None]
+) -> CostTotal:
     """Return what the attempts of a request come to, failed ones included.
 
     Parameters
@@ -68,22 +71,22 @@ def total_cost(records: Iterable[AttemptRecord], price_of: Callable[[str], Price
     records : iterable of AttemptRecord
     price_of : callable
         From the name of a deployment to its price.
+    costs : iterable of Decimal or None
+        `attempt_cost` of each.
 
     Returns
     -------
     CostTotal
     """
     known, has_unknown, is_estimated = _NOTHING, False, False
-    for record in records:
+    for record, cost in zip(records, costs, strict=True):
         if record.usage is None:
             continue
-        price = price_of(record.deployment)
-        cost = usage_cost(record.usage, price)
         if cost is None:
             has_unknown = True
             continue
         known += cost
-        is_estimated = is_estimated or is_cost_estimated(record.usage, price)
+        is_estimated = is_estimated or is_cost_estimated(record.usage, price_of(record.deployment))
     return CostTotal(None if has_unknown else known, known, is_estimated)
 
 

@@ -193,6 +193,8 @@ class Price:
         Rates
         """
         rates, above = self.standard, self.above
+        if not above and not service_tier:  # as of most
+            return rates
         if service_tier:
             for tier in self.service_tiers:
                 if tier.name == service_tier:
@@ -235,6 +237,9 @@ def cost_usd(usage: Usage, price: Price) -> Decimal:
     Decimal('0.00342')
     """
     rates = price.rates_for(usage.input_tokens, usage.service_tier)
+    if not _has_parts(usage) and usage.input_tokens >= 0 <= usage.output_tokens:
+        cost = (usage.input_tokens * rates.input + usage.output_tokens * rates.output) / _MILLION
+        return cost + price.per_request if price.per_request else cost
     written_1h = max(0, usage.cache_write_1h_tokens)
     prompt = _fill(
         usage.input_tokens,
@@ -289,10 +294,13 @@ def upper_bound_usd(
     >>> upper_bound_usd(p, 1000, 100)
     Decimal('0.00525')
     """
+    bands = _reachable(price, input_tokens, service_tier) if price.above or price.service_tiers else (price.standard,)
     dearest = max(
-        max(0, input_tokens) * _dearest_input(rates, has_audio=has_audio, has_images=has_images)
-        + max(0, max_output_tokens) * _dearest_output(rates, has_audio=has_audio)
-        for rates in _reachable(price, input_tokens, service_tier)
+        [
+            max(0, input_tokens) * _dearest_input(rates, has_audio=has_audio, has_images=has_images)
+            + max(0, max_output_tokens) * _dearest_output(rates, has_audio=has_audio)
+            for rates in bands
+        ]
     )
     return dearest / _MILLION + price.per_request
 
@@ -300,6 +308,19 @@ def upper_bound_usd(
 def format_usd(cost: Decimal) -> str:
     """Return a cost as plain decimal text without an exponent, for headers and JSON."""
     return format(cost.normalize(), "f")
+
+
+def _has_parts(usage: Usage) -> bool:
+    """Whether a part of the prompt or of the completion may have a price of its own."""
+    return bool(
+        usage.cached_input_tokens
+        or usage.cache_write_tokens
+        or usage.cache_write_1h_tokens
+        or usage.audio_input_tokens
+        or usage.image_input_tokens
+        or usage.reasoning_tokens
+        or usage.audio_output_tokens
+    )
 
 
 def _fill(whole: int, plain: Decimal, *parts: tuple[int, Decimal]) -> Decimal:

@@ -284,7 +284,15 @@ class DirectReply:
         """
         scanner = self._reading.new_scanner(self._hides_usage)
         try:
-            while packet := await self._next_packet_of(scanner):
+            while True:
+                try:
+                    packet = await self._response.packet()
+                except UpstreamError:  # after a complete answer it is the end of the stream
+                    if scanner.finished_choices < self._choices or not scanner.is_complete:
+                        raise
+                    break
+                if not packet:
+                    break
                 block = scanner.feed(packet)
                 self._copy(scanner)
                 if block:
@@ -316,15 +324,6 @@ class DirectReply:
 
     def _close(self) -> None:
         self._response.close()  # no effect on a connection that has gone back to the pool
-
-    async def _next_packet_of(self, scanner: EventScanner) -> bytes:
-        """Return the next bytes of a stream; a failure after a complete answer is its end."""
-        try:
-            return await self._response.packet()
-        except UpstreamError:
-            if scanner.finished_choices < self._choices or not scanner.is_complete:
-                raise
-            return b""
 
     def _copy(self, scanner: EventScanner) -> None:
         self.usage = scanner.usage

@@ -24,6 +24,7 @@ PAUSE_BYTES: Final = 256 * 1024
 _INFLATED_BYTES: Final = 1024 * 1024  # of a compressed body at once, whatever a packet claims to hold
 _SWITCHING_PROTOCOLS = 101
 _CODINGS = frozenset({b"gzip", b"x-gzip", b"deflate"})
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class Origin(NamedTuple):
@@ -155,7 +156,10 @@ class HttpResponse:
         UpstreamBroken
         """
         while True:
-            packet = await self._raw_packet()
+            while not self._parts and not self.is_complete:
+                self._raise_failure()
+                await self._wait()
+            packet = self._taken()
             if self._inflating is None:
                 return packet
             if not packet:
@@ -190,13 +194,10 @@ class HttpResponse:
             self._error = error
         self.wake()
 
-    async def _raw_packet(self) -> bytes:
-        while not self._parts:
-            if self.is_complete:
-                return b""
-            self._raise_failure()
-            await self._wait()
+    def _taken(self) -> bytes:
         parts, self._parts = self._parts, []
+        if not parts:
+            return b""
         if self.buffered_bytes >= PAUSE_BYTES and self._connection is not None and not self.is_complete:
             self._connection.resume()
         self.buffered_bytes = 0
@@ -403,7 +404,9 @@ class HttpConnection(asyncio.Protocol):
             response.headers.clear()
             return
         self._quiet_bytes = 0
-        self._is_framed = any(name in (b"content-length", b"transfer-encoding") for name, _ in response.headers)
+        for name, _ in response.headers:
+            if name in _FRAMING:
+                self._is_framed = True
         response.status = status
 
     def on_body(self, body: bytes) -> None:
@@ -441,7 +444,8 @@ class HttpConnection(asyncio.Protocol):
             response.fail(error)
 
     def _note_progress(self) -> None:
-        self._deadline = min(self.loop.time() + self._idle_seconds, self._ends_at)
+        deadline = self.loop.time() + self._idle_seconds
+        self._deadline = deadline if deadline < self._ends_at else self._ends_at
 
     def _set_timer(self) -> None:
         """Have the timer fire at the deadline, or before it."""

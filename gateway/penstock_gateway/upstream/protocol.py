@@ -7,7 +7,6 @@ their own. Nothing here imports an HTTP client.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from typing import Protocol
 
 import msgspec
@@ -52,8 +51,7 @@ class ReplyTranslation(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamRequest:
+class UpstreamRequest(msgspec.Struct, frozen=True):
     """One attempt at one deployment.
 
     Attributes

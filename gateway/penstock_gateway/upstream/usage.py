@@ -33,6 +33,7 @@ _HOUR = "ephemeral_1h_input_tokens"
 _STANDARD_SERVICE = frozenset({"", "default", "standard", "auto", "on_demand", "scale"})
 _SERVICE_NAMES = {"fast": "priority"}  # OpenAI's newer word for it
 _MAX_SERVICE_NAME = 32
+_PLAIN_FIELDS = 3  # prompt, completion and total: nothing that is priced apart
 
 
 class HasText(Protocol):
@@ -155,6 +156,8 @@ def read_usage(fields: object, service_tier: object = None) -> Usage | None:
     total = _count(fields.get("total_tokens"))
     if prompt is None or (completion is None and total is None):
         return None
+    if len(fields) == _PLAIN_FIELDS and completion is not None and prompt and total == prompt + completion:
+        return Usage(prompt, completion, service_tier=read_service_tier(service_tier))
     details = _details(fields, "prompt_tokens_details")
     prompt += _outside_prompt(fields, prompt, completion, total)
     # litellm counts a search's own prompt in Gemini's total, and in the prompt only where it is billed.

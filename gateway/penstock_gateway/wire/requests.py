@@ -7,11 +7,11 @@ their own format may take them. Read `parse_request`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from penstock_gateway.errors import InvalidRequest
 from penstock_gateway.request_body import CONTROL_FIELD, ChatRequest, decode_object, parse_chat_fields, plain_field, raw

@@ -26,6 +26,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from penstock_gateway.upstream.protocol import JsonObject
 from penstock_gateway.wire.formats import WireFormat
 
@@ -52,8 +54,7 @@ class TranslatedRequest:
     dropped: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True, gc=False):
     """What a reply's translation may depend on.
 
     Attributes

@@ -8,6 +8,7 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 import pytest
+from msgspec import structs
 
 from penstock_cache.categories import CategoryPolicy
 from penstock_cache.directives import CacheDirective
@@ -165,7 +166,7 @@ async def test_answer_is_shared_only_by_a_trusted_key_in_a_shared_category(
 ) -> None:
     """Without trust, or without the category's consent, an entry stays its tenant's own."""
     world = CacheWorld()
-    asked = look(ASKED) if has_shared_key else replace(look(ASKED), shared_key=None)
+    asked = look(ASKED) if has_shared_key else structs.replace(look(ASKED), shared_key=None)
     result = await world.put(asked, category, answer(may_be_shared=may_be_shared))
     assert result.document is not None
     assert (result.document.tenant, result.document.is_shared) == ("ann", False)

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from penstock_cache.categories import CacheMode, CategoryPolicy
 from penstock_cache.directives import CacheDirective, parse_directive
@@ -24,7 +25,7 @@ from penstock_cache.eligibility import (
     survey_request,
 )
 from penstock_cache.errors import CacheError
-from penstock_cache.keys import CacheScope, cache_key
+from penstock_cache.keys import CacheScope, cache_key, canonical_fields
 
 SEMANTIC = CategoryPolicy(mode=CacheMode.SEMANTIC, max_temperature=0.3)
 STRICT = replace(SEMANTIC, caches_default_temperature=False)
@@ -39,7 +40,7 @@ def _fields(content: Any = "Hi", **others: Any) -> dict[str, bytes]:
 
 def _traits(content: Any = "Hi", **others: Any) -> RequestTraits:
     fields = _fields(content, **others)
-    return survey_request(fields, cache_key(CacheScope("t", None, "chat", "m", "e"), fields))
+    return survey_request(canonical_fields(fields), cache_key(CacheScope("t", None, "chat", "m", "e"), fields))
 
 
 def _body(finish_reason: str | None = "stop", **message: Any) -> bytes:
@@ -280,7 +281,7 @@ def test_traits_of_a_request_leave_out_what_says_its_default() -> None:
     """Defaults written out are no traits."""
     plain = _traits()
     assert _traits(n=1, temperature=1.0, seed=None, tools=[], logprobs=False, top_logprobs=None) == plain
-    assert _traits(temperature=0.25, seed=1, n=3) == replace(
+    assert _traits(temperature=0.25, seed=1, n=3) == structs.replace(
         plain, temperature=Decimal("0.25"), has_seed=True, has_one_choice=False
     )
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock_cache.discard import AdmissionFeatures, admission_features, predict_discard
+from penstock_cache import discard
+from penstock_cache.discard import predict_discard
 from penstock_cache.entry_slots import EntrySlots
 from penstock_cache.eviction import CategoryQueue, EvictionRules, HitValue, near_miss_credits, value_density
 from penstock_cache.shadow import GhostTable, ShadowLru, fingerprint_number
@@ -362,7 +363,7 @@ def test_eviction_rules_out_of_range_are_refused(fields: dict[str, float]) -> No
 )
 def test_discard_of_a_prompt_that_is_somebodys_own_is_predicted(prompt: str) -> None:
     """Unique ids, addresses and long pasted texts do not come back."""
-    assert predict_discard(admission_features(prompt))
+    assert predict_discard(prompt)
 
 
 @pytest.mark.parametrize(
@@ -380,22 +381,27 @@ def test_discard_of_a_prompt_that_is_somebodys_own_is_predicted(prompt: str) -> 
 )
 def test_discard_of_a_question_that_many_ask_is_not_predicted(prompt: str) -> None:
     """Ordinary questions, with numbers or with "my", keep their trial."""
-    assert not predict_discard(admission_features(prompt))
+    assert not predict_discard(prompt)
 
 
 def test_discard_by_weak_signs_needs_both_of_them() -> None:
     """Personal words alone, or a volatile category alone, are no reason; both are, and so is a long context."""
     prompt = "Write a birthday poem for my boss"
-    assert not predict_discard(admission_features(prompt))
-    assert not predict_discard(AdmissionFeatures(is_volatile=True))
-    assert predict_discard(admission_features(prompt, is_volatile=True))
-    assert predict_discard(admission_features("and in Paris?", context_tokens=8_000))
+    assert not predict_discard(prompt)
+    assert not predict_discard("what is new?", is_volatile=True)
+    assert predict_discard(prompt, is_volatile=True)
+    assert predict_discard("and in Paris?", context_tokens=8_000)
 
 
-@given(st.text(max_size=300))
-def test_discard_of_any_text_is_an_answer(prompt: str) -> None:
-    """Any text at all gets a bit, and the same one each time."""
-    assert predict_discard(admission_features(prompt)) is predict_discard(admission_features(prompt))
+_NEAR_SIGNS = st.sampled_from([*"019afAFgz-_ .,@/:", "www.", "://", "a@b.cd", "ABC-", "123456", "deadbeef", "my boss"])
+
+
+@given(st.lists(_NEAR_SIGNS | st.text(max_size=3), max_size=40).map("".join), st.booleans())
+def test_discard_of_any_text_is_what_the_expressions_alone_say(prompt: str, is_volatile: bool) -> None:
+    """What is looked for first only saves time: no expression would have found what it did not let through."""
+    is_own = any(expression.search(prompt) for expression in (discard._UNIQUE_ID, discard._ADDRESS))
+    is_personal = is_volatile and discard._PERSONAL.search(prompt) is not None
+    assert predict_discard(prompt, is_volatile=is_volatile) is (is_own or is_personal)
 
 
 def test_discard_on_the_paraphrase_sets_is_nearly_never_predicted(penstock_data) -> None:  # type: ignore[no-untyped-def]
@@ -405,7 +411,7 @@ def test_discard_on_the_paraphrase_sets_is_nearly_never_predicted(penstock_data)
 
     for name in ("banking77", "clinc150", "hwu64_slots"):
         with gzip.open(penstock_data / "cache" / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
-            bits = [predict_discard(admission_features(json.loads(line)["text"])) for line in lines]
+            bits = [predict_discard(json.loads(line)["text"]) for line in lines]
         assert sum(bits) < len(bits) / 1_000, name
 
 

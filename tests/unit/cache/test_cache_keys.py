@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from penstock_cache.errors import CacheError
 from penstock_cache.keys import UNKEYED_FIELDS, CacheKey, CacheScope, cache_key, canonical_fields
@@ -89,7 +89,7 @@ def test_key_of_golden_requests_is_as_it_always_was(
 )
 def test_scope_that_differs_in_any_field_shares_nothing(change: dict[str, Any]) -> None:
     """Tenant, end user, API family, model and schema each separate both tiers, and leave the context as it is."""
-    here, there = _key(), cache_key(replace(SCOPE, **change), _fields())
+    here, there = _key(), cache_key(structs.replace(SCOPE, **change), _fields())
     assert here.partition != there.partition
     assert here.fingerprint != there.fingerprint
     assert here.context == there.context
@@ -97,15 +97,15 @@ def test_scope_that_differs_in_any_field_shares_nothing(change: dict[str, Any]) 
 
 def test_scope_with_another_encoder_shares_the_exact_tier_only() -> None:
     """A new encoder invalidates vectors, not answers to the same request."""
-    here, there = _key(), cache_key(replace(SCOPE, encoder_id="enc-2"), _fields())
+    here, there = _key(), cache_key(structs.replace(SCOPE, encoder_id="enc-2"), _fields())
     assert here.partition != there.partition
     assert here.fingerprint == there.fingerprint
 
 
 def test_scope_fields_that_join_to_the_same_text_stay_apart() -> None:
     """A tenant's name cannot be chosen so that it runs into the next field."""
-    one = replace(SCOPE, tenant='a","u', end_user="1")
-    other = replace(SCOPE, tenant="a", end_user='u","1')
+    one = structs.replace(SCOPE, tenant='a","u', end_user="1")
+    other = structs.replace(SCOPE, tenant="a", end_user='u","1')
     assert cache_key(one, _fields()).fingerprint != cache_key(other, _fields()).fingerprint
 
 

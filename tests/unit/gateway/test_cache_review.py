@@ -13,6 +13,7 @@ from typing import Any
 import click
 import msgspec
 import pytest
+from msgspec import structs
 from prometheus_client import CollectorRegistry
 
 from penstock_cache.categories import CacheMode, CategoryPolicy
@@ -87,7 +88,7 @@ class Desk:
 
 def decided(asked: ChatRequest, **changes: Any) -> RouteDecision:
     """Return the decision for the small model; whatever is named is changed."""
-    return replace(CHOOSER.physical(asked, SMALL), **changes)
+    return structs.replace(CHOOSER.physical(asked, SMALL), **changes)
 
 
 @asynccontextmanager
@@ -114,9 +115,9 @@ REFUSED = CandidateReport("large", "up-large", "large", "large", rejected=Reject
     ("policy", "changes", "is_served"),
     [
         (QUALITY, {}, True),
-        (replace(QUALITY, max_cost_usd=1.0), {}, True),
-        (replace(QUALITY, max_cost_usd=1e-6), {"candidates": (REFUSED,)}, False),
-        (replace(QUALITY, min_quality=0.1), {}, False),
+        (structs.replace(QUALITY, max_cost_usd=1.0), {}, True),
+        (structs.replace(QUALITY, max_cost_usd=1e-6), {"candidates": (REFUSED,)}, False),
+        (structs.replace(QUALITY, min_quality=0.1), {}, False),
         (QUALITY, {"reason": RouteReason.EXPLORED}, False),
     ],
     ids=["plain", "a cap that binds nothing", "a cap that binds", "min_quality", "explored"],

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, cast
 
 import pytest
+from msgspec import structs
 
 from penstock_gateway.chooser import ArmChooser, RoutingParts
 from penstock_gateway.deployments import Ability, Deployment
@@ -182,6 +182,6 @@ async def test_choose_knob_zero_is_cheapest_and_one_is_best() -> None:
 async def test_choose_with_a_reading_made_before_counts_its_time() -> None:
     """`routing_ms` is embedding, estimating and deciding, whoever did the first two."""
     chosen = chooser(FakeArtifact(EQUAL_QUALITY))
-    reading = replace(await chosen.read(request()), duration_ms=250.0)
+    reading = structs.replace(await chosen.read(request()), duration_ms=250.0)
     decision = await chosen.choose(request(), None, reading=reading)
     assert decision.routing_ms >= 250.0

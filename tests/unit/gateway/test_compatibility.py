@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from penstock_gateway.compatibility import body_for, outgoing, reject
 from penstock_gateway.deployments import Ability, ParameterRules
@@ -207,10 +207,10 @@ def test_reject_takes_how_another_format_asks_for_no_reason_to_go_elsewhere() ->
     """An effort that was made of a Messages client's thinking filters nobody; one that a chat client names does."""
     strict = deployment("d", parameters=ParameterRules(unsupported=frozenset({"reasoning_effort", "stop"})))
     chat = request(reasoning_effort="low")
-    translated = replace(chat, native=NativeRequest(WireFormat.MESSAGES, {}))
+    translated = structs.replace(chat, native=NativeRequest(WireFormat.MESSAGES, {}))
     rejection = reject(chat, strict)
     assert rejection is not None
     assert "reasoning_effort" in rejection.detail
     assert reject(translated, strict) is None
-    assert reject(replace(request(stop=["x"]), native=translated.native), strict) is not None
+    assert reject(structs.replace(request(stop=["x"]), native=translated.native), strict) is not None
     assert outgoing(translated, strict, is_routed=True).dropped == ("reasoning_effort",)

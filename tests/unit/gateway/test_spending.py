@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from penstock_gateway import spending
 from penstock_gateway.accounts.principal import BudgetRule, Principal
@@ -140,8 +140,11 @@ async def test_keep_up_stream_within_its_hold_asks_nobody() -> None:
     await hold.begin(MODEL)
     hold.serve(MODEL)
     before = await world.held_microusd()
-    await hold.keep_up(200 - MARGIN_TOKENS)
+    last = hold.output_tokens - MARGIN_TOKENS
+    await hold.keep_up(last)
     assert await world.held_microusd() == before
+    assert hold.covers(last)
+    assert not hold.covers(last + 1)  # what `covers` lets pass, and nothing else, needs no `keep_up`
 
 
 async def test_keep_up_growing_stream_holds_step_by_step_until_refused() -> None:
@@ -468,7 +471,7 @@ async def test_admit_request_that_only_its_own_server_understands_is_held_by_its
     """Where nothing is known of a prompt but its length, all of that is held."""
     native = NativeRequest(WireFormat.MESSAGES, {"messages": raw("word " * 2_000)}, obstacle="it cannot be translated")
     world = World(100_000)
-    request = replace(asked(max_tokens=1), native=native)
+    request = structs.replace(asked(max_tokens=1), native=native)
     await world.desk.admit(world.principal, request, MODEL, "dec_1")
     assert await world.held_microusd() > 2_500
 
@@ -478,7 +481,7 @@ async def test_admit_text_completion_is_held_for_every_completion_that_is_billed
     """A provider bills all of `best_of` completions, though it shows the best of them alone."""
     native = NativeRequest(WireFormat.COMPLETIONS, {name: raw(value) for name, value in fields.items()}, obstacle="no")
     world = World(100_000)
-    await world.desk.admit(world.principal, replace(asked(max_tokens=1000), native=native), MODEL, "dec_1")
+    await world.desk.admit(world.principal, structs.replace(asked(max_tokens=1000), native=native), MODEL, "dec_1")
     assert 6_000 < await world.held_microusd() < 6_100
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from penstock_gateway.attempts.draining import DrainDesk
 from penstock_gateway.attempts.pump import MAX_BLOCKS_AHEAD
@@ -258,7 +258,7 @@ async def test_request_that_is_drained_ends_where_its_budget_does() -> None:
     made = bench([DRAINED], {"small": [slow]})
     job = made.job(is_stream=True, on_drained=drained.append)
     prepare = job.prepare
-    job.prepare = lambda deployment: replace(prepare(deployment), cover=purse)
+    job.prepare = lambda deployment: structs.replace(prepare(deployment), cover=purse)
     task = asyncio.create_task(made.runner.run(job))
     for _ in range(5):
         await asyncio.sleep(0)

@@ -6,12 +6,12 @@ import asyncio
 import json
 import logging
 import threading
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from penstock_gateway.attempts.records import AttemptKind, AttemptRecord
 from penstock_gateway.decisions import Settlement
@@ -252,7 +252,7 @@ async def test_event_with_capture_holds_prompt_and_comment_and_warns(
         log.log.start()
     assert [record.getMessage() for record in caplog.records] == ["content_capture_on"]
     log.log.note_decision(PRINCIPAL, "", sample_request(), sample_decision())
-    long = replace(sample_request(), routing_text="x" * (event_log.MAX_PROMPT_CHARACTERS + 1))
+    long = structs.replace(sample_request(), routing_text="x" * (event_log.MAX_PROMPT_CHARACTERS + 1))
     log.log.note_decision(PRINCIPAL, "", long, sample_decision())
     log.log.put_feedback(TENANT, "dec_1", score=1.0, rating="up", label="units", comment="fine")
     first, second, third = log.events()

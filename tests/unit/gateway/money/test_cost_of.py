@@ -56,7 +56,9 @@ def test_total_of_attempts_is_unknown_when_one_is_and_marked_when_one_is_estimat
     records: list[tuple[str, Usage | None]], cost: str | None, known: str, is_estimated: bool
 ) -> None:
     """Failed tries count; doubt about one is doubt about all."""
-    total = total_cost([_record(name, usage) for name, usage in records], PRICES.__getitem__)
+    attempts = [_record(name, usage) for name, usage in records]
+    costs = [attempt_cost(attempt, PRICES[attempt.deployment]) for attempt in attempts]
+    total = total_cost(attempts, PRICES.__getitem__, costs)
     assert total.cost_usd == (None if cost is None else Decimal(cost))
     assert (total.known_usd, total.is_estimated) == (Decimal(known), is_estimated)
 

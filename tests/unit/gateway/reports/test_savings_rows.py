@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from penstock_gateway.accounts.principal import Principal
 from penstock_gateway.attempts.records import AttemptKind, AttemptRecord
@@ -42,7 +42,7 @@ def written(*, attempts: tuple[AttemptRecord, ...] = (), **changes: Any) -> Join
     made["candidates"] = [candidate_record(report) for report in decision.candidates]
     if decision.shadow is not None:
         made["shadow"]["candidates"] = [candidate_record(report) for report in decision.shadow.candidates]
-    settled = replace(SETTLED, attempts=attempts or SETTLED.attempts[1:], cost_usd=Decimal("0.00018"))
+    settled = structs.replace(SETTLED, attempts=attempts or SETTLED.attempts[1:], cost_usd=Decimal("0.00018"))
     outcome = outcome_record(
         Principal("t", accounts=(Account("key:k1"), Account("team:search"))),
         decision,
@@ -87,15 +87,15 @@ def test_observed_request_is_compared_with_the_shadow() -> None:
     assert found.kind is Kind.PROJECTED
     assert (found.alternative.arm, found.labels[1], found.odds) == ("gpt", "law", 0.0)
     assert found.gain == (pytest.approx(0.1), pytest.approx(0.03))
-    abstained = replace(shadow, reason=RouteReason.ABSTAINED_NOVEL)
+    abstained = structs.replace(shadow, reason=RouteReason.ABSTAINED_NOVEL)
     assert row(reason=RouteReason.PHYSICAL_MODEL, shadow=abstained).is_abstention
 
 
 def test_baseline_that_a_rule_kept_out_is_compared_all_the_same() -> None:
     """A cost cap says what may be spent, not what the baseline could have done; a short context does."""
-    capped = replace(GPT, rejected=RejectReason.MAX_COST)
+    capped = structs.replace(GPT, rejected=RejectReason.MAX_COST)
     assert row(candidates=(MINI, capped)).alternative.cost_usd == 0.004
-    short = replace(GPT, rejected=RejectReason.CONTEXT_LENGTH)
+    short = structs.replace(GPT, rejected=RejectReason.CONTEXT_LENGTH)
     assert row_of(written(candidates=(MINI, short))) is LeftOut.NO_ESTIMATE
 
 
