@@ -102,6 +102,17 @@ def test_fused_graph_bench_in_quick_mode_agrees_with_the_unfused_path(repository
     assert all(row["prompts_per_second"] > 0.0 and row["share_of_bandwidth"] > 0.0 for row in rows)
 
 
+def test_adaptive_encoder_bench_in_quick_mode_counts_every_way(repository_root: Path) -> None:
+    """The quick pass replays our own corpus three ways: never, where it can matter, and always."""
+    done = _bench(repository_root, "adaptive_encoder", "--quick", "--json")
+    assert done.returncode == 0, done.stderr
+    never, adaptive, always = json.loads(done.stdout)["hits"]
+    assert [row["way"] for row in (never, adaptive, always)] == ["static", "adaptive", "always"]
+    assert never["asked"] == 0.0
+    assert adaptive["asked"] < always["asked"]
+    assert always["agreement"] == 1.0
+
+
 def test_bandit_bench_in_quick_mode_judges_every_claim(repository_root: Path) -> None:
     """The quick pass estimates five policies with three reward models and judges four claims."""
     done = _bench(repository_root, "bandit", "--quick", "--json")

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from penstock_gateway.errors import UpstreamUnreachable
+from penstock_gateway.events.content import remove_content
+from penstock_gateway.events.reading import read_events
 from penstock_gateway.settings import Settings, load_settings
 from support.fakes import FakeReply
 from support.running_gateway import Running, eventually, running
@@ -98,6 +100,30 @@ async def test_audit_of_a_semantic_hit_asks_the_model_without_the_client(tmp_pat
         # Two misses are all that the tenant has paid for.
         assert sample(text, "penstock_cost_usd_total", model="small") == pytest.approx(2 * COST_USD)
         assert sample(text, "penstock_requests_total", model="small", status="200", reason="physical_model") == 2
+
+
+@pytest.mark.parametrize("captures", [True, False])
+async def test_audit_is_written_down_with_its_prompts_only_where_content_is_captured(
+    tmp_path: Path, captures: bool
+) -> None:
+    """What an audit found can teach the rule; what was asked stays out of files unless the operator wants it there."""
+    folder = tmp_path / "events"
+    config = f"{CONFIG}events: {{folder: {folder}, capture_content: {str(captures).lower()}}}\n"
+    async with running(settings_of(tmp_path, config), Model()) as gateway:
+        await primed(gateway)
+        shown = await ask(gateway, WORDINGS[0])
+        assert shown["x-penstock-cache"] == "hit-semantic"
+        await audited(gateway, 1)
+    (event,) = read_events(folder, types=("audit",))
+    assert (event["schema"], event["category"], event["is_right"]) == (2, "faq", True)
+    (decision,) = (each for each in read_events(folder, types=("decision",)) if each["reason"] == "cached")
+    assert event["tenant"] == decision["tenant"]
+    stored = "Which city is the capital of France?"
+    assert [event.get("prompt"), event.get("stored_prompt")] == ([WORDINGS[0], stored] if captures else [None, None])
+    remove_content(folder, lambda found: found["tenant"] == event["tenant"])
+    (left,) = read_events(folder, types=("audit",))
+    assert left["is_right"] is True
+    assert not {"prompt", "stored_prompt"} & set(left)
 
 
 async def test_audit_of_half_the_hits_asks_the_model_twice(tmp_path: Path) -> None:

@@ -61,6 +61,23 @@ class AuditCase:
     terms: SearchTerms
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What the audit of one hit found.
+
+    Attributes
+    ----------
+    case : AuditCase
+    is_right : bool
+    is_steady : bool or None
+        Whether the model agreed with itself; None when it was asked once.
+    """
+
+    case: AuditCase
+    is_right: bool
+    is_steady: bool | None
+
+
 class _AuditSkippedError(Exception):
     """There is nothing to compare; the outcome says why."""
 
@@ -92,6 +109,8 @@ class Auditor:
         Unix time, seconds.
     secret : bytes
         Of the draws.
+    on_finding : callable
+        Is told of every audit that found something.
     """
 
     def __init__(
@@ -106,6 +125,7 @@ class Auditor:
         metrics: CacheMetrics,
         clock: Callable[[], float],
         secret: bytes,
+        on_finding: Callable[[Finding], None] = lambda _: None,
     ) -> None:
         self._calls = calls
         self._comparison = comparison
@@ -116,6 +136,7 @@ class Auditor:
         self._metrics = metrics
         self._clock = clock
         self._secret = secret
+        self._on_finding = on_finding
         self._tasks: set[asyncio.Task[None]] = set()
 
     def consider(self, case: AuditCase) -> None:
@@ -207,6 +228,7 @@ class Auditor:
             self._count(case, "control_disagreed" if is_unsteady else "control_agreed")
         if is_right or not is_unsteady:  # a model that contradicts itself says nothing against one entry
             self._judge.note_evidence(case.document.entry_id, is_right=is_right)
+        self._on_finding(Finding(case, is_right, None if is_unsteady is None else not is_unsteady))
         return "agreed" if is_right else "disagreed"
 
     async def _control(self, case: AuditCase, bill: _Bill, fresh: str) -> bool | None:

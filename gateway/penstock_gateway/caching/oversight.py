@@ -24,7 +24,7 @@ from penstock_cache.lookups import Verifier
 from penstock_cache.rule import DecisionRule
 from penstock_gateway.caching.agreement import AnswerComparison, AnswerJudge
 from penstock_gateway.caching.audit_books import BookKeeper
-from penstock_gateway.caching.auditor import Auditor
+from penstock_gateway.caching.auditor import Auditor, Finding
 from penstock_gateway.caching.load_signals import LoadSignals, load_policy
 from penstock_gateway.caching.model_calls import ModelCalls
 from penstock_gateway.caching.steering import CategorySteering
@@ -80,6 +80,8 @@ class Watched:
         Returns the deployments in force by name.
     upstreams : mapping of str to Upstream
     metrics : CacheMetrics
+    on_finding : callable
+        Is told of every audit that found something.
     """
 
     policies: Mapping[str, CategoryPolicy]
@@ -88,6 +90,7 @@ class Watched:
     deployments: Callable[[], Mapping[str, Deployment]]
     upstreams: Mapping[str, Upstream]
     metrics: CacheMetrics
+    on_finding: Callable[[Finding], None] = lambda _: None
 
 
 async def start_oversight(
@@ -123,6 +126,7 @@ async def start_oversight(
             metrics=watched.metrics,
             clock=time.time,
             secret=secrets.token_bytes(_SECRET_BYTES),
+            on_finding=watched.on_finding,
         )
     writing = asyncio.create_task(keeper.run(), name="cache-audit-books")
     return Oversight(steering, load, auditor, watched.judge, keeper, writing)

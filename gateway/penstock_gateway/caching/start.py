@@ -23,15 +23,17 @@ from penstock_cache.categories import DEFAULT_POLICIES, CacheMode, CategoryPolic
 from penstock_cache.errors import RuleError, StoreUnavailable
 from penstock_cache.index.partitions import PartitionedIndex
 from penstock_cache.judging import EntryJudge
-from penstock_cache.lookups import Verifier
+from penstock_cache.lookups import SHARED_TENANT, Verifier
 from penstock_cache.mirror import IndexMirror
 from penstock_cache.quotas import CategoryQuota, CategoryQuotas
 from penstock_cache.residency import ResidentSet
 from penstock_cache.rule import PairModel, load_rule
 from penstock_cache.stores.replication import IndexFollower
+from penstock_gateway.caching.auditor import Finding
 from penstock_gateway.caching.desk import CacheDesk
 from penstock_gateway.caching.oversight import Watched, start_oversight
 from penstock_gateway.caching.services import CacheServices
+from penstock_gateway.events.log import EventLog
 from penstock_gateway.settings_cache import CacheSettings, CategoryCacheSettings
 from penstock_gateway.settings_deployments import model_folder
 from penstock_gateway.settings_redis_checks import redis_url_of
@@ -143,7 +145,15 @@ async def start_cache(cache: CacheSettings, pipeline: Pipeline, store: DocumentS
         max_answer_bytes=cache.max_answer_bytes,
     )
     verify = None if verifier is None else verifier_of(verifier)
-    watched = Watched(policies, judge, verify, lambda: pipeline.deployments, pipeline.upstreams, metrics)
+    watched = Watched(
+        policies,
+        judge,
+        verify,
+        lambda: pipeline.deployments,
+        pipeline.upstreams,
+        metrics,
+        lambda finding: _write_down(finding, pipeline.events),
+    )
     oversight = await start_oversight(cache, watched)
     services = CacheServices(answers, cache, {}, lambda: pipeline.deployments, metrics, oversight, finding=finding)
     follower = IndexFollower(mirror, encoder_id=encoder_id, dimension=dimension, on_problem=note_problem)
@@ -157,6 +167,22 @@ async def start_cache(cache: CacheSettings, pipeline: Pipeline, store: DocumentS
     if finding is not None:
         _log.warning("cache_exact_only", extra={"code": finding})
     return running
+
+
+def _write_down(finding: Finding, events: EventLog | None) -> None:
+    """Put what an audit found into the event log; whose prompts are not of one tenant stay out of it."""
+    if events is None:
+        return
+    case = finding.case
+    is_shared = case.document.tenant == SHARED_TENANT
+    events.note_audit(
+        case.document.tenant,
+        case.decision.id,
+        category=case.category,
+        is_right=finding.is_right,
+        is_steady=finding.is_steady,
+        prompts=None if is_shared else (case.question, case.document.prompt),
+    )
 
 
 def encoder_id_of(pipeline: Pipeline) -> str:

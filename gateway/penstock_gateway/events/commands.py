@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 EXIT_UNSOUND: Final = 1
 _POLL_SECONDS: Final = 0.25
-_TYPES: Final = ("decision", "outcome", "feedback")
+_TYPES: Final = ("decision", "outcome", "feedback", "audit")
 
 _Command = TypeVar("_Command", bound=Callable[..., int])
 _Progress = Callable[[int, int], None]

@@ -22,7 +22,7 @@ from penstock_gateway.events.compaction import damaged_event
 from penstock_gateway.events.parquet_segments import write_parquet
 from penstock_gateway.events.reading import Problem, raw_lines
 
-CONTENT_FIELDS: Final = ("prompt", "is_prompt_cut", "prompt_hash", "comment", "label", "conversation")
+CONTENT_FIELDS: Final = ("prompt", "stored_prompt", "is_prompt_cut", "prompt_hash", "comment", "label", "conversation")
 """What a user wrote, and what is derived from it."""
 MARK: Final = "is_content_removed"
 _encoder: Final = msgspec.json.Encoder()

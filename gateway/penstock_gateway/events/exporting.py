@@ -19,7 +19,7 @@ import msgspec
 from penstock_gateway.events.parquet_segments import write_parquet
 from penstock_gateway.events.reading import OnProblem, read_events
 
-TYPES: Final = ("decision", "outcome", "feedback")
+TYPES: Final = ("decision", "outcome", "feedback", "audit")
 FORMATS: Final = ("jsonl", "csv", "parquet")
 CSV_COLUMNS: Final = (
     "type",

@@ -27,6 +27,7 @@ from penstock_gateway.events.pseudonyms import Pseudonyms
 from penstock_gateway.events.records import (
     SCHEMA,
     CacheNote,
+    audit_record,
     candidate_record,
     decision_record,
     outcome_record,
@@ -67,7 +68,7 @@ class _Entry(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def has_place(self) -> bool:
-        return self.kind != "decision"
+        return self.kind in ("outcome", "feedback")
 
 
 class EventLog:
@@ -78,8 +79,8 @@ class EventLog:
     settings : EventSettings
         With a folder.
     on_drop : callable
-        Called with ``detail`` or ``decision`` for what was left out, and with ``outcome`` or ``feedback`` for what
-        could not be written before the process ended.
+        Called with ``detail``, ``decision`` or ``audit`` for what was left out, and with ``outcome`` or ``feedback``
+        for what could not be written before the process ended.
     on_problem : callable
         Called with a name from ``docs/events.md`` each time something is wrong with the folder.
     clock : callable
@@ -248,6 +249,47 @@ class EventLog:
         else:
             self._on_drop("detail")
         self._put(event, "decision")
+
+    def note_audit(
+        self,
+        tenant: str,
+        audit_id: str,
+        *,
+        category: str,
+        is_right: bool,
+        is_steady: bool | None,
+        prompts: tuple[str, str] | None,
+    ) -> None:
+        """Queue what an audit of a cache hit found; never waits, and leaves it out when too much is waiting.
+
+        Parameters
+        ----------
+        tenant : str
+        audit_id : str
+        category : str
+        is_right : bool
+        is_steady : bool or None
+        prompts : (str, str) or None
+            What was asked, and what the stored answer was given to; left out unless content is captured. None where
+            they are not one tenant's.
+        """
+        with self._lock:
+            count, size = self._decisions, self._decision_bytes
+        if count >= DETAIL_EVENTS or size >= DETAIL_BYTES:
+            self._on_drop("audit")
+            return
+        event = audit_record(
+            audit_id,
+            time=self._clock(),
+            tenant=self._pseudonyms.tenant(tenant),
+            category=category,
+            is_right=is_right,
+            is_steady=is_steady,
+        )
+        if self.capture_content and prompts is not None:
+            event["prompt"], event["stored_prompt"] = (text[:MAX_PROMPT_CHARACTERS] for text in prompts)
+            event["is_prompt_cut"] = max(map(len, prompts)) > MAX_PROMPT_CHARACTERS
+        self._put(event, "audit")
 
     def note_outcome(
         self,
@@ -429,7 +471,9 @@ class EventLog:
             return
         for entry in lost:
             self._on_drop(entry.kind)
-        counts = {kind: sum(entry.kind == kind for entry in lost) for kind in ("decision", "outcome", "feedback")}
+        counts = {
+            kind: sum(entry.kind == kind for entry in lost) for kind in ("decision", "outcome", "feedback", "audit")
+        }
         worth = format_usd(to_usd(sum(entry.cost_picousd for entry in lost)))
         _log.error("events_lost", extra={"folder": str(self._folder), **counts, "cost_usd": worth})
 

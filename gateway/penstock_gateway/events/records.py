@@ -100,6 +100,38 @@ def decision_record(
     }
 
 
+def audit_record(
+    audit_id: str, *, time: float, tenant: str, category: str, is_right: bool, is_steady: bool | None
+) -> dict[str, Any]:
+    """Return what the audit of a cache hit found.
+
+    Parameters
+    ----------
+    audit_id : str
+        As in the log's line about it and, with ``audit-`` before it, at the provider.
+    time : float
+        UNIX seconds.
+    tenant : str
+        Pseudonym.
+    category : str
+        Under which the request was looked up.
+    is_right : bool
+        Whether the model, asked all the same, agreed with the stored answer.
+    is_steady : bool or None
+        Whether it agreed with itself when asked twice; None when it was asked once.
+    """
+    return {
+        "schema": SCHEMA,
+        "type": "audit",
+        "audit_id": audit_id,
+        "time": round(time, 3),
+        "tenant": tenant,
+        "category": category,
+        "is_right": is_right,
+        "is_steady": is_steady,
+    }
+
+
 def candidate_record(report: CandidateReport) -> dict[str, Any]:
     """Return one deployment as the decision saw it."""
     return {

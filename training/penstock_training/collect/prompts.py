@@ -35,7 +35,7 @@ PROBLEM_KINDS: Final = (  # explained in docs/collecting.md
     "duplicate_question",
     "repeated_query_id",
 )
-_EVENTS_WITHOUT_PROMPT: Final = frozenset({"outcome", "feedback", "damaged"})
+_EVENTS_WITHOUT_PROMPT: Final = frozenset({"outcome", "feedback", "audit", "damaged"})
 _ROLES: Final = frozenset({"system", "developer", "user", "assistant"})
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -23,6 +26,12 @@ if TYPE_CHECKING:
     multiple=True,
     help='JSONL (or .gz): {"text", "group"}, {"a", "b", "same"} or {"a", "a2", "b", "b2"}; may be repeated.',
 )
+@click.option(
+    "--events",
+    type=click.Path(path_type=Path, exists=True),
+    multiple=True,
+    help="Event folder or segment: the gateway's own audits, beside --texts or alone; may be repeated.",
+)
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Rule folder to write.")
 @click.option("--base", type=click.Path(path_type=Path, file_okay=False), help="Rule to start from; the bundled one.")
 @click.option("--refit", is_flag=True, help="Fit the pair model on these texts too, instead of taking the base's.")
@@ -37,6 +46,7 @@ if TYPE_CHECKING:
 @json_option
 def cache_calibrate(
     files: tuple[Path, ...],
+    events: tuple[Path, ...],
     out: Path,
     base: Path | None,
     refit: bool,
@@ -49,8 +59,8 @@ def cache_calibrate(
     About 300 texts are the least that certify 1 %, 3,000 certify 0.1 %. Intent groups belong to --mode faq-intent: they
     would teach the strict rule false friends.
     """
-    if not files and not is_default:
-        raise click.UsageError("name your texts with --texts")
+    if not files and not events and not is_default:
+        raise click.UsageError("name your texts with --texts, or the gateway's events with --events")
     with errors_shown(as_json), progress_bars(as_json) as progress:
         need_packages("onnx", "onnxruntime", "sklearn", "scipy")
         from penstock_routers.bundled import bundled_folder
@@ -61,13 +71,32 @@ def cache_calibrate(
             manifest = make_default(corpus, files[0], out, progress=progress)
         else:
             base = base or (out if refit else bundled_folder("cache-rule"))
-            manifest = calibrate_own(files, out, base=base, refits=refit, mode=mode, progress=progress)
+            with _with_audits(files, events, is_quiet=as_json) as texts:
+                manifest = calibrate_own(texts, out, base=base, refits=refit, mode=mode, progress=progress)
     if as_json:
         import msgspec
 
         click.echo(json.dumps({"out": str(out), "points": msgspec.to_builtins(manifest.points)}, indent=1))
         return
     _show(manifest, out, mode)
+
+
+@contextmanager
+def _with_audits(files: tuple[Path, ...], events: tuple[Path, ...], *, is_quiet: bool) -> Iterator[tuple[Path, ...]]:
+    """Name the audits of event logs as one more file of texts, for as long as it is needed."""
+    if not events:
+        yield files
+        return
+    from penstock_training.cache_rule.audits import audit_pairs
+
+    pairs, left_out = audit_pairs(events)
+    if not is_quiet:
+        apart = ", ".join(f"{count:,} {name}" for name, count in sorted(left_out.items()))
+        click.echo(f"{len(pairs):,} audits" + (f"; left out: {apart}" if apart else ""))
+    with tempfile.TemporaryDirectory(prefix="penstock-audits-") as folder:
+        path = Path(folder) / "audits.jsonl"
+        path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), "utf-8")
+        yield (*files, path)
 
 
 def _show(manifest: RuleManifest, out: Path, mode: str) -> None:

@@ -23,6 +23,7 @@ from penstock_training.importers.source_files import (
 
 SOURCE: Final = "events"
 _CLIENT_CHOICE: Final = "physical_model"  # the reason of a request that named its deployment (docs/routing.md)
+AUDIT: Final = "audit"
 _TYPES: Final = frozenset({"request", "decision", "outcome", "feedback"})
 _Event = Mapping[str, Any]
 
@@ -111,6 +112,8 @@ def _read_segment(file: SourceFile, log: _Log, into: Collector) -> None:
         for earlier in broken:  # a whole line follows, so these are no half-written tail
             into.refuse("broken_line", file.place(earlier))
         broken.clear()
+        if kind == AUDIT:  # about a cached answer; `penstock-train cache-calibrate --events` reads it
+            continue
         if kind == "feedback":
             _take_feedback(event, decision, where, log, into)
         elif kind not in _TYPES:

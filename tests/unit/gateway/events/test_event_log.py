@@ -60,7 +60,7 @@ def _documented(document: str, heading: str, until: str) -> set[str]:
 
 
 def test_event_of_each_type_has_every_documented_field(tmp_path: Path, repository_root: Path) -> None:
-    """Decision, candidate, outcome, usage, attempt and feedback say what docs/events.md says, no more and no less."""
+    """Decision, candidate, outcome, usage, attempt, feedback and audit say what docs/events.md says, no more, no less."""
     log = Log(tmp_path, capture_content=True, pseudonym_key=KEY)
     log.log.start()
     assert log.log.admit()
@@ -72,7 +72,8 @@ def test_event_of_each_type_has_every_documented_field(tmp_path: Path, repositor
         PRINCIPAL, "r", sample_decision(), SETTLED, admitted_at=0.0, cost_picousd=1, attempt_costs=COSTS
     )
     log.log.put_feedback(TENANT, "dec_1", score=1.0, comment="fine")
-    decision, outcome, feedback = log.events()
+    log.log.note_audit(TENANT, "dec_2", category="faq", is_right=True, is_steady=None, prompts=("a", "b"))
+    decision, outcome, feedback, audit = log.events()
     document = (repository_root / "docs" / "events.md").read_text(encoding="utf-8")
     found = {
         ('## `"type": "decision"`', "Each of `candidates`"): decision,
@@ -81,7 +82,8 @@ def test_event_of_each_type_has_every_documented_field(tmp_path: Path, repositor
         ('## `"type": "outcome"`', "`usage`, of the request"): outcome,
         ("`usage`, of the request", "Each of `attempts`"): outcome["usage"],
         ("Each of `attempts`", '## `"type": "feedback"`'): outcome["attempts"][1],
-        ('## `"type": "feedback"`', "## Sending feedback"): feedback,
+        ('## `"type": "feedback"`', '## `"type": "audit"`'): feedback,
+        ('## `"type": "audit"`', "## Sending feedback"): audit,
     }
     for (heading, until), event in found.items():
         assert _documented(document, heading, until) == set(event), heading
