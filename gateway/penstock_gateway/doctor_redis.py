@@ -117,9 +117,7 @@ async def _look(use: RedisUse, place: RedisPlace, clocks: Clocks, seconds: float
             except RedisRefused as error:
                 obstacles.append(error.reason)
         try:
-            clocks.note(
-                f"redis {place.shown}", _time_of(await client.execute(b"TIME", deadline_seconds=seconds))
-            )
+            clocks.note(f"redis {place.shown}", _time_of(await client.execute(b"TIME", deadline_seconds=seconds)))
         except RedisRefused as error:
             obstacles.append(error.reason)
     finally:
