@@ -5,6 +5,7 @@ Owns the comparison. Read `Clocks.finding`.
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from typing import Final
@@ -41,14 +42,10 @@ class Clocks:
         -----
         By the median of the differences, so that one server whose own clock is wrong does not put ours in doubt.
         """
-        behind = sorted(seconds for _, seconds in list(self._behind))
+        behind = [seconds for _, seconds in list(self._behind)]
         if not behind:
             return Finding("ok", "clock", "nobody could be asked for the time")
-        offset = (
-            behind[len(behind) // 2]
-            if len(behind) % 2
-            else (behind[len(behind) // 2 - 1] + behind[len(behind) // 2]) / 2
-        )
+        offset = statistics.median(behind)
         asked = ", ".join(dict.fromkeys(whose for whose, _ in self._behind))
         if abs(offset) <= TOLERANCE_SECONDS:
             return Finding("ok", "clock", f"agrees within {TOLERANCE_SECONDS:g} s with {asked}")
