@@ -18,11 +18,16 @@ from penstock_gateway.loop_metrics import LoopCounter, LoopHistogram
 from penstock_gateway.metrics_drift import NOVELTY_BOUNDS, PromptDrift
 from penstock_gateway.money.prices import Price
 from penstock_routers.manifest import Manifest
-from penstock_routers.policy import RouteReason
+from penstock_routers.policy import RejectReason, RouteReason
 
 _INDICES: Final = (("novelty", "fit"), ("novelty", "start"), ("category", "start"))
 # Nothing was chosen: the cache counts what it saves itself, and a client that names a model is not advised.
 _NOT_CHOSEN: Final = frozenset({RouteReason.CACHED, RouteReason.PHYSICAL_MODEL})
+
+# What keeps a deployment from being chosen though it could answer; as in `reports.savings_rows`.
+_BY_RULE: Final = frozenset(
+    {RejectReason.MAX_COST, RejectReason.CATEGORY_FLOOR, RejectReason.NO_ESTIMATE, RejectReason.NOT_ALLOWED}
+)
 
 
 class RouterMetrics:
@@ -175,7 +180,7 @@ class RouterMetrics:
         if settlement.cost_usd is None:
             self.uncompared.labels("cost").inc()
             return
-        if decision.baseline_cost_usd is None:
+        if decision.baseline_cost_usd is None or not _may_answer(decision, decision.baseline):
             self.uncompared.labels("baseline").inc()
             return
         price = self.price_of(decision.baseline)
@@ -192,6 +197,14 @@ class RouterMetrics:
         if self.drift is None:
             return 0
         return self.drift.recent_prompts if part == "recent" else self.drift.start_prompts
+
+
+def _may_answer(decision: RouteDecision, name: str) -> bool:
+    """Whether a deployment could have taken the request: it was no candidate only because of a rule, if at all."""
+    for report in decision.candidates:
+        if report.name == name:
+            return report.rejected is None or report.rejected in _BY_RULE
+    return True
 
 
 def counterfactual_usd(decision: RouteDecision, settlement: Settlement) -> float:

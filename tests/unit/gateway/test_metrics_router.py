@@ -18,7 +18,7 @@ from penstock_gateway.metrics_router import RouterMetrics, counterfactual_usd
 from penstock_gateway.money.prices import Price
 from penstock_routers.bundled import bundled_folder
 from penstock_routers.manifest import MANIFEST_FILE, Guard, Manifest, decode_manifest
-from penstock_routers.policy import RouteReason
+from penstock_routers.policy import RejectReason, RouteReason
 from support.event_samples import SETTLED, sample_decision
 from support.fakes import price
 
@@ -73,6 +73,13 @@ def test_savings_of_requests_are_the_difference_of_two_counters() -> None:
     assert router.compared_cost.labels("large").value == pytest.approx(0.03)
 
 
+def test_savings_count_a_baseline_that_only_a_rule_kept_from_being_chosen() -> None:
+    """Too dear for the request's own cap is what routing saves."""
+    router = metrics()
+    router.observe(decided(candidates=(SMALL, replace(LARGE, rejected=RejectReason.MAX_COST))), answered())
+    assert router.baseline_cost.labels("large").value == pytest.approx(0.05)
+
+
 @pytest.mark.parametrize(
     ("settlement", "expected"),
     [
@@ -93,6 +100,7 @@ def test_counterfactual_cost_follows_what_the_answer_came_to(settlement: Settlem
     [
         ({}, answered(None), PRICE, "cost"),
         ({"baseline_cost_usd": None}, answered(), PRICE, "baseline"),
+        ({"candidates": (SMALL, replace(LARGE, rejected=RejectReason.CONTEXT_LENGTH))}, answered(), PRICE, "baseline"),
         ({}, answered(), replace(PRICE, is_unknown=True), "baseline_price"),
         ({}, answered(), replace(PRICE, is_estimate=True), "baseline_price"),
         ({}, answered(), None, "baseline_price"),
