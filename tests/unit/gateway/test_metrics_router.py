@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from msgspec import structs
+from msgspec.structs import replace
 
 from penstock_gateway.decisions import CandidateReport, RouteDecision, Settlement
 from penstock_gateway.metrics import GatewayMetrics
@@ -101,8 +101,8 @@ def test_counterfactual_cost_follows_what_the_answer_came_to(settlement: Settlem
         ({}, answered(None), PRICE, "cost"),
         ({"baseline_cost_usd": None}, answered(), PRICE, "baseline"),
         ({"candidates": (SMALL, replace(LARGE, rejected=RejectReason.CONTEXT_LENGTH))}, answered(), PRICE, "baseline"),
-        ({}, answered(), replace(PRICE, is_unknown=True), "baseline_price"),
-        ({}, answered(), replace(PRICE, is_estimate=True), "baseline_price"),
+        ({}, answered(), dataclasses.replace(PRICE, is_unknown=True), "baseline_price"),
+        ({}, answered(), dataclasses.replace(PRICE, is_estimate=True), "baseline_price"),
         ({}, answered(), None, "baseline_price"),
     ],
 )
@@ -278,7 +278,7 @@ def test_prompts_are_counted_for_the_artifact_in_force_alone(manifest: Manifest)
 def test_artifact_in_force_is_shown_with_its_versions_and_no_other(manifest: Manifest) -> None:
     """One series: id, family, encoder, calibration and parent."""
     found = GatewayMetrics()
-    found.router.note_artifact(structs.replace(manifest, id="sha256:before"))
+    found.router.note_artifact(replace(manifest, id="sha256:before"))
     found.router.note_artifact(manifest)
     lines = [line for line in found.render().decode().splitlines() if line.startswith("penstock_artifact_info{")]
     (line,) = lines
