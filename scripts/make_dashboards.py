@@ -28,12 +28,15 @@ class Panel:
         As Grafana names it.
     kind : str
         ``timeseries``, ``stat`` or ``bargauge``.
+    is_signed : bool
+        Whether values below 0 mean something, and are shown.
     """
 
     title: str
     queries: tuple[tuple[str, str], ...]
     unit: str = "short"
     kind: str = "timeseries"
+    is_signed: bool = False
 
 
 def _quantiles(metric: str, by: str = "") -> tuple[tuple[str, str], ...]:
@@ -112,6 +115,32 @@ DASHBOARDS: dict[str, tuple[str, tuple[Panel, ...]]] = {
                 (("sum by (category) (increase(penstock_cache_saved_usd_total[1h]))", "{{category}}"),),
                 "currencyUSD",
             ),
+            Panel(
+                "Saved by routing in an hour, against the baseline",
+                (
+                    (
+                        "sum by (baseline) (increase(penstock_baseline_cost_usd_total[1h]))"
+                        " - sum by (baseline) (increase(penstock_compared_cost_usd_total[1h]))",
+                        "against {{baseline}}",
+                    ),
+                ),
+                "currencyUSD",
+                is_signed=True,
+            ),
+            Panel(
+                "Share of the baseline's cost that is saved",
+                (
+                    (
+                        "1 - sum by (baseline) (increase(penstock_compared_cost_usd_total[$__range]))"
+                        " / sum by (baseline) (increase(penstock_baseline_cost_usd_total[$__range]))",
+                        "against {{baseline}}",
+                    ),
+                ),
+                "percentunit",
+                "stat",
+                is_signed=True,
+            ),
+            Panel("Routed, not compared, by reason", _rate("penstock_uncompared_requests_total", "reason"), "reqps"),
             Panel("Tokens by kind", _rate("penstock_tokens_total", "kind")),
             Panel("Without a price", _rate("penstock_unpriced_requests_total", "model"), "reqps"),
             Panel("Refused by limit or budget", _rate("penstock_ledger_refusals_total", "reason"), "reqps"),
@@ -166,10 +195,50 @@ DASHBOARDS: dict[str, tuple[str, tuple[Panel, ...]]] = {
                 ),
                 "percentunit",
             ),
-            Panel("Artifact in force", (("max by (artifact) (penstock_artifact_info)", "{{artifact}}"),)),
+            Panel(
+                "Artifact in force, by gateways",
+                (
+                    (
+                        "sum by (artifact, family, encoder) (penstock_artifact_info)",
+                        "{{family}} {{encoder}} {{artifact}}",
+                    ),
+                ),
+            ),
             Panel("Artifacts refused", _rate("penstock_artifact_refused_total", "code"), "reqps"),
             Panel("Router failures", (("sum(increase(penstock_router_failures_total[5m]))", "failures"),)),
             Panel("Routing", _quantiles("penstock_routing_duration_seconds"), "s"),
+            Panel("Novelty (the artifact's limit is 1)", _quantiles("penstock_prompt_novelty_ratio")),
+            Panel(
+                "Prompts within the limit, and of the artifact's own",
+                (("avg by (prompts) (penstock_novelty_within_share)", "{{prompts}}"),),
+                "percentunit",
+            ),
+            Panel(
+                "Drift: stability index (0.1 small, 0.25 large)",
+                (("max by (of, against) (penstock_drift_stability_index)", "{{of}} against {{against}}"),),
+            ),
+            Panel(
+                "Predicted minus observed quality, 24 h",
+                (("penstock:calibration_bias:1d", "{{arm}}"),),
+                "percentunit",
+                is_signed=True,
+            ),
+            Panel(
+                "Standard error of that difference",
+                (("penstock:calibration_bias_se:1d", "{{arm}}"),),
+                "percentunit",
+            ),
+            Panel(
+                "Brier score by arm, 24 h",
+                (
+                    (
+                        "sum by (arm) (increase(penstock_feedback_squared_error_total[1d]))"
+                        " / sum by (arm) (increase(penstock_feedback_scores_total[1d]))",
+                        "{{arm}}",
+                    ),
+                ),
+            ),
+            Panel("Feedback by arm", _rate("penstock_feedback_scores_total", "arm"), "reqps"),
         ),
     ),
 }
@@ -196,7 +265,10 @@ def dashboard(name: str, title: str, panels: tuple[Panel, ...]) -> dict[str, Any
                 "type": panel.kind,
                 "datasource": source,
                 "gridPos": {"x": number % 3 * _WIDTH, "y": number // 3 * _HEIGHT, "w": _WIDTH, "h": _HEIGHT},
-                "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
+                "fieldConfig": {
+                    "defaults": {"unit": panel.unit} | ({} if panel.is_signed else {"min": 0}),
+                    "overrides": [],
+                },
                 "options": {"legend": {"displayMode": "list", "placement": "bottom"}}
                 if panel.kind == "timeseries"
                 else {},

@@ -9,11 +9,13 @@ help takes 0.06 s). Read `main` first.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -188,13 +190,29 @@ def check_config_command(path: Path | None, insecure: bool, as_json: bool) -> in
 @penstock.command("doctor")
 @_config_option
 @click.option("--url", help="Also look at the cache of the gateway that runs there, with the key in $PENSTOCK_API_KEY.")
+@click.option("--offline", is_flag=True, help="Ask nobody: leave out providers, Redis and the clock.")
+@click.option(
+    "--deadline",
+    type=click.FloatRange(0.1, 600),
+    default=20.0,
+    show_default=True,
+    help="Seconds for all of it; what hangs is given up and named.",
+)
 @_json_option
-def doctor_command(path: Path | None, url: str | None, as_json: bool) -> int:
-    """Look at the installation and the configuration; say what to fix."""
-    from penstock_gateway.doctor import examine
+def doctor_command(path: Path | None, url: str | None, offline: bool, deadline: float, as_json: bool) -> int:
+    r"""Look at installation, configuration, providers (nothing is spent), Redis, GPU, clock and ports; say what to fix.
+
+    \b
+    penstock doctor                       exit code 1 when something must be fixed
+    penstock doctor --json --offline      for machines, without asking anybody
+    """
+    from penstock_gateway.doctor_run import examine_all
     from penstock_gateway.settings_report import finding_lines
 
-    findings = [finding.as_dict() for finding in examine(path, os.environ)]
+    logging.getLogger("penstock").addHandler(logging.NullHandler())  # findings say it, in better words
+    with _progress(is_shown=not as_json) as on_progress:
+        looked = examine_all(path, os.environ, seconds=deadline, is_offline=offline, on_progress=on_progress)
+    findings = [finding.as_dict() for finding in looked.findings]
     if url is not None:
         findings += running_findings(url)
     if as_json:
@@ -203,7 +221,28 @@ def doctor_command(path: Path | None, url: str | None, as_json: bool) -> int:
         click.echo(f"ok    penstock: {version()}")
         for finding in findings:
             click.echo(finding_lines(finding, _width()))
-    return EXIT_REFUSED if any(finding["level"] == "fail" for finding in findings) else 0
+    code = EXIT_REFUSED if any(finding["level"] == "fail" for finding in findings) else 0
+    if looked.late:  # a thread that hangs in a library's own pool would keep the process from ending
+        sys.stdout.flush()
+        os._exit(code)
+    return code
+
+
+@contextmanager
+def _progress(*, is_shown: bool) -> Iterator[Callable[[int, int], object]]:
+    """Show on a terminal how many of the checks are done; the line is gone afterwards."""
+    is_shown = is_shown and sys.stderr.isatty()
+
+    def show(done: int, total: int) -> None:
+        if is_shown:
+            click.echo(f"\r{done} of {total} checks", err=True, nl=False)
+
+    show(0, 1)
+    try:
+        yield show
+    finally:
+        if is_shown:
+            click.echo("\r\033[K", err=True, nl=False)
 
 
 @penstock.command("route")

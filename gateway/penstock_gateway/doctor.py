@@ -10,6 +10,7 @@ import asyncio
 import platform
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 from penstock_gateway.artifact_source import is_artifact_url
 from penstock_gateway.configuration_problems import ConfigurationError
 from penstock_gateway.doctor_cache import examine_cache
+from penstock_gateway.doctor_machine import port_holder
 from penstock_gateway.findings import Finding
 from penstock_gateway.settings import Settings, find_configuration, load_settings, note_settings
 from penstock_gateway.settings_deployments import model_folder
@@ -26,6 +28,7 @@ from penstock_gateway.wiring import RoutingFinding, fetch_artifact, load_routing
 from penstock_routers.encoder_manifest import read_encoder_folder
 from penstock_routers.errors import RouterError
 from penstock_routers.installation import install_command
+from penstock_routers.manifest import MANIFEST_FILE
 
 if TYPE_CHECKING:
     from penstock_routers.manifest import Manifest
@@ -70,6 +73,8 @@ def examine(
     if settings is not None:
         findings += examine_cache(settings, manifest)
         findings.append(_port(settings.server.host, settings.server.port))
+        if settings.admin.port is not None:
+            findings.append(_port(settings.admin.host, settings.admin.port, "admin.port"))
     return tuple(findings)
 
 
@@ -151,8 +156,8 @@ def _routing(routing: RoutingSettings) -> tuple[list[Finding], Manifest | None]:
         return [Finding("fail", "routing", f"{refused.message} [{refused.code}]", fix)], None
     if parts is None:
         return [Finding("warn", "routing", "routing.artifact is none: 'auto' always takes the default arm")], None
-    detail = f"encoder {routing.encoder}, artifact {parts.artifact.id[:19]}"
-    return [Finding("ok", "routing", detail)], parts.artifact.manifest
+    detail = f"encoder {routing.encoder}, artifact {parts.artifact.id[:19]} ({parts.artifact.manifest.family})"
+    return [Finding("ok", "routing", f"{detail}{_proof(routing)}{_age(routing)}")], parts.artifact.manifest
 
 
 def _remote_artifact(routing: RoutingSettings) -> tuple[list[Finding], Manifest | None]:
@@ -164,8 +169,29 @@ def _remote_artifact(routing: RoutingSettings) -> tuple[list[Finding], Manifest 
         refused = RoutingFinding(error.code, error.message)
         fix = _routing_fix(routing, refused)
         return [Finding("fail", "routing", f"{refused.message} [{refused.code}]", fix)], None
-    detail = f"encoder {routing.encoder}, artifact {artifact.id[:19]} from {routing.artifact}"
-    return [Finding("ok", "routing", detail)], artifact.manifest
+    detail = (
+        f"encoder {routing.encoder}, artifact {artifact.id[:19]} ({artifact.manifest.family}) from {routing.artifact}"
+    )
+    return [Finding("ok", "routing", detail + _proof(routing))], artifact.manifest
+
+
+def _proof(routing: RoutingSettings) -> str:
+    """Say what the artifact was compared with; whoever loaded it has done that."""
+    proofs = ["content matches its id"]
+    if routing.artifact_digest is not None:
+        proofs.append("and the configured digest")
+    if routing.artifact_public_key is not None:
+        proofs.append("signed by the configured key")
+    return ": " + ", ".join(proofs)
+
+
+def _age(routing: RoutingSettings) -> str:
+    """Say how long ago a folder of one's own was written; the bundled one is as old as the release."""
+    try:
+        written = (Path(routing.artifact) / MANIFEST_FILE).stat().st_mtime
+    except OSError:
+        return ""
+    return f", written {max(0.0, time.time() - written) / 86_400.0:.0f} days ago"
 
 
 def _routing_fix(routing: RoutingSettings, refused: RoutingFinding) -> str:
@@ -185,11 +211,17 @@ def _routing_fix(routing: RoutingSettings, refused: RoutingFinding) -> str:
     return "install Penstock again: a bundled model is missing or damaged"
 
 
-def _port(host: str, port: int) -> Finding:
+def _port(host: str, port: int, subject: str = "port") -> Finding:
     problem = port_problem(host, port)
     if problem is None:
-        return Finding("ok", "port", f"{host}:{port} is free")
-    return Finding("warn", "port", problem, "stop what listens there, or use --port")
+        return Finding("ok", subject, f"{host}:{port} is free")
+    holder = port_holder(port)
+    other = "use --port" if subject == "port" else f"change {subject}"
+    if holder is None:
+        return Finding("warn", subject, problem, f"stop what listens there, or {other}")
+    return Finding(
+        "warn", subject, f"{problem}: {holder} listens there", f"stop it, or {other}; fine if it is Penstock"
+    )
 
 
 def port_problem(host: str, port: int) -> str | None:

@@ -16,7 +16,10 @@ from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricF
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from penstock_gateway.metrics_text import head, labelled
+
 _Child = TypeVar("_Child")
+_number: Callable[[float], str] = floatToGoString
 
 
 class Count:
@@ -78,6 +81,7 @@ class _Labelled(Collector, Generic[_Child]):
         self.label_names = tuple(labels)
         self._new_child = new_child
         self._children: dict[tuple[str, ...], _Child] = {}
+        self._beginnings: dict[tuple[str, ...], tuple[str, ...]] = {}  # of each child's lines, made at a first scrape
         if not labels:
             self.labels()
         registry.register(self)
@@ -96,6 +100,17 @@ class _Labelled(Collector, Generic[_Child]):
                 raise ValueError(f"{self.name} has the labels {self.label_names}")
             child = self._children[values] = self._new_child()
         return child
+
+    def _lines_of(self, values: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the beginnings of a child's lines."""
+        found = self._beginnings.get(values)
+        if found is None:
+            found = self._beginnings[values] = self._begin(dict(zip(self.label_names, values, strict=True)))
+        return found
+
+    def _begin(self, labels: dict[str, str]) -> tuple[str, ...]:
+        """Make the beginnings of a child's lines."""
+        raise NotImplementedError
 
 
 class LoopCounter(_Labelled[Count]):
@@ -117,6 +132,16 @@ class LoopCounter(_Labelled[Count]):
             family.add_metric(values, child.value)
         return (family,)
 
+    def text(self) -> str:
+        """Return what a scrape shows, as text; see `metrics_text.WritesText`."""
+        parts = [head(f"{self.name}_total", self.documentation, "counter")]
+        for values, child in tuple(self._children.items()):
+            parts += (self._lines_of(values)[0], _number(child.value), "\n")
+        return "".join(parts)
+
+    def _begin(self, labels: dict[str, str]) -> tuple[str, ...]:
+        return (labelled(f"{self.name}_total", labels),)
+
 
 class LoopHistogram(_Labelled[Spread]):
     """A histogram; see `prometheus_client.Histogram`, whose names and samples it has."""
@@ -131,7 +156,7 @@ class LoopHistogram(_Labelled[Spread]):
         registry: CollectorRegistry,
     ) -> None:
         bounds = tuple(buckets)
-        self._shown = (*map(floatToGoString, bounds), "+Inf")
+        self._shown = (*map(_number, bounds), "+Inf")
         super().__init__(name, documentation, labels, registry, lambda: Spread(bounds))
 
     def observe(self, value: float) -> None:
@@ -149,3 +174,19 @@ class LoopHistogram(_Labelled[Spread]):
                 buckets.append((bound, float(total)))
             family.add_metric(values, buckets, child.sum)
         return (family,)
+
+    def text(self) -> str:
+        """Return what a scrape shows, as text; see `metrics_text.WritesText`."""
+        parts = [head(self.name, self.documentation, "histogram")]
+        for values, child in tuple(self._children.items()):
+            total = 0
+            *buckets, count, added = self._lines_of(values)
+            for beginning, within in zip(buckets, child.counts, strict=True):
+                total += within
+                parts += (beginning, _number(total), "\n")
+            parts += (count, _number(total), "\n", added, _number(child.sum), "\n")
+        return "".join(parts)
+
+    def _begin(self, labels: dict[str, str]) -> tuple[str, ...]:
+        buckets = (labelled(f"{self.name}_bucket", labels | {"le": bound}) for bound in self._shown)
+        return (*buckets, labelled(f"{self.name}_count", labels), labelled(f"{self.name}_sum", labels))

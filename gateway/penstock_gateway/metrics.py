@@ -6,7 +6,7 @@ names, route reasons, status codes, error codes of our own.
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from penstock_gateway.decisions import DECISION_ID_HEADER, RouteDecision, Settlement
 from penstock_gateway.errors import GatewayError
@@ -15,6 +15,8 @@ from penstock_gateway.metrics_attempts import AttemptMetrics
 from penstock_gateway.metrics_cache import CacheMetrics
 from penstock_gateway.metrics_ledger import LedgerMetrics
 from penstock_gateway.metrics_redis import RedisMetrics
+from penstock_gateway.metrics_router import RouterMetrics
+from penstock_gateway.metrics_text import OrderedRegistry, exposition
 from penstock_gateway.money.usage import Usage
 from penstock_routers.policy import RouteReason
 
@@ -27,14 +29,15 @@ class GatewayMetrics:
     """The counters, gauges and histograms that the request path feeds."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = OrderedRegistry()
         self._by_model: dict[str, _ModelCounts] = {}
         self._add_requests()
         self._add_money()
         self.log_dropped = Counter(
             "penstock_log_dropped", "Log lines dropped because the queue was full.", registry=self.registry
         )
-        self.artifact, self.artifact_refused = _artifact_metrics(self.registry)
+        self.router = RouterMetrics(self.registry)
+        self.artifact_refused = _artifact_metrics(self.registry)
         self.account_problems, self.admin_errors = _account_metrics(self.registry)
         self._add_event_log()
         self.cache = CacheMetrics(self.registry)
@@ -131,11 +134,6 @@ class GatewayMetrics:
         if DECISION_ID_HEADER not in error.headers:
             self.errors.labels(error.code).inc()
 
-    def note_artifact(self, artifact_id: str) -> None:
-        """Show which artifact is in force, and no other."""
-        self.artifact.clear()
-        self.artifact.labels(artifact_id).set(1)
-
     def observe(self, decision: RouteDecision, settlement: Settlement) -> None:
         """Count one finished request."""
         model = settlement.served or decision.chosen
@@ -147,6 +145,7 @@ class GatewayMetrics:
         self.overhead.observe(settlement.overhead_ms / 1000.0)
         if decision.routing_ms:
             self.routing.observe(decision.routing_ms / 1000.0)
+        self.router.observe(decision, settlement)
         if settlement.error_code:
             self.errors.labels(settlement.error_code).inc()
         usage = None if decision.reason is RouteReason.CACHED else settlement.usage  # no model was at work then
@@ -159,7 +158,7 @@ class GatewayMetrics:
 
     def render(self) -> bytes:
         """Return the exposition in Prometheus' text format."""
-        return generate_latest(self.registry)
+        return exposition(self.registry)
 
 
 class _ModelCounts:
@@ -221,13 +220,11 @@ def _account_metrics(registry: CollectorRegistry) -> tuple[Counter, Counter]:
     return problems, errors
 
 
-def _artifact_metrics(registry: CollectorRegistry) -> tuple[Gauge, Counter]:
-    """Which artifact is in force, and how often another was refused."""
-    in_force = Gauge("penstock_artifact_info", "The router artifact in force.", ("artifact",), registry=registry)
-    refused = Counter(
+def _artifact_metrics(registry: CollectorRegistry) -> Counter:
+    """How often an artifact was refused."""
+    return Counter(
         "penstock_artifact_refused",
         "Times the artifact that the source offers was refused, by stable code; the one in force goes on serving.",
         ("code",),
         registry=registry,
     )
-    return in_force, refused

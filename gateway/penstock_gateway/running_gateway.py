@@ -281,7 +281,7 @@ class RunningGateway:
                 model_spend=None if spend is None else spend.by_model,
                 reload=lambda: self.reload,
                 on_refusal=lambda code: metrics.admin_errors.labels(code).inc(),
-                new_console=self._console_of,
+                new_console=self._console_of if settings.admin.console else None,
             )
         except (AdminNotSafe, SecretFileError) as error:
             raise StartProblem(str(error)) from None

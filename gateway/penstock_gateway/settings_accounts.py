@@ -223,3 +223,4 @@ class AdminSettings(Section):
         None, description="Credential of the admin API, by reference only: `${VARIABLE}`. At least 16 characters."
     )
     key_file: Text | None = Field(None, description="File that holds the credential, instead of `key`.")
+    console: bool = Field(True, description="Whether the console's pages are at `/console` of that port.")

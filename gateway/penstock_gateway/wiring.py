@@ -22,6 +22,7 @@ from penstock_gateway.events.log import EventLog
 from penstock_gateway.events.opening import open_event_log
 from penstock_gateway.ledger.memory import MemoryLedger
 from penstock_gateway.metrics import GatewayMetrics
+from penstock_gateway.money.prices import Price
 from penstock_gateway.pipeline import Pipeline
 from penstock_gateway.request_policy import PolicyBook, rules_of
 from penstock_gateway.settings import Settings, build_deployments
@@ -102,13 +103,17 @@ def build_pipeline(
         parts = None
     metrics = GatewayMetrics()
     chooser = _chooser(settings, deployments, parts, metrics)
-    if chooser.artifact_id is not None:
-        metrics.note_artifact(chooser.artifact_id)
+    if parts is not None:
+        metrics.router.note_artifact(parts.artifact.manifest)
     if upstreams is None:
         upstreams = {adapter: _UPSTREAMS[adapter]() for adapter in {d.adapter for d in deployments}}
 
     def settled_until() -> float:
         return pipeline.spending.settled_until()
+
+    def price_of(name: str) -> Price | None:
+        found = pipeline.deployments.get(name)
+        return None if found is None else found.price
 
     pipeline = Pipeline(
         settings,
@@ -127,6 +132,7 @@ def build_pipeline(
         _conversations(settings.routing, deployments),
         _events(settings, metrics, settled_until),
     )
+    metrics.router.price_of = price_of
     return pipeline, finding
 
 
@@ -255,7 +261,7 @@ def build_watch(settings: Settings, pipeline: Pipeline) -> tuple[ArtifactWatch |
             raise ArtifactError(refused.message, code=refused.code)
         chooser = pipeline.chooser.with_artifact(artifact, encoder, arms)
         pipeline.use_router(chooser, {name: replace(d, arm=arms[name]) for name, d in pipeline.deployments.items()})
-        pipeline.metrics.note_artifact(artifact.id)
+        pipeline.metrics.router.note_artifact(artifact.manifest)
         warn_of_floors(in_force, artifact)
 
     watch = ArtifactWatch(

@@ -143,7 +143,7 @@ async def test_registry_publication_under_load_swaps_without_a_failed_request(
     assert {status for status, _, _ in seen} == {200}
     # One artifact, one model: estimates, cost scale and λ of different artifacts are never mixed.
     assert {(artifact, model) for _, artifact, model in seen} == {(first, "frontier"), (second, "small")}
-    assert f'penstock_artifact_info{{artifact="{second}"}} 1.0' in metrics
+    assert f'penstock_artifact_info{{artifact="{second}",calibration=' in metrics
     assert first not in metrics
 
 

@@ -229,6 +229,17 @@ def test_chart_network_policy_of_retraining_lets_nothing_in_or_out() -> None:
 # --- does what it is for
 
 
+def test_chart_console_can_be_switched_off_beside_the_admin_api() -> None:
+    """The setting passes the strict schema and reaches the configuration; the API's port stays."""
+    values = merged(
+        MINIMAL, {"admin": {"enabled": True}, "config": {"admin": {"key": "${PENSTOCK_ADMIN_KEY}", "console": False}}}
+    )
+    documents = manifests(rendered(values))
+    (config,) = [each for each in of_kind(documents, "ConfigMap") if "penstock.yaml" in each["data"]]
+    admin = yaml.safe_load(config["data"]["penstock.yaml"])["admin"]
+    assert (admin["console"], admin["port"]) == (False, 4001)
+
+
 @by_file
 def test_chart_pod_may_drain_for_as_long_as_the_gateway_does(path: Path) -> None:
     """Kubernetes kills a pod when its grace is over, with every stream in it."""

@@ -14,6 +14,7 @@ import pytest
 
 from penstock_gateway.console.app import CHANGES, PAGES
 from penstock_gateway.console.sessions import COOKIE, SESSION_SECONDS, Sessions
+from penstock_gateway.console.sign_in_limits import PER_ADDRESS, WINDOW_SECONDS
 from support.account_parts import ADMIN_KEY as OTHER_KEY
 from support.account_parts import admin_api
 from support.console_gateway import ADMIN_KEY, CLIENT_KEY, HOSTILE, ConsoleGateway, console_gateway
@@ -117,6 +118,32 @@ def test_console_sign_in_with_a_wrong_key_gives_no_session(gateway: ConsoleGatew
         reply = httpx.post(f"{gateway.console}/sign-in", data={"key": key})
         assert (reply.status_code, "set-cookie" in reply.headers) == (401, False)
         assert "not the admin key" in reply.text
+
+
+def test_console_sign_in_after_too_many_wrong_keys_is_told_when_to_come_back(tmp_path: Path) -> None:
+    """Then even the right key is not looked at; the page and a header say for how long, and sessions go on."""
+    with console_gateway(tmp_path, has_traffic=False) as running, signed_in(running) as client:
+        replies = [httpx.post(f"{running.console}/sign-in", data={"key": f"wrong {n}"}) for n in range(PER_ADDRESS + 1)]
+        assert [reply.status_code for reply in replies] == [401] * PER_ADDRESS + [429]
+        refused = httpx.post(f"{running.console}/sign-in", data={"key": ADMIN_KEY})
+        assert (refused.status_code, "set-cookie" in refused.headers) == (429, False)
+        assert 0 < int(refused.headers["retry-after"]) <= WINDOW_SECONDS
+        assert f"Try again in {refused.headers['retry-after']} second" in refused.text
+        assert client.get("/models").status_code == 200
+        api = running.console.removesuffix("/console")
+        assert httpx.get(f"{api}/admin/keys", headers={"authorization": f"Bearer {ADMIN_KEY}"}).status_code == 200
+
+
+def test_console_that_is_switched_off_is_not_there_and_the_api_is(tmp_path: Path) -> None:
+    """`admin.console: false`: the same answers as for any path that does not exist."""
+    with console_gateway(tmp_path, has_traffic=False, has_console=False) as running:
+        key = {"authorization": f"Bearer {ADMIN_KEY}"}
+        for path in ("", "/sign-in", "/static/console.css", "/models"):
+            assert httpx.get(running.console + path).status_code == 401
+            assert httpx.get(running.console + path, headers=key).status_code == 404
+        assert httpx.post(f"{running.console}/sign-in", data={"key": ADMIN_KEY}).status_code == 401
+        api = running.console.removesuffix("/console")
+        assert httpx.get(f"{api}/admin/keys", headers=key).status_code == 200
 
 
 def test_console_session_that_was_tampered_with_or_has_ended_is_none() -> None:

@@ -14,6 +14,7 @@ from penstock_gateway.errors import UpstreamTimeout
 from penstock_gateway.events.segments import PATTERN
 from penstock_gateway.money.usage import Usage
 from penstock_gateway.settings import Settings, load_settings
+from penstock_gateway.settings_models import RoutingSettings
 from penstock_gateway.upstream.protocol import UpstreamRequest
 from support.fakes import FakeReply
 from support.running_gateway import Running, running
@@ -149,6 +150,22 @@ async def test_feedback_of_the_own_tenant_is_on_disk_when_it_is_acknowledged(set
         (decision_id, 0.0, "down")
     ]
     assert "comment" not in on_disk[0]
+
+
+async def test_feedback_is_compared_with_what_was_predicted_once(settings_of) -> None:
+    """The Brier score of the arm that answered; what is sent again, and a label without a score, changes nothing."""
+    settings = settings_of().model_copy(update={"routing": RoutingSettings()})
+    async with running(settings, completion) as gateway:
+        _, _, decision_id = await ask(gateway, NORTH)
+        for fields in ({"score": 0.25}, {"score": 0.25}, {"label": "late", "idempotency_key": "k"}):
+            await rate(gateway, NORTH, decision_id=decision_id, **fields)
+        found = gateway.app.pipeline.decisions.find("north-clinic", decision_id)
+        router = gateway.app.pipeline.metrics.router
+        assert found is not None
+        report = next(each for each in found[0].candidates if each.name == found[0].chosen)
+        assert report.quality is not None
+        assert router.scored.labels(report.arm).value == 1
+        assert router.squared_error.labels(report.arm).value == pytest.approx((report.quality - 0.25) ** 2)
 
 
 async def test_feedback_by_request_id_reaches_the_decision(settings_of, tmp_path) -> None:

@@ -56,7 +56,9 @@ class ConsoleGateway:
 
 
 @contextlib.contextmanager
-def console_gateway(folder: Path, *, has_traffic: bool = True, captures: bool = True) -> Iterator[ConsoleGateway]:
+def console_gateway(
+    folder: Path, *, has_traffic: bool = True, captures: bool = True, has_console: bool = True
+) -> Iterator[ConsoleGateway]:
     """Run a gateway in front of simulated models, and send it traffic unless told otherwise.
 
     Parameters
@@ -66,11 +68,14 @@ def console_gateway(folder: Path, *, has_traffic: bool = True, captures: bool = 
     has_traffic : bool
     captures : bool
         Whether contents are captured, and thereby shown.
+    has_console : bool
     """
     listener = bind_loopback(0)
     simulated = create_simulated_upstream(speed=math.inf, seed=0, count_tokens=token_counter())
     with ServerThread("simulated provider", upstream_server(simulated), bind_loopback(0)) as upstream:
         settings = _settings(folder, upstream.port, listener.getsockname()[1], captures=captures)
+        admin = settings.admin.model_copy(update={"console": has_console})
+        settings = settings.model_copy(update={"admin": admin})
         app = create_app(settings)
         server = server_for(app, host="127.0.0.1", port=settings.server.port)
         with ServerThread("gateway", server, listener) as served:

@@ -15,6 +15,7 @@ from penstock_gateway.money.prices import Price
 from penstock_gateway.money.usage import Usage
 from penstock_gateway.upstream.protocol import UpstreamRequest
 from penstock_routers.estimates import Estimate
+from penstock_routers.manifest import Guard
 from penstock_routers.policy import Tradeoff
 
 ALL_ABILITIES = frozenset(Ability)
@@ -152,7 +153,16 @@ class FakeArtifact:
         self.output_tokens = output_tokens
         self.category = category
         self.category_shares = category_shares or {}
-        self.manifest = SimpleNamespace(arms=tuple(quality))
+        self.manifest = SimpleNamespace(
+            id=self.id,
+            arms=tuple(quality),
+            family="knn",
+            encoder=SimpleNamespace(id="fake-encoder"),
+            calibration=SimpleNamespace(id="fake-calibration"),
+            parent=None,
+            guard=Guard(2.0, novelty_max, 0.75, "fixed"),
+            categories=("coding", "general"),
+        )
 
     def estimate(self, prompt_vector: Any, features: Any, *, reference_arm: str) -> Estimate:
         """Return the fixed numbers, with gains against the reference unless given."""

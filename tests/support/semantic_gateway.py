@@ -97,9 +97,8 @@ def rule(
 def semantic(monkeypatch: pytest.MonkeyPatch, decided_by: DecisionRule | None = None) -> None:
     """Have gateways that are started from now on judge by a rule, beside an encoder for which all prompts are alike."""
     artifact = FakeArtifact({"small": 0.9})
-    artifact.manifest = SimpleNamespace(
-        arms=("small",), encoder=SimpleNamespace(id="encoder-of-tests", dimension=2), categories=()
-    )
+    artifact.manifest.encoder = SimpleNamespace(id="encoder-of-tests", dimension=2)
+    artifact.manifest.categories = ()
     verifier = TextVerifier()
     used = decided_by or rule()
 

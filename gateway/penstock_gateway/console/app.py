@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -24,6 +24,7 @@ from penstock_gateway.console.overview import live_part, overview_page
 from penstock_gateway.console.playground import playground_answer, playground_page
 from penstock_gateway.console.rendering import FOLDER, NOTES, Renderer
 from penstock_gateway.console.sessions import COOKIE, SESSION_SECONDS, Sessions
+from penstock_gateway.console.sign_in_limits import SignInLimits
 from penstock_gateway.errors import (
     Forbidden,
     GatewayError,
@@ -81,10 +82,13 @@ class Console:
     parts : ConsoleParts
     secret : str
         The admin key; empty when none is asked for.
+    limits : SignInLimits, optional
+        How often a wrong key may be tried.
     """
 
-    def __init__(self, parts: ConsoleParts, secret: str) -> None:
+    def __init__(self, parts: ConsoleParts, secret: str, limits: SignInLimits | None = None) -> None:
         self._parts = parts
+        self._limits = limits or SignInLimits()
         self._secret = secret
         self._renderer = Renderer()
         self._sessions: Sessions | None = None
@@ -151,10 +155,19 @@ class Console:
         await self._show(request, await CHANGES[path](self._parts, request.asked(form)))
 
     async def _sign_in(self, request: _Request, form: Mapping[str, str]) -> None:
+        if wait := self._limits.wait_seconds(request.client):  # the right key is not looked at either
+            self._parts.pipeline.metrics.admin_errors.labels("console_sign_in_limited").inc()
+            _log.warning("console_sign_in_limited", extra={"client": request.client, "wait_seconds": wait})
+            problem = f"Too many wrong keys. Try again in {wait} second{'' if wait == 1 else 's'}."
+            page = Page("sign_in.html", {"problem": problem}, 429)
+            await self._draw(request, page, [(b"retry-after", str(wait).encode())])
+            return
         if not request.sessions.is_key(form.get("key", "")):
+            self._limits.note_wrong(request.client)
             _log.warning("console_sign_in_refused", extra={"client": request.client})
             await self._draw(request, Page("sign_in.html", {"problem": "That is not the admin key."}, 401))
             return
+        self._limits.note_right(request.client)
         _log.info("console_signed_in", extra={"client": request.client})
         await request.move("/", cookie=request.cookie_of(request.sessions.open()))
 
@@ -172,7 +185,7 @@ class Console:
         else:
             await self._draw(request, made)
 
-    async def _draw(self, request: _Request, page: Page) -> None:
+    async def _draw(self, request: _Request, page: Page, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         values = {
             "path": request.path,
             "token": request.sessions.token(request.session) if request.is_signed_in else "",
@@ -183,7 +196,7 @@ class Console:
             **page.values,
         }
         content = await asyncio.to_thread(self._renderer.render, page.template, values)
-        await request.reply(page.status, content, "text/html; charset=utf-8")
+        await request.reply(page.status, content, "text/html; charset=utf-8", headers=headers)
 
     async def _show_error(self, request: _Request, error: GatewayError) -> None:
         await self._draw(request, Page("error.html", {"error": error}, error.status))
@@ -279,7 +292,7 @@ class _Request:
         content: bytes,
         kind: str,
         *,
-        headers: list[tuple[bytes, bytes]] | None = None,
+        headers: Sequence[tuple[bytes, bytes]] = (),
         set_cookie: str = "",
         cookie: bool = True,
         caching: bytes = _PRIVATE[1],
@@ -287,7 +300,7 @@ class _Request:
         """Answer."""
         set_cookie = set_cookie or (self._new_cookie if cookie else "")
         cookies = [(b"set-cookie", set_cookie.encode("latin-1"))] if set_cookie else []
-        every: list[Any] = [*_SAFE, (_PRIVATE[0], caching), *cookies, *(headers or [])]
+        every: list[Any] = [*_SAFE, (_PRIVATE[0], caching), *cookies, *headers]
         await send_body(self._send, status, content, kind, every)
 
 

@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from penstock_gateway.asgi import read_body, read_head
+from penstock_gateway.decisions import RouteDecision, Settlement
 from penstock_gateway.errors import InvalidRequest, NotFound
 from penstock_gateway.events.feedback import Feedback, FeedbackDesk
 from penstock_gateway.pipeline import Pipeline
@@ -78,7 +79,7 @@ def feedback_routes(pipeline: Pipeline) -> APIRouter:
         if events is None:
             raise InvalidRequest("This gateway keeps no feedback: events.folder is not set.", code="events_off")
         tenant: str = request.scope["penstock.principal"].tenant
-        decision_id = _decision_of(pipeline, tenant, given)
+        decision_id, found = _decision_of(pipeline, tenant, given)
         score = given.score if given.rating is None else _SCORES[given.rating]
         is_new = await desk.give(
             events,
@@ -88,6 +89,8 @@ def feedback_routes(pipeline: Pipeline) -> APIRouter:
             request_id=given.request_id or pipeline.decisions.request_id_of(decision_id),
             idempotency_key=given.idempotency_key,
         )
+        if is_new:
+            pipeline.metrics.router.note_feedback(*found, score)
         shown = {
             "object": "feedback",
             "decision_id": decision_id,
@@ -131,14 +134,17 @@ def parse_feedback(body: bytes) -> _Feedback:
     return given
 
 
-def _decision_of(pipeline: Pipeline, tenant: str, given: _Feedback) -> str:
-    """Return the id of the tenant's own decision that is meant."""
+def _decision_of(
+    pipeline: Pipeline, tenant: str, given: _Feedback
+) -> tuple[str, tuple[RouteDecision, Settlement | None]]:
+    """Return the id of the tenant's own decision that is meant, and what is known of it."""
     decision_id = given.decision_id
     if given.request_id is not None:
         decision_id = pipeline.decisions.id_of_request(tenant, given.request_id)
-    if decision_id is None or pipeline.decisions.find(tenant, decision_id) is None:
+    found = None if decision_id is None else pipeline.decisions.find(tenant, decision_id)
+    if decision_id is None or found is None:
         raise NotFound("No such decision; only recent ones are kept.", code="decision_not_found")
-    return decision_id
+    return decision_id, found
 
 
 def _wrong(message: str, param: str) -> InvalidRequest:

@@ -20,7 +20,19 @@ CHART = ROOT / "helm" / "penstock"
 RULES = yaml.safe_load((CHART / "rules" / "penstock.yaml").read_text())
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _WORDS = {"by", "without", "ignoring", "on", "group_left", "group_right", "and", "or", "unless", "le"}
-_FUNCTIONS = {"sum", "rate", "increase", "min", "max", "histogram_quantile", "scalar"}
+_FUNCTIONS = {
+    "abs",
+    "avg",
+    "clamp_min",
+    "histogram_quantile",
+    "increase",
+    "max",
+    "min",
+    "rate",
+    "scalar",
+    "sqrt",
+    "sum",
+}
 # Names that Prometheus or the scrape add.
 _OUTER_LABELS = {"le", "namespace", "pod"}
 
