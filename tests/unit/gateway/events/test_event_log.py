@@ -60,7 +60,7 @@ def _documented(document: str, heading: str, until: str) -> set[str]:
 
 
 def test_event_of_each_type_has_every_documented_field(tmp_path: Path, repository_root: Path) -> None:
-    """Decision, candidate, outcome, usage, attempt, feedback and audit say what docs/events.md says, no more, no less."""
+    """Each type of event, and what is in it, says what docs/events.md says, no more and no less."""
     log = Log(tmp_path, capture_content=True, pseudonym_key=KEY)
     log.log.start()
     assert log.log.admit()
