@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from penstock_routers.policy import Tradeoff
 from penstock_training.decisions import EstimateArrays, RowDecisions, decide_rows
+from penstock_training.engines.protocol import LOCAL, Engine
 from penstock_training.errors import OutcomeError, TrainingError
 from penstock_training.evaluation import measure_trial, prepare_trial
 from penstock_training.evaluation_measures import SLICE_MINIMUM, Trial
@@ -55,12 +56,15 @@ class CrossValidationOptions:
         Quantile of the inner validation prompts' novelty above which prompts keep the default arm; None switches that
         off.
     resamples, seed : int
+    engine : Engine
+        Where folds are fitted, one part of work per fold.
     """
 
     cost_scale_usd: float
     novelty_quantile: float | None = None
     resamples: int = 1000
     seed: int = 0
+    engine: Engine = LOCAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,17 +273,20 @@ def cross_validate(
     The paired bootstrap runs over the pooled prompts, so its intervals cover the choice of prompts, not that of folds
     or seeds. λ, guard and novelty bound never see a test prompt.
     """
-    knobs, bounds, summaries = [], [], []
-    pooled: list[EstimateArrays] = []
-    for step, split in enumerate(splits):
-        progress("folds", step, len(splits))
-        knob, bound = _choose_on_inner_validation(matrix, fit, split, options)
-        pooled.append(fit(split.train, split.test, options.seed))
-        knobs.append(knob)
-        bounds.append(bound)
-        weights = {t.name: t.cost_weight for t in knob.tradeoffs}
-        summaries.append(FoldSummary(split.name, split.train.size, split.test.size, knob.guard_z, weights, bound))
-    progress("folds", len(splits), len(splits))
+    shared = options.engine.share((matrix, fit, replace(options, engine=LOCAL)))
+    folds = options.engine.map(_measured_fold, shared, splits, lambda done, total: progress("folds", done, total))
+    knobs, bounds, pooled = [f.knob for f in folds], [f.bound for f in folds], [f.estimates for f in folds]
+    summaries = [
+        FoldSummary(
+            split.name,
+            split.train.size,
+            split.test.size,
+            found.knob.guard_z,
+            {t.name: t.cost_weight for t in found.knob.tradeoffs},
+            found.bound,
+        )
+        for split, found in zip(splits, folds, strict=True)
+    ]
     rows = np.concatenate([split.test for split in splits])
     fold = np.concatenate([np.full(split.test.size, i) for i, split in enumerate(splits)])
     estimates = _stacked(pooled)
@@ -324,6 +331,21 @@ def leave_sources_out(
         found[source] = cross_validate(matrix, fit, [split], options, name=f"all of {source}, fitted without it")
     progress("sources left out", len(splits), len(splits))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Fold:
+    """What one fold chose, and its estimates of the test rows."""
+
+    knob: Knob
+    bound: float
+    estimates: EstimateArrays
+
+
+def _measured_fold(everything: tuple[OutcomeMatrix, FitFold, CrossValidationOptions], split: Split) -> _Fold:
+    matrix, fit, options = everything
+    knob, bound = _choose_on_inner_validation(matrix, fit, split, options)
+    return _Fold(knob, bound, fit(split.train, split.test, options.seed))
 
 
 def _choose_on_inner_validation(

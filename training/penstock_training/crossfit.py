@@ -6,13 +6,14 @@ on. Must not choose operating points. Read `fit_head`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock_training.engines.protocol import LOCAL, Engine, Report, Shared, unreported
 from penstock_training.errors import TrainingError
 from penstock_training.families.ensemble import CONSTANT, EnsembleHead, Stacking, stack
 from penstock_training.families.head import FloatArray, Head, IndexArray, Settings, TrainingSet
@@ -22,6 +23,7 @@ from penstock_training.prototype_choice import PrototypeChoice, choose_prototype
 from penstock_training.splits import grouped_split
 
 FOLDS: Final = 5
+CLUSTERINGS: Final = ("prototypes", "landmarks", "clusters")  # settings that name a number of clusters, in any family
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +57,26 @@ def fold_rows(groups: IndexArray, seed: int, folds: int = FOLDS) -> list[IndexAr
     return list(parts.values())
 
 
+@dataclass(frozen=True, slots=True)
+class _Fold:
+    """A head to fit on some rows, and the rows to predict with it; no rows to predict: the head itself is wanted."""
+
+    name: str
+    settings: Settings
+    seed: int
+    rest: IndexArray
+    held_out: IndexArray
+
+
 def out_of_fold(
-    name: str, settings: Settings, training: TrainingSet, groups: IndexArray, *, seed: int, folds: int = FOLDS
+    name: str,
+    settings: Settings,
+    training: TrainingSet,
+    groups: IndexArray,
+    *,
+    seed: int,
+    folds: int = FOLDS,
+    engine: Engine = LOCAL,
 ) -> FloatArray:
     """Predict each fold with a head fitted on the others, (n, m).
 
@@ -65,18 +85,75 @@ def out_of_fold(
     TrainingError
         ``too_few_prompts``: all prompts ask one question; or what the family raises.
     """
-    family = make_family(name)
-    found = np.full(training.target.shape, np.nan)
-    everything = np.arange(training.target.shape[0])
+    found = _out_of_folds({name: settings}, engine.share(training), training, groups, seed, engine, folds=folds)[name]
+    if isinstance(found, TrainingError):
+        raise found
+    return found
+
+
+def _out_of_folds(
+    settings: Mapping[str, Settings],
+    shared: Shared[TrainingSet],
+    training: TrainingSet,
+    groups: IndexArray,
+    seed: int,
+    engine: Engine,
+    *,
+    folds: int = FOLDS,
+    report: Report = unreported,
+) -> dict[str, FloatArray | TrainingError]:
+    """Per family its out-of-fold predictions, or why it has none: one part of work per family and fold."""
+    pairs = _fold_pairs(groups, seed, folds)
+    parts = [_Fold(name, own, seed, *pair) for name, own in settings.items() for pair in pairs]
+    answers = engine.map(_predicted, shared, parts, report)
+    found: dict[str, FloatArray | TrainingError] = {}
+    for part, answer in zip(parts, answers, strict=True):
+        known = found.setdefault(part.name, np.full(training.target.shape, np.nan))
+        if isinstance(known, TrainingError):
+            continue
+        if isinstance(answer, TrainingError):
+            found[part.name] = answer
+        else:
+            known[part.held_out] = answer
+    return found
+
+
+def _fold_pairs(groups: IndexArray, seed: int, folds: int = FOLDS) -> list[tuple[IndexArray, IndexArray]]:
+    """Rows to fit on and rows to predict, per fold that is not empty."""
+    everything = np.arange(groups.size)
+    pairs = []
     for held_out in fold_rows(groups, seed, folds):
         if held_out.size == 0:
             continue
         rest = np.setdiff1d(everything, held_out, assume_unique=True)
         if rest.size == 0:
             raise TrainingError("all prompts ask the same question, so none can be held out", code="too_few_prompts")
-        head = family.fit(training.rows(rest), settings, seed)
-        found[held_out] = head.predict(training.inputs.rows(held_out))
-    return found
+        pairs.append((rest, held_out))
+    return pairs
+
+
+def _predicted(training: TrainingSet, part: _Fold) -> FloatArray | TrainingError:
+    try:
+        head = make_family(part.name).fit(training.rows(part.rest), part.settings, part.seed)
+    except TrainingError as error:  # an ensemble goes on without it
+        return error
+    return head.predict(training.inputs.rows(part.held_out))
+
+
+def _fitted(training: TrainingSet, wanted: tuple[str, Settings, int]) -> Head:
+    name, settings, seed = wanted
+    return make_family(name).fit(training, settings, seed)
+
+
+def _prepared(
+    training: TrainingSet, groups: IndexArray, settings: Iterable[Settings], seed: int, engine: Engine
+) -> Shared[TrainingSet]:
+    """Share a training set in which the work that all parts need is done already, instead of in every worker anew."""
+    if engine.name != LOCAL.name:
+        counts = {round(own[key]) for own in settings for key in CLUSTERINGS if key in own}
+        training.places.make(counts - {0}, engine)
+        training.fill([rest for rest, _ in _fold_pairs(groups, seed)], engine)
+    return engine.share(training)
 
 
 def fit_head(
@@ -87,6 +164,7 @@ def fit_head(
     seed: int,
     progress: Progress = silent,
     arm_cost: FloatArray | None = None,
+    engine: Engine = LOCAL,
 ) -> HeadFit:
     """Fit a family, or an ensemble of families.
 
@@ -100,6 +178,8 @@ def fit_head(
     progress : callable
     arm_cost : ndarray of float64, shape (m,), optional
         Says what a number of prototypes that is chosen here (``prototypes=0``) loses in routing.
+    engine : Engine
+        Where heads are fitted, one part of work per family and fold.
 
     Returns
     -------
@@ -113,9 +193,9 @@ def fit_head(
     """
     spec, chosen = _with_prototypes(training, groups, spec, seed, arm_cost)
     if spec.family == ENSEMBLE:
-        fitted = _fit_ensemble(training, groups, spec, seed, progress)
+        fitted = _fit_ensemble(training, groups, spec, seed, progress, engine)
     else:
-        fitted = _fit_family(training, groups, spec, seed, progress)
+        fitted = _fit_family(training, groups, spec, seed, progress, engine)
     if chosen is None:
         return fitted
     return replace(fitted, notes=(*fitted.notes, chosen.describe()), error=fitted.error | chosen.errors())
@@ -135,14 +215,20 @@ def _with_prototypes(
     return replace(spec, settings={**spec.settings, key: float(choice.chosen.prototypes)}), choice
 
 
-def _fit_family(training: TrainingSet, groups: IndexArray, spec: RouterSpec, seed: int, progress: Progress) -> HeadFit:
-    settings = {**make_family(spec.family).defaults, **spec.settings}
-    progress(f"fitting {spec.family}", 0, 2)
-    found = out_of_fold(spec.family, settings, training, groups, seed=seed)
-    progress(f"fitting {spec.family}", 1, 2)
-    head = make_family(spec.family).fit(training, settings, seed)
-    progress(f"fitting {spec.family}", 2, 2)
-    return HeadFit(head, found, settings, (), {spec.family: squared_error(found, training)})
+def _fit_family(
+    training: TrainingSet, groups: IndexArray, spec: RouterSpec, seed: int, progress: Progress, engine: Engine
+) -> HeadFit:
+    name, stage = spec.family, f"fitting {spec.family}"
+    settings = {**make_family(name).defaults, **spec.settings}
+    shared = _prepared(training, groups, [settings], seed, engine)
+    found = _out_of_folds(
+        {name: settings}, shared, training, groups, seed, engine, report=lambda d, t: progress(stage, d, t + 1)
+    )[name]
+    if isinstance(found, TrainingError):
+        raise found
+    (head,) = engine.map(_fitted, shared, [(name, settings, seed)])
+    progress(stage, 1, 1)
+    return HeadFit(head, found, settings, (), {name: squared_error(found, training)})
 
 
 def member_settings(spec: RouterSpec, member: str) -> dict[str, float]:
@@ -157,26 +243,23 @@ def squared_error(found: FloatArray, training: TrainingSet) -> float:
 
 
 def _fit_ensemble(
-    training: TrainingSet, groups: IndexArray, spec: RouterSpec, seed: int, progress: Progress
+    training: TrainingSet, groups: IndexArray, spec: RouterSpec, seed: int, progress: Progress, engine: Engine
 ) -> HeadFit:
     settings = {name: member_settings(spec, name) for name in spec.members}
-    predictions: dict[str, FloatArray] = {}
-    notes: list[str] = []
-    for step, name in enumerate(spec.members):
-        progress("fitting members", step, 2 * len(spec.members))
-        try:
-            predictions[name] = out_of_fold(name, settings[name], training, groups, seed=seed)
-        except TrainingError as error:
-            notes.append(f"{name} dropped out: {error.message}")
+    shared = _prepared(training, groups, settings.values(), seed, engine)
+    tried = _out_of_folds(
+        settings, shared, training, groups, seed, engine,
+        report=lambda done, total: progress("fitting members", done, total + len(spec.members)),
+    )  # fmt: skip
+    predictions = {name: found for name, found in tried.items() if not isinstance(found, TrainingError)}
+    notes = [f"{name} dropped out: {why.message}" for name, why in tried.items() if isinstance(why, TrainingError)]
     if not predictions:
         raise TrainingError("no member of the ensemble could be fitted: " + "; ".join(notes), code="no_member")
     names = tuple(predictions)
     stacking = stack(names, np.stack([predictions[name] for name in names]), training.target, training.observed)
     notes += [f"{name} dropped out: {reason}" for name, reason in stacking.dropped.items()]
-    heads = []
-    for step, name in enumerate(stacking.weights):
-        progress("fitting members", len(spec.members) + step, len(spec.members) + len(stacking.weights))
-        heads.append(make_family(name).fit(training, settings.get(name, {}), seed))
+    wanted = [(name, settings.get(name, {}), seed) for name in stacking.weights]
+    heads = engine.map(_fitted, shared, wanted)
     progress("fitting members", 1, 1)
     if CONSTANT in stacking.weights:
         predictions[CONSTANT] = out_of_fold(CONSTANT, {}, training, groups, seed=seed)

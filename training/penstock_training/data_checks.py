@@ -14,7 +14,7 @@ import numpy as np
 
 from penstock_routers.manifest import RouterFamily
 from penstock_training.errors import TrainingError
-from penstock_training.languages import UNKNOWN, language_of
+from penstock_training.languages import UNKNOWN
 from penstock_training.outcome_checks import BadRow, LoadReport
 from penstock_training.outcomes import OutcomeMatrix
 from penstock_training.splits import question_groups
@@ -189,7 +189,7 @@ def check_outcomes(
     Linear in cells and in characters, but for `question_groups`, which sorts. A finding that rests on a guess
     (``several_languages``) only warns.
     """
-    languages = [language_of(prompt) for prompt in matrix.prompts]
+    languages = matrix.languages
     findings = [
         *_row_findings(load_report, on_bad_rows),
         *_value_findings(matrix),

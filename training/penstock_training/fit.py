@@ -26,6 +26,7 @@ from penstock_training.category_head import fit_categories
 from penstock_training.crossfit import FOLDS, HeadFit, fit_head, fold_rows, observed_residuals
 from penstock_training.data_checks import are_scores_equal
 from penstock_training.decisions import EstimateArrays
+from penstock_training.engines.protocol import LOCAL, Engine
 from penstock_training.errors import TrainingError
 from penstock_training.estimator import RouterEstimator
 from penstock_training.export import ParityReport, build_graph, check_parity
@@ -78,6 +79,8 @@ class FitOptions:
         Standard errors that the guard asks for at least.
     max_tenant_share : float, in (0, 1], or None
         Most of the weight that one tenant's rows may have; None sets no limit.
+    engine : Engine
+        Where heads are fitted; it does not change what is found.
     """
 
     router: RouterSpec = field(default_factory=lambda: RouterSpec(ENSEMBLE))
@@ -87,6 +90,7 @@ class FitOptions:
     novelty_quantile: float = NOVELTY_QUANTILE
     guard_z_min: float = 0.0
     max_tenant_share: float | None = None
+    engine: Engine = LOCAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +304,7 @@ def fit_estimator(
         seed=options.seed,
         progress=progress,
         arm_cost=price @ np.array([0.75, 0.25]),  # three input tokens to one output token, as elsewhere
+        engine=options.engine,
     )
     calibration = fit_calibration(fitted.out_of_fold, train.matrix.score, train.matrix.groups)
     quality = calibration.apply(fitted.out_of_fold)
@@ -335,7 +340,7 @@ def _make_frame(
     fallback = None if options.prior is None else options.prior.categories_for(scaler)
     categories = fit_categories(training.inputs, labels, len(CATEGORIES), fallback)
     lengths = np.where(train.is_free_form[:, None], matrix.output_tokens, np.nan)
-    return fit_frame(scaler, prototypes, training.inputs, training.observed, lengths, categories)
+    return fit_frame(scaler, prototypes, training.inputs, training.observed, lengths, categories, options.engine)
 
 
 def measure_out_of_fold(fitted: HeadFit, quality: NDArray[np.float64], train: Corpus) -> OutOfFold:

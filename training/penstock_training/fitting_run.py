@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from penstock_routers.policy import Tradeoff
 from penstock_training.comparison import Contender, RouterComparison, compare_routers
 from penstock_training.cross_validation import CrossValidation, CrossValidationOptions, IndexArray, cross_validate
+from penstock_training.engines.protocol import LOCAL
 from penstock_training.errors import OutcomeError, TrainingError
 from penstock_training.evaluation_run import BASELINE_MINIMUM, BaselineSection, EvaluationOptions, EvaluationRun
 from penstock_training.fit import NOVELTY_QUANTILE, Corpus, FitOptions, cost_scale_usd, mean_output_tokens
@@ -178,10 +179,10 @@ def run_fitting(
     name: str = options.fit.router.family
     seed = options.fit.seed
     setting = _setting(corpus, reference_arm, options)
-    make_fit = fold_fits(corpus, reference_arm, options.fit)
+    make_fit = fold_fits(corpus, reference_arm, replace(options.fit, engine=LOCAL))
     found = evaluate_fitting(name, corpus.matrix, make_fit, setting, folds=options.folds, progress=progress)
     main_name, main = next(iter(found.cross_validation.items()))
-    tables = _tables(main, reference_arm, setting, progress)
+    tables = _tables(main, reference_arm, replace(setting, engine=LOCAL), progress)
     curves = (
         {name: _learning_curve(corpus, reference_arm, options, setting.cost_scale_usd, progress)}
         if options.sizes
@@ -212,7 +213,9 @@ def _setting(corpus: Corpus, reference_arm: str, options: FittingRunOptions) -> 
     """Cost of a typical request on the dearest arm and share of novel prompts, as in `penstock_training.fit`."""
     written = mean_output_tokens(corpus)[corpus.matrix.arms.index(reference_arm)]
     scale = cost_scale_usd(corpus.prices, float(corpus.matrix.prompt_tokens.mean()), float(written))
-    return CrossValidationOptions(scale, NOVELTY_QUANTILE, options.fit.resamples, options.fit.seed)
+    return CrossValidationOptions(
+        scale, NOVELTY_QUANTILE, options.fit.resamples, options.fit.seed, options.fit.engine
+    )
 
 
 def _learning_parts(corpus: Corpus, options: FittingRunOptions) -> tuple[IndexArray, IndexArray]:

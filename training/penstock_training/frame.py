@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from penstock_routers.token_counts import ASSUMED_OUTPUT_TOKENS
 from penstock_training.category_head import CategoryHead
+from penstock_training.engines.protocol import LOCAL, Engine
 from penstock_training.families.head import FloatArray, GraphNames, PromptInputs
 from penstock_training.graph import GraphBuilder
 from penstock_training.places import FormScaler, Prototypes, sums_per_prototype
@@ -140,6 +141,7 @@ def fit_frame(
     observed: NDArray[np.bool_],
     output_tokens: NDArray[np.floating],
     categories: CategoryHead,
+    engine: Engine = LOCAL,
 ) -> Frame:
     """Count the evidence and learn answer lengths.
 
@@ -154,6 +156,8 @@ def fit_frame(
     output_tokens : ndarray, shape (n, m)
         NaN where missing or not free-form.
     categories : CategoryHead
+    engine : Engine
+        Where the lengths of each arm are learned.
 
     Returns
     -------
@@ -162,17 +166,19 @@ def fit_frame(
     counts = sums_per_prototype(observed.astype(np.float64), prototypes.members, len(prototypes))
     if bool((counts == counts[:, :1]).all()):
         counts = counts[:, :1]
-    return Frame(scaler, prototypes, counts, fit_lengths(inputs, output_tokens), categories)
+    return Frame(scaler, prototypes, counts, fit_lengths(inputs, output_tokens, engine), categories)
 
 
-def fit_lengths(inputs: PromptInputs, output_tokens: NDArray[np.floating]) -> LengthHead:
-    """Regress the logarithm of 1 + tokens on the prompt, per arm.
+def fit_lengths(inputs: PromptInputs, output_tokens: NDArray[np.floating], engine: Engine = LOCAL) -> LengthHead:
+    """Regress the logarithm of 1 + tokens on the prompt, one arm at a time.
 
     Parameters
     ----------
     inputs : PromptInputs
     output_tokens : ndarray, shape (n, m)
         NaN where missing.
+    engine : Engine
+        Each arm is one part of its work.
 
     Returns
     -------
@@ -187,25 +193,40 @@ def fit_lengths(inputs: PromptInputs, output_tokens: NDArray[np.floating]) -> Le
     ----------
     Duan, "Smearing estimate: a nonparametric retransformation method" (JASA 78, 1983), in ratio form.
     """
-    design = inputs.design(_LENGTH_FORM_WEIGHT)
     scale = np.concatenate([np.ones(inputs.vectors.shape[1]), np.full(inputs.forms.shape[1], _LENGTH_FORM_WEIGHT)])
-    size, arms = design.shape[1], output_tokens.shape[1]
     known = output_tokens[np.isfinite(output_tokens)]
     overall = float(known.mean(dtype=np.float64)) if known.size else ASSUMED_OUTPUT_TOKENS
-    weight, bias, smear = np.zeros((size, arms)), np.full(arms, np.log1p(overall)), np.ones(arms)
-    low, high = bias.copy(), bias.copy()
-    for arm in range(arms):
-        rows = np.isfinite(output_tokens[:, arm])
-        tokens = output_tokens[rows, arm].astype(np.float64)
-        if tokens.size < _MIN_LENGTHS:
-            bias[arm] = low[arm] = high[arm] = np.log1p(tokens.mean()) if tokens.size else np.log1p(overall)
-            continue
-        logs = np.log1p(tokens)
-        center = design[rows].mean(axis=0)
-        x = design[rows] - center
-        beta = np.linalg.solve(x.T @ x + _LENGTH_RIDGE * np.eye(size), x.T @ (logs - logs.mean()))
-        weight[:, arm], bias[arm] = beta * scale, logs.mean() - center @ beta
-        low[arm], high[arm] = np.quantile(logs, _LENGTH_QUANTILES)
-        fitted = np.exp(np.clip(design[rows] @ beta + bias[arm], low[arm], high[arm]))
-        smear[arm] = (1.0 + tokens).mean() / fitted.mean()
-    return LengthHead(weight, bias, low, high, smear)
+    shared = engine.share((inputs.design(_LENGTH_FORM_WEIGHT), output_tokens, overall))
+    arms = engine.map(_arm_lengths, shared, range(output_tokens.shape[1]))
+    return LengthHead(
+        np.stack([arm.beta for arm in arms], axis=1) * scale[:, None],
+        *(np.array([getattr(arm, name) for arm in arms]) for name in ("bias", "low", "high", "smear")),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _ArmLengths:
+    """One arm's column of a `LengthHead`, its weight not scaled yet."""
+
+    beta: FloatArray
+    bias: float
+    low: float
+    high: float
+    smear: float
+
+
+def _arm_lengths(everything: tuple[FloatArray, NDArray[np.floating], float], arm: int) -> _ArmLengths:
+    design, output_tokens, overall = everything
+    rows = np.isfinite(output_tokens[:, arm])
+    tokens = output_tokens[rows, arm].astype(np.float64)
+    if tokens.size < _MIN_LENGTHS:
+        level = float(np.log1p(tokens.mean() if tokens.size else overall))
+        return _ArmLengths(np.zeros(design.shape[1]), level, level, level, 1.0)
+    logs = np.log1p(tokens)
+    center = design[rows].mean(axis=0)
+    x = design[rows] - center
+    beta = np.linalg.solve(x.T @ x + _LENGTH_RIDGE * np.eye(design.shape[1]), x.T @ (logs - logs.mean()))
+    bias = float(logs.mean() - center @ beta)
+    low, high = (float(bound) for bound in np.quantile(logs, _LENGTH_QUANTILES))
+    fitted = np.exp(np.clip(design[rows] @ beta + bias, low, high))
+    return _ArmLengths(beta, bias, low, high, float((1.0 + tokens).mean() / fitted.mean()))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +18,7 @@ from penstock_training.outcome_files import WHOLE_NUMBER_COLUMNS, CodedText, Raw
 from penstock_training.splits import normalise_question
 
 IndexArray = NDArray[np.int64]
+AreEdited = Callable[[Sequence[tuple[str, str]]], Sequence[bool]]
 
 BAD_ROWS_SHOWN: Final = 10
 # Rows with one query_id but other texts: in four public sets 31 of 35,163 questions (options added, spaces mended).
@@ -193,10 +195,21 @@ def check_values(text: dict[str, CodedText], number: dict[str, NDArray[np.float6
     found.add(np.isinf(number["timestamp"]), "timestamp", "not_finite")
 
 
-def check_cells(text: dict[str, CodedText], query: IndexArray, found: Findings) -> None:
-    """Check rows against each other: one row per query and arm, one question per query."""
+def check_cells(
+    text: dict[str, CodedText], query: IndexArray, found: Findings, are_edited: AreEdited
+) -> None:
+    """Check rows against each other: one row per query and arm, one question per query.
+
+    Parameters
+    ----------
+    text : dict of str to CodedText
+    query : ndarray of int64, shape (r,)
+    found : Findings
+    are_edited : callable
+        Tells of pairs of prompts, as they stand in `text`, which are one prompt in two versions.
+    """
     usable = np.flatnonzero(~found.is_bad)
-    edited, other = _variants(text["prompt"], query[usable], usable)
+    edited, other = _variants(text["prompt"], query[usable], usable, are_edited)
     found.prompt_variants = int(np.unique(query[usable][edited]).size)
     conflict = np.zeros(found.is_bad.size, dtype=bool)
     conflict[usable] = other
@@ -209,24 +222,33 @@ def check_cells(text: dict[str, CodedText], query: IndexArray, found: Findings) 
     found.add(repeated, "arm", "duplicate_cell")
 
 
-def _variants(prompt: CodedText, query: IndexArray, rows: IndexArray) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _variants(
+    prompt: CodedText, query: IndexArray, rows: IndexArray, are_edited: AreEdited
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Mark rows whose text is not their query's first text: (edited versions of it, other questions)."""
     edited, other = np.zeros(rows.size, dtype=bool), np.zeros(rows.size, dtype=bool)
     if not rows.size:
         return edited, other
     codes = prompt.codes[rows]
     _, first, inverse = np.unique(query, return_index=True, return_inverse=True)
-    expected = codes[first][inverse]
-    is_like: dict[tuple[int, int], bool] = {}
-    for row in np.flatnonzero(codes != expected).tolist():
-        pair = (int(codes[row]), int(expected[row]))
-        if pair not in is_like:
-            is_like[pair] = _is_edited(prompt.values[pair[0]], prompt.values[pair[1]])
-        (edited if is_like[pair] else other)[row] = True
+    differing = np.flatnonzero(codes != codes[first][inverse])
+    if not differing.size:
+        return edited, other
+    pairs, which = np.unique(
+        np.stack([codes, codes[first][inverse]], axis=1)[differing], axis=0, return_inverse=True
+    )
+    is_like = np.array(are_edited([(prompt.values[i], prompt.values[k]) for i, k in pairs.tolist()]), dtype=bool)
+    which = which.ravel()
+    edited[differing], other[differing] = is_like[which], ~is_like[which]
     return edited, other
 
 
-def _is_edited(first: str, second: str) -> bool:
+def are_edited_texts(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+    """Compare texts that are at hand; see `is_edited`."""
+    return [is_edited(first, second) for first, second in pairs]
+
+
+def is_edited(first: str, second: str) -> bool:
     """Tell an edited prompt (a typing error mended, options added) from another one by the words they share."""
     one, two = set(_WORD.findall(first.casefold())), set(_WORD.findall(second.casefold()))
     shared = len(one & two) / max(1, min(len(one), len(two)))

@@ -10,7 +10,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
@@ -183,21 +183,65 @@ def _describe_columns(raw: RawOutcomes, present: frozenset[str]) -> None:
 
 def _read_parquet(path: Path) -> RawOutcomes:
     try:
-        with pq.ParquetFile(path, read_dictionary=_text_names(path)) as file:
-            present = frozenset(file.schema_arrow.names)
-            wanted = {n: t for n in file.schema_arrow.names if (t := target_column(n, present)) is not None}
-            table = file.read(columns=list(wanted))
-        rows = table.num_rows
-        raw = RawOutcomes(path, np.arange(1, rows + 1, dtype=np.int64), {}, {})
-        for name, target in wanted.items():
-            read = _parquet_text if target in TEXT_COLUMNS else _parquet_number
-            read(raw, target, table.column(name))
+        with pq.ParquetFile(path, read_dictionary=_text_names(pq.read_schema(path))) as file:
+            return parquet_columns(path, file)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = type(error).__name__
         raise OutcomeError(f"{path}: not a readable Parquet file ({reason})", code="outcome_file_unreadable") from error
-    _fill_absent(raw, rows)
+
+
+def open_parquet(path: str, store: Any) -> pq.ParquetFile:
+    """Open a Parquet file in a pyarrow file system, its text columns kept coded."""
+    return pq.ParquetFile(path, filesystem=store, read_dictionary=_text_names(pq.read_schema(path, filesystem=store)))
+
+
+def parquet_columns(path: Path, file: pq.ParquetFile, row_groups: Sequence[int] | None = None) -> RawOutcomes:
+    """Read the columns of a Parquet file that we know.
+
+    Parameters
+    ----------
+    path : Path
+        Its name in reports.
+    file : ParquetFile
+        Opened with its text columns coded.
+    row_groups : sequence of int, optional
+        All when omitted.
+
+    Returns
+    -------
+    RawOutcomes
+        Rows are numbered from 1 within what was read.
+
+    Raises
+    ------
+    ArrowException, OSError, UnicodeDecodeError
+        It is damaged.
+    """
+    present = frozenset(file.schema_arrow.names)
+    wanted = {n: t for n in file.schema_arrow.names if (t := target_column(n, present)) is not None}
+    groups = range(file.num_row_groups) if row_groups is None else row_groups
+    table = file.read_row_groups(list(groups), columns=list(wanted))
+    raw = RawOutcomes(path, np.arange(1, table.num_rows + 1, dtype=np.int64), {}, {})
+    for name, target in wanted.items():
+        read = _parquet_text if target in TEXT_COLUMNS else _parquet_number
+        read(raw, target, table.column(name))
+    _fill_absent(raw, table.num_rows)
     _describe_columns(raw, present)
     return raw
+
+
+def join_raw(path: Path, parts: Sequence[RawOutcomes]) -> RawOutcomes:
+    """Put parts of one set under each other; rows are numbered through, and a column is absent where no part has it."""
+    starts = np.cumsum([0, *(part.row_number.size for part in parts)]).tolist()
+    return RawOutcomes(
+        path,
+        np.arange(1, starts[-1] + 1, dtype=np.int64),
+        {name: join_coded([part.text[name] for part in parts]) for name in TEXT_COLUMNS},
+        {name: np.concatenate([np.zeros(0), *(part.number[name] for part in parts)]) for name in NUMBER_COLUMNS},
+        [replace(each, row=each.row + start) for part, start in zip(parts, starts, strict=False) for each in part.problems],
+        [name for name in (*TEXT_COLUMNS, *NUMBER_COLUMNS) if all(name in part.absent_columns for part in parts)],
+        sorted({name for part in parts for name in part.unknown_columns}),
+    )
 
 
 def _parquet_text(raw: RawOutcomes, target: str, column: pa.ChunkedArray) -> None:
@@ -213,9 +257,8 @@ def _parquet_text(raw: RawOutcomes, target: str, column: pa.ChunkedArray) -> Non
         raw.text[target] = CodedText(np.full(len(column), -1, dtype=np.int64), ())
 
 
-def _text_names(path: Path) -> list[str]:
+def _text_names(schema: pa.Schema) -> list[str]:
     """Name the text columns, so that pyarrow keeps them coded and no prompt is decoded once per arm."""
-    schema = pq.read_schema(path)
     present = frozenset(schema.names)
     texts = (f for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type))
     return [f.name for f in texts if target_column(f.name, present) in TEXT_COLUMNS]

@@ -7,7 +7,7 @@ pyarrow (`penstock_training.outcome_files` does the reading). Read `load_outcome
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -17,9 +17,12 @@ from numpy.typing import NDArray
 
 from penstock_routers.token_counts import message_tokens
 from penstock_training.errors import OutcomeError
+from penstock_training.languages import language_of
 from penstock_training.outcome_checks import (
+    AreEdited,
     Findings,
     LoadReport,
+    are_edited_texts,
     check_cells,
     check_values,
 )
@@ -96,13 +99,26 @@ class OutcomeMatrix:
         """Tokens of each prompt, shape (n,): mean over the arms' counts, the gateway's own estimate without any."""
         counts = self.input_tokens.astype(np.float64)
         known = np.isfinite(counts)
-        lengths = np.array([message_tokens(prompt) for prompt in self.prompts], dtype=np.float64)
         totals = np.where(known, counts, 0.0).sum(axis=1)
-        return np.asarray(np.where(known.any(axis=1), totals / np.maximum(known.sum(axis=1), 1), lengths))
+        return np.asarray(np.where(known.any(axis=1), totals / np.maximum(known.sum(axis=1), 1), self.text_tokens))
+
+    @property
+    def text_tokens(self) -> NDArray[np.float64]:
+        """The gateway's own estimate of each prompt's tokens, from its text, shape (n,)."""
+        return np.array([message_tokens(prompt) for prompt in self.prompts], dtype=np.float64)
+
+    @property
+    def languages(self) -> list[str]:
+        """Guessed language of each prompt, length n (`penstock_training.languages.language_of`)."""
+        return [language_of(prompt) for prompt in self.prompts]
 
     @property
     def digest(self) -> str:
         """SHA-256 of the content as 64 hex digits; independent of the order of prompts."""
+        return content_digest(self.arms, self.content_lines())
+
+    def content_lines(self) -> list[bytes]:
+        """SHA-256 of each prompt with its outcomes, length n."""
         lines = []
         matrices = [self.score, self.input_tokens, self.output_tokens, self.cost_usd]
         matrices += [] if self.propensity is None else [self.propensity]
@@ -111,8 +127,13 @@ class OutcomeMatrix:
             for values in matrices:
                 digest.update(values[row].astype("<f4").tobytes())
             lines.append(digest.digest())
-        arms = "\x00".join(self.arms).encode("utf-8", "surrogatepass")
-        return hashlib.sha256(hashlib.sha256(arms).digest() + b"".join(sorted(lines))).hexdigest()
+        return lines
+
+
+def content_digest(arms: Sequence[str], lines: Sequence[bytes]) -> str:
+    """Put the lines of `OutcomeMatrix.content_lines` together, in whatever order they come."""
+    names = "\x00".join(arms).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(hashlib.sha256(names).digest() + b"".join(sorted(lines))).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +177,9 @@ class OutcomeTable:
         """Rows that another arm answered than the one that was drawn, shape (r,)."""
         return differing(self.text["arm"], self.text["intended_arm"])
 
-    def matrix(self, arms: Sequence[str] | None = None) -> OutcomeMatrix:
+    def matrix(
+        self, arms: Sequence[str] | None = None, *, number: Callable[[Sequence[str]], IndexArray] = question_groups
+    ) -> OutcomeMatrix:
         """Arrange the rows as a prompt × arm table.
 
         Parameters
@@ -164,6 +187,8 @@ class OutcomeTable:
         arms : sequence of str, optional
             Which arms, in which order; all of them by name when omitted. Prompts without a row for any of them are
             left out.
+        number : callable
+            Gives the prompts, shape (n,), the numbers of their questions.
 
         Returns
         -------
@@ -193,7 +218,7 @@ class OutcomeTable:
         names = ("score", "input_tokens", "output_tokens", "cost_usd", *(("propensity",) if is_logged else ()))
         return OutcomeMatrix(
             prompts,
-            question_groups(prompts),
+            number(prompts),
             self._texts("source", heads),
             self._texts("task", heads),
             self._texts("category", heads),
@@ -248,7 +273,31 @@ def load_outcomes(paths: Sequence[Path], *, on_bad_rows: Literal["refuse", "skip
     """
     if not paths:
         raise OutcomeError("no outcome file was named", code="outcome_no_usable_row")
-    raws = [read_outcome_file(path) for path in paths]
+    return assemble_outcomes([read_outcome_file(path) for path in paths], on_bad_rows=on_bad_rows)
+
+
+def assemble_outcomes(
+    raws: list[RawOutcomes], *, on_bad_rows: Literal["refuse", "skip"], are_edited: AreEdited = are_edited_texts
+) -> OutcomeTable:
+    """Put columns together and check them.
+
+    Parameters
+    ----------
+    raws : list of RawOutcomes
+        Their gaps in ``source`` are filled.
+    on_bad_rows : {"refuse", "skip"}
+    are_edited : callable
+        As for `penstock_training.outcome_checks.check_cells`.
+
+    Returns
+    -------
+    OutcomeTable
+
+    Raises
+    ------
+    OutcomeError
+        As for `load_outcomes`.
+    """
     for raw in raws:
         if not raw.row_number.size:
             raise OutcomeError(f"{raw.path}: the file has no row", code="outcome_no_usable_row")
@@ -263,7 +312,7 @@ def load_outcomes(paths: Sequence[Path], *, on_bad_rows: Literal["refuse", "skip
     for raw, start in zip(raws, starts, strict=False):
         found.add_raw(raw, int(start))
     check_values(text, number, found)
-    check_cells(text, query, found)
+    check_cells(text, query, found, are_edited)
     report = found.report(raws, starts, text, number)
     if on_bad_rows == "refuse" and report.rows_bad:
         raise OutcomeError(report.describe(), code="outcome_rows_refused")

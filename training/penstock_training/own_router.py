@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from penstock_routers.artifact import RouterArtifact
 from penstock_routers.encoder import PromptEncoder
@@ -21,6 +22,7 @@ from penstock_routers.prompt_content import CAPTURED_LICENCE
 from penstock_routers.token_counts import ASSUMED_OUTPUT_TOKENS
 from penstock_training.card import CardArm, CardReport, CardSource
 from penstock_training.default_router import evaluate_on
+from penstock_training.engines.protocol import LOCAL
 from penstock_training.errors import TrainingError
 from penstock_training.evaluation_report import EvaluationReport
 from penstock_training.fit import (
@@ -41,6 +43,8 @@ from penstock_training.search_trials import SearchOptions
 from penstock_training.splits import leave_source_out, source_overlaps
 from penstock_training.tiers import recover_price
 from penstock_training.vectors import encode_prompts, encoder_reference
+
+Encode = Callable[[Progress], tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 _SUMMARY: Final = "Fitted on outcomes of your own. It knows the arms by the names that the outcome files give them."
 _USAGE: Final = (
@@ -68,6 +72,7 @@ def fit_outcomes(
     may_hold_prompt_vectors: bool = False,
     search: SearchOptions | None = None,
     on_found: Callable[[SearchResult], None] | None = None,
+    encode: Encode | None = None,
 ) -> RouterArtifact:
     """Fit, evaluate and write an artifact.
 
@@ -93,6 +98,8 @@ def fit_outcomes(
         was chosen with all of them.
     on_found : callable, optional
         Called with what the search found, before anything is fitted on it.
+    encode : callable, optional
+        As for `own_corpus`.
 
     Returns
     -------
@@ -105,7 +112,7 @@ def fit_outcomes(
         ``too_few_arms``, ``no_prices``, ``prompt_vectors_refused``, what searching and fitting raise, or what
         `write_artifact` raises.
     """
-    corpus = own_corpus(matrix, encoder=encoder, prices=prices, progress=progress)
+    corpus = own_corpus(matrix, encoder=encoder, prices=prices, progress=progress, encode=encode)
     reference = reference_arm or dearest_arm(corpus.prices)
     notes: tuple[str, ...] = ()
     with single_threaded():
@@ -131,6 +138,7 @@ def own_corpus(
     encoder: PromptEncoder,
     prices: Mapping[str, tuple[float, float]],
     progress: Progress,
+    encode: Encode | None = None,
 ) -> Corpus:
     """Encode the prompts and price the arms.
 
@@ -138,6 +146,8 @@ def own_corpus(
     ----------
     matrix, encoder, prices, progress
         As for `fit_outcomes`.
+    encode : callable, optional
+        Makes vectors (n, d) and features (n, f) where the texts are, when the matrix does not have them.
 
     Returns
     -------
@@ -151,10 +161,14 @@ def own_corpus(
     if len(matrix.arms) < 2:
         raise TrainingError("the outcomes name one arm only; there is nothing to choose", code="too_few_arms")
     priced = arm_prices(matrix, prices)
-    vectors = encode_prompts(encoder, matrix.prompts, lambda done, total: progress("encoding", done, total))
+    if encode is not None:
+        vectors, features = encode(progress)
+    else:
+        vectors = encode_prompts(encoder, matrix.prompts, lambda done, total: progress("encoding", done, total))
+        features = feature_matrix(matrix.prompts)
     # Every answer counts as free-form, since nothing tells them apart.
     is_free_form = np.ones(len(matrix.prompts), dtype=bool)
-    return Corpus(matrix, vectors, feature_matrix(matrix.prompts), is_free_form, priced)
+    return Corpus(matrix, vectors, features, is_free_form, priced)
 
 
 def arm_prices(matrix: OutcomeMatrix, given: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
@@ -198,18 +212,25 @@ def _leave_sources_out(
     counts = Counter(corpus.matrix.sources)
     large = [name for name, prompts in counts.most_common(MAX_SOURCES_LEFT_OUT) if prompts >= MIN_COMPLETE_PROMPTS]
     names = sorted(large) if len(counts) > 1 else []
-    reports: dict[str, EvaluationReport] = {}
-    for done, source in enumerate(names):
-        progress("sources left out", done, len(names))
-        train, test = leave_source_out(corpus.matrix, source)
-        try:
-            fitted = fit_router(corpus.rows(train), reference_arm=reference, options=options, progress=silent)
-            reports[source] = evaluate_on(fitted, corpus.rows(test), f"all of {source}, fitted without it", options)
-        except TrainingError as error:
-            if error.code not in _TOO_LITTLE:
-                raise
-        progress("sources left out", done + 1, len(names))
-    return reports
+    if not names:
+        return {}
+    shared = options.engine.share((corpus, reference, replace(options, engine=LOCAL)))
+    found = options.engine.map(
+        _without_source, shared, names, lambda done, total: progress("sources left out", done, total)
+    )
+    return {name: report for name, report in zip(names, found, strict=True) if report is not None}
+
+
+def _without_source(everything: tuple[Corpus, str, FitOptions], source: str) -> EvaluationReport | None:
+    corpus, reference, options = everything
+    train, test = leave_source_out(corpus.matrix, source)
+    try:
+        fitted = fit_router(corpus.rows(train), reference_arm=reference, options=options, progress=silent)
+        return evaluate_on(fitted, corpus.rows(test), f"all of {source}, fitted without it", options)
+    except TrainingError as error:
+        if error.code not in _TOO_LITTLE:
+            raise
+        return None
 
 
 def _sources(matrix: OutcomeMatrix, licence: str) -> tuple[SourceEntry, ...]:

@@ -10,12 +10,14 @@ Notation: prototype p has a unit centroid c_p and a mean form z_p; the similarit
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock_training.engines.protocol import LOCAL, Engine
 from penstock_training.graph import GraphBuilder
 
 FloatArray = NDArray[np.float64]
@@ -129,13 +131,26 @@ class Places:
         """Take some rows; the clusterings made so far and later are shared."""
         return Places(self.vectors, self.forms, self.seed, self.index[index], self.indexes, self._made)
 
+    def make(self, counts: Iterable[int], engine: Engine) -> None:
+        """Make the clusterings for these counts, each once and where the engine does it."""
+        wanted = sorted({self._clusters(count) for count in counts} - self._made.keys())
+        shared = engine.share((self.vectors, self.forms, self.seed))
+        self._made.update(zip(wanted, engine.map(_clustered, shared, wanted), strict=True))
+
     def get(self, count: int) -> Prototypes:
         """About `count` prototypes of all prompts, with the members among the rows of this view."""
-        wanted = max(1, min(count, self.vectors.shape[0] // MIN_MEMBERS))
-        if wanted not in self._made:
-            self._made[wanted] = make_prototypes(self.vectors, self.forms, count=wanted, seed=self.seed)
+        wanted = self._clusters(count)
+        self.make([wanted], LOCAL)
         made = self._made[wanted]
         return Prototypes(made.centroids, made.forms, made.members[self.index])
+
+    def _clusters(self, count: int) -> int:
+        return max(1, min(count, self.vectors.shape[0] // MIN_MEMBERS))
+
+
+def _clustered(prompts: tuple[FloatArray, FloatArray, int], count: int) -> Prototypes:
+    vectors, forms, seed = prompts
+    return make_prototypes(vectors, forms, count=count, seed=seed)
 
 
 def make_prototypes(vectors: FloatArray, forms: FloatArray, *, count: int, seed: int) -> Prototypes:

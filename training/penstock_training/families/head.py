@@ -6,7 +6,7 @@ Owns the types that families and the rest of the trainer exchange. Must not fit 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock_training.completion import complete
+from penstock_training.engines.protocol import LOCAL, Engine
 from penstock_training.graph import GraphBuilder
 from penstock_training.places import Places, Prototypes
 
@@ -101,15 +102,26 @@ class TrainingSet:
         """
         inputs, score = self.inputs.rows(index), self.score[index]
         weight = None if self.weight is None else self.weight[index]
+        self.fill([index], LOCAL)
         key = index.tobytes()
-        if key not in self._targets:
-            self._targets[key], _ = complete(score, inputs.design(_COMPLETION_FORM_WEIGHT), weight)
         places = self.places.rows(index)
         return TrainingSet(inputs, score, weight, self._targets[key], self.observed[index], places, self.directions)
+
+    def fill(self, indexes: Iterable[IndexArray], engine: Engine) -> None:
+        """Fill in the missing cells of these selections of rows, each once and where the engine does it."""
+        wanted = {index.tobytes(): index for index in indexes if index.tobytes() not in self._targets}
+        shared = engine.share((self.inputs, self.score, self.weight))
+        self._targets.update(zip(wanted, engine.map(_filled, shared, list(wanted.values())), strict=True))
 
     def prototypes(self, count: int) -> Prototypes:
         """About `count` prototypes with the members among these rows."""
         return self.places.get(count)
+
+
+def _filled(cells: tuple[PromptInputs, FloatArray, FloatArray | None], index: IndexArray) -> FloatArray:
+    inputs, score, weight = cells
+    design = inputs.rows(index).design(_COMPLETION_FORM_WEIGHT)
+    return complete(score[index], design, None if weight is None else weight[index])[0]
 
 
 @dataclass(frozen=True, slots=True)
