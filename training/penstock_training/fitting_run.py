@@ -213,9 +213,7 @@ def _setting(corpus: Corpus, reference_arm: str, options: FittingRunOptions) -> 
     """Cost of a typical request on the dearest arm and share of novel prompts, as in `penstock_training.fit`."""
     written = mean_output_tokens(corpus)[corpus.matrix.arms.index(reference_arm)]
     scale = cost_scale_usd(corpus.prices, float(corpus.matrix.prompt_tokens.mean()), float(written))
-    return CrossValidationOptions(
-        scale, NOVELTY_QUANTILE, options.fit.resamples, options.fit.seed, options.fit.engine
-    )
+    return CrossValidationOptions(scale, NOVELTY_QUANTILE, options.fit.resamples, options.fit.seed, options.fit.engine)
 
 
 def _learning_parts(corpus: Corpus, options: FittingRunOptions) -> tuple[IndexArray, IndexArray]:

@@ -195,9 +195,7 @@ def check_values(text: dict[str, CodedText], number: dict[str, NDArray[np.float6
     found.add(np.isinf(number["timestamp"]), "timestamp", "not_finite")
 
 
-def check_cells(
-    text: dict[str, CodedText], query: IndexArray, found: Findings, are_edited: AreEdited
-) -> None:
+def check_cells(text: dict[str, CodedText], query: IndexArray, found: Findings, are_edited: AreEdited) -> None:
     """Check rows against each other: one row per query and arm, one question per query.
 
     Parameters
@@ -234,9 +232,7 @@ def _variants(
     differing = np.flatnonzero(codes != codes[first][inverse])
     if not differing.size:
         return edited, other
-    pairs, which = np.unique(
-        np.stack([codes, codes[first][inverse]], axis=1)[differing], axis=0, return_inverse=True
-    )
+    pairs, which = np.unique(np.stack([codes, codes[first][inverse]], axis=1)[differing], axis=0, return_inverse=True)
     is_like = np.array(are_edited([(prompt.values[i], prompt.values[k]) for i, k in pairs.tolist()]), dtype=bool)
     which = which.ravel()
     edited[differing], other[differing] = is_like[which], ~is_like[which]

@@ -238,7 +238,11 @@ def join_raw(path: Path, parts: Sequence[RawOutcomes]) -> RawOutcomes:
         np.arange(1, starts[-1] + 1, dtype=np.int64),
         {name: join_coded([part.text[name] for part in parts]) for name in TEXT_COLUMNS},
         {name: np.concatenate([np.zeros(0), *(part.number[name] for part in parts)]) for name in NUMBER_COLUMNS},
-        [replace(each, row=each.row + start) for part, start in zip(parts, starts, strict=False) for each in part.problems],
+        [
+            replace(each, row=each.row + start)
+            for part, start in zip(parts, starts, strict=False)
+            for each in part.problems
+        ],
         [name for name in (*TEXT_COLUMNS, *NUMBER_COLUMNS) if all(name in part.absent_columns for part in parts)],
         sorted({name for part in parts for name in part.unknown_columns}),
     )

@@ -24,6 +24,7 @@ from penstock_training.splits import normalise_question
 _SAMPLED: Final = 32  # questions of a chunk that help to divide all of them evenly
 _SAMPLE_LETTERS: Final = 64
 _ENDING: Final = ".parquet"
+_INSTALL: Final = f"install that store's fsspec package, and: {install_command('ship')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,7 @@ def read_texts(chunk: Chunk, keys: Sequence[str]) -> list[str]:
 
 
 def prompt_key(text: str) -> str:
-    """SHA-256 of a prompt as 64 hex digits, which stands for it where its text is not; a blank one stands for itself."""
+    """SHA-256 of a prompt as 64 hex digits, to stand for it where its text is not; a blank one stands for itself."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest() if text.strip() else text
 
 
@@ -166,11 +167,8 @@ def _open_store(url: str) -> tuple[Any, str]:
         try:
             inner, path = pafs.FileSystem.from_uri(url)
         except (pa.ArrowException, OSError) as error:
-            raise OutcomeError(
-                f"{set_name(url)}: nothing installed opens {url.partition('://')[0]}:// ({missing}); install its fsspec "
-                f"package, and: {install_command('ray')}",
-                code="outcome_store_unknown",
-            ) from error
+            message = f"nothing that is installed opens {url.partition('://')[0]}:// ({missing}); {_INSTALL}"
+            raise OutcomeError(message, code="outcome_store_unknown") from error
         return inner, str(path).rstrip("/")
 
 

@@ -145,7 +145,7 @@ class Places:
         return Prototypes(made.centroids, made.forms, made.members[self.index])
 
     def _clusters(self, count: int) -> int:
-        return max(1, min(count, self.vectors.shape[0] // MIN_MEMBERS))
+        return int(max(1, min(count, self.vectors.shape[0] // MIN_MEMBERS)))
 
 
 def _clustered(prompts: tuple[FloatArray, FloatArray, int], count: int) -> Prototypes:

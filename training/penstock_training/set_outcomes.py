@@ -8,7 +8,6 @@ Owns the order of these steps and the matrix that stands for them. What it holds
 from __future__ import annotations
 
 import bisect
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from penstock_routers.errors import RouterError
 from penstock_routers.features import prompt_features
 from penstock_routers.token_counts import message_tokens
 from penstock_training.engines.protocol import Engine
-from penstock_training.errors import OutcomeError, TrainingError
+from penstock_training.errors import TrainingError
 from penstock_training.languages import language_of
 from penstock_training.outcome_checks import LoadReport, is_edited
 from penstock_training.outcome_files import join_raw
@@ -39,7 +38,7 @@ BLOCK: Final = 2048  # prompts that one part of work describes or encodes; bound
 _RANGES: Final = 32  # into which questions are divided to be numbered
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeyedMatrix(OutcomeMatrix):
     """An outcome matrix whose `prompts` are keys (`prompt_key`), with what was computed where the texts are.
 
@@ -104,6 +103,10 @@ class SetOutcomes:
     report: LoadReport
     blocks: tuple[Block, ...]
     engine: Engine
+
+    def encoding(self, folder: Path, encoder: PromptEncoder) -> Callable[[Progress], tuple[FloatArray, FloatArray]]:
+        """Make what encodes the prompts when it is called (`encode`), as `own_router.own_corpus` takes it."""
+        return lambda progress: self.encode(folder, encoder, progress)
 
     def encode(self, folder: Path, encoder: PromptEncoder, progress: Progress) -> tuple[FloatArray, FloatArray]:
         """Encode the prompts where their texts can be read.
@@ -305,9 +308,7 @@ class _Described:
     lines: list[bytes]
 
 
-def _described(
-    matrix: OutcomeMatrix, blocks: Sequence[Block], engine: Engine, progress: Progress
-) -> KeyedMatrix:
+def _described(matrix: OutcomeMatrix, blocks: Sequence[Block], engine: Engine, progress: Progress) -> KeyedMatrix:
     parts = [(block, matrix.rows(block.rows)) for block in blocks]
     found = engine.map(_describe, engine.share(None), parts, lambda done, total: progress("describing", done, total))
     tokens, languages = np.zeros(len(matrix.prompts)), np.full(len(matrix.prompts), "", dtype=object)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from penstock_routers.bundled import DEFAULT_ENCODER, bundled_folder
+from penstock_training.commands.engine_options import EngineChoice, engine_options, opened_engine
 from penstock_training.commands.fit import fit_options, load_prior
 from penstock_training.commands.shell import (
     DEFAULT_ARTIFACT,
@@ -58,6 +59,7 @@ _QUICK_SECONDS = 5.0  # shorter runs are not announced
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of folds, fits and bootstrap.")
 @click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Also write a page to read.")
+@engine_options
 @json_option
 def cross_validate(
     files: tuple[Path, ...],
@@ -75,6 +77,7 @@ def cross_validate(
     resamples: int,
     seed: int,
     page: Path | None,
+    engine: EngineChoice,
     as_json: bool,
 ) -> None:
     """Fit again and again with a part of the outcomes left out, and measure on that part.
@@ -93,7 +96,7 @@ def cross_validate(
             sizes=_sizes(sizes) if learning_curve or sizes is not None else (),
             draws=draws,
         )
-        found = _run(files, on_bad_rows, encoder, prices, reference_arm, options, has_prior, progress)
+        found = _run(files, on_bad_rows, encoder, prices, reference_arm, options, has_prior, engine, progress)
         if page is not None:
             write_page(found.evaluation, page)
     if as_json:
@@ -117,6 +120,7 @@ def _run(
     reference_arm: str | None,
     options: FittingRunOptions,
     has_prior: bool,
+    choice: EngineChoice,
     progress: Progress,
 ) -> FittingRun:
     from penstock_routers.encoder import PromptEncoder
@@ -141,8 +145,11 @@ def _run(
     with single_threaded():
         plan = plan_run(corpus, reference, options)
         if plan.seconds > _QUICK_SECONDS:
-            click.echo(f"{plan.fits:,} fits, about {_time_text(plan.seconds)} on this machine", err=True)
-        return run_fitting(corpus, reference, options, files=[file.name for file in files], progress=progress)
+            where = "on this machine" if choice.name == "local" else "on one processor like this one"
+            click.echo(f"{plan.fits:,} fits, about {_time_text(plan.seconds)} {where}", err=True)
+        with opened_engine(choice) as engine:
+            options = replace(options, fit=replace(options.fit, engine=engine))
+            return run_fitting(corpus, reference, options, files=[file.name for file in files], progress=progress)
 
 
 def _sizes(text: str | None) -> tuple[int, ...]:

@@ -13,13 +13,14 @@ import click
 
 from penstock_routers.bundled import DEFAULT_ENCODER, bundled_folder
 from penstock_routers.errors import RouterError
+from penstock_training.commands.engine_options import EngineChoice, engine_options, opened_engine
 from penstock_training.commands.shell import (
     DEFAULT_ARTIFACT,
     BadRows,
     bad_rows_option,
     encoder_option,
     errors_shown,
-    load_checked,
+    load_sources,
     model_folder,
     need_packages,
     progress_bars,
@@ -39,9 +40,8 @@ if TYPE_CHECKING:
 @click.option("--default", "is_default", is_flag=True, help="Fit the artifact that comes with the package.")
 @click.option(
     "--outcomes",
-    type=click.Path(path_type=Path, dir_okay=False),
     multiple=True,
-    help="Outcome file, Parquet or JSONL; may be repeated.",
+    help="Outcome file, Parquet or JSONL, or a data set of Parquet files, a folder or a URL; may be repeated.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Artifact folder to write; a router in it is replaced.")
 @click.option(
@@ -96,10 +96,11 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Let the router keep vectors of single prompts (support_points=1), which tell what was asked.",
 )
+@engine_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
 def fit(
     is_default: bool,
-    outcomes: tuple[Path, ...],
+    outcomes: tuple[str, ...],
     out: Path | None,
     data: Path | None,
     encoder: Path | None,
@@ -117,6 +118,7 @@ def fit(
     on_bad_rows: BadRows,
     captured: bool,
     allow_prompt_vectors: bool,
+    engine: EngineChoice,
     as_json: bool,
 ) -> None:
     """Fit a router artifact from outcomes.
@@ -126,6 +128,8 @@ def fit(
     _check_own(is_default, encoder, reference_arm, prices, prior, captured, max_tenant_share)
     if prior and no_prior:
         raise click.UsageError("give either --prior or --no-prior")
+    if is_default and engine.name != "local":
+        raise click.UsageError("--engine ray goes with --outcomes")
     if router == "auto" and (is_default or settings):
         raise click.UsageError("--router auto goes with --outcomes, and chooses the settings itself")
     _check_place(is_default, outcomes, out)
@@ -156,6 +160,7 @@ def fit(
                 allow_prompt_vectors,
                 search,
                 found.append,
+                engine,
             )
             manifest = _fit_own(wanted, options, progress)
     if leaderboard is not None and found:
@@ -180,7 +185,7 @@ def _print_fit(manifest: Manifest, folder: Path, found: list[SearchResult], as_j
         _print_manifest(manifest, folder)
 
 
-def _check_place(is_default: bool, outcomes: tuple[Path, ...], out: Path | None) -> None:
+def _check_place(is_default: bool, outcomes: tuple[str, ...], out: Path | None) -> None:
     if is_default == bool(outcomes):
         raise click.UsageError("give either --default or --outcomes FILE")
     if outcomes and out is None:
@@ -191,7 +196,7 @@ def _check_place(is_default: bool, outcomes: tuple[Path, ...], out: Path | None)
 class _Wanted:
     """What the command line says about outcomes of one's own."""
 
-    outcomes: tuple[Path, ...]
+    outcomes: tuple[str, ...]
     out: Path
     encoder: Path | None
     reference_arm: str | None
@@ -203,6 +208,7 @@ class _Wanted:
     may_hold_prompt_vectors: bool
     search: SearchOptions | None
     on_found: Callable[[SearchResult], None]
+    engine: EngineChoice
 
 
 def _search_options(budget: str, metric: str, leaderboard: Path | None) -> SearchOptions:
@@ -264,27 +270,35 @@ def _fit_default(data: Path | None, out: Path, options: FitOptions, progress: Pr
 
 def _fit_own(wanted: _Wanted, options: FitOptions, progress: Progress) -> Manifest:
     from penstock_routers.encoder import PromptEncoder
+    from penstock_training.outcomes import OutcomeMatrix
     from penstock_training.own_router import fit_outcomes
     from penstock_training.pack import check_folder
     from penstock_training.predict import read_price_list
 
     check_folder(wanted.out)
     given = read_price_list(wanted.prices) if wanted.prices else {}
-    encoder = PromptEncoder.load(model_folder(wanted.encoder, DEFAULT_ENCODER, "encoder"))
+    folder = model_folder(wanted.encoder, DEFAULT_ENCODER, "encoder")
+    encoder = PromptEncoder.load(folder)
     prior = load_prior(wanted.prior, encoder.encoder_id, must_have=wanted.must_have_prior)
-    return fit_outcomes(
-        load_checked(wanted.outcomes, wanted.on_bad_rows, options.router.family),
-        wanted.out,
-        encoder=encoder,
-        reference_arm=wanted.reference_arm,
-        prices=given,
-        options=replace(options, prior=prior),
-        progress=progress,
-        is_captured=wanted.is_captured,
-        may_hold_prompt_vectors=wanted.may_hold_prompt_vectors,
-        search=wanted.search,
-        on_found=wanted.on_found,
-    ).manifest
+    with opened_engine(wanted.engine) as engine:
+        read = load_sources(wanted.outcomes, wanted.on_bad_rows, options.router.family, engine, progress)
+        matrix, encode = (
+            (read, None) if isinstance(read, OutcomeMatrix) else (read.matrix, read.encoding(folder, encoder))
+        )
+        return fit_outcomes(
+            matrix,
+            wanted.out,
+            encoder=encoder,
+            reference_arm=wanted.reference_arm,
+            prices=given,
+            options=replace(options, prior=prior, engine=engine),
+            progress=progress,
+            is_captured=wanted.is_captured,
+            may_hold_prompt_vectors=wanted.may_hold_prompt_vectors,
+            search=wanted.search,
+            on_found=wanted.on_found,
+            encode=encode,
+        ).manifest
 
 
 def load_prior(given: Path | None, encoder_id: str, *, must_have: bool) -> Prior | None:

@@ -24,7 +24,9 @@ from penstock_training.progress import Progress
 
 if TYPE_CHECKING:
     from penstock_training.data_checks import DataReport
+    from penstock_training.engines.protocol import Engine
     from penstock_training.outcomes import OutcomeMatrix
+    from penstock_training.set_outcomes import SetOutcomes
 
 DEFAULT_ARTIFACT: Final = "default-router"
 BadRows = Literal["refuse", "skip"]
@@ -62,9 +64,28 @@ def load_matrix(files: tuple[Path, ...], on_bad_rows: BadRows) -> OutcomeMatrix:
 
 def load_checked(files: tuple[Path, ...], on_bad_rows: BadRows, family: str) -> OutcomeMatrix:
     """Read outcome files to fit on: warnings go to standard error, and what a fit must not go on with is refused."""
+    return _checked(load_matrix(files, on_bad_rows), on_bad_rows, family)
+
+
+def load_sources(
+    sources: tuple[str, ...], on_bad_rows: BadRows, family: str, engine: Engine, progress: Progress
+) -> OutcomeMatrix | SetOutcomes:
+    """Read outcomes to fit on, checked as by `load_checked`: files here, data sets where the engine works."""
+    from penstock_training.parquet_sets import is_parquet_set
+    from penstock_training.set_outcomes import load_sets
+
+    if engine.name == "local" and not any(is_parquet_set(source) for source in sources):
+        return load_checked(tuple(Path(source) for source in sources), on_bad_rows, family)
+    found = load_sets(sources, engine, on_bad_rows=on_bad_rows, progress=progress)
+    if remarks := found.report.describe():
+        click.echo(remarks, err=True)
+    _checked(found.matrix, on_bad_rows, family)
+    return found
+
+
+def _checked(matrix: OutcomeMatrix, on_bad_rows: BadRows, family: str) -> OutcomeMatrix:
     from penstock_training.data_checks import MINIMUM_QUESTIONS, check_outcomes
 
-    matrix = load_matrix(files, on_bad_rows)
     report = check_outcomes(
         matrix,
         on_bad_rows=on_bad_rows,

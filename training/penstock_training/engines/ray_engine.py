@@ -32,8 +32,9 @@ from penstock_training.fit import single_threaded
 
 ADDRESS_VARIABLE: Final = "RAY_ADDRESS"
 RETRIES: Final = 3  # of a task whose worker died; an error that our code raised is never retried
-_IN_FLIGHT_PER_CPU: Final = 2  # one that runs, and one whose arguments are on their way; bounds the results kept waiting
-_CONNECT_SECONDS: Final = 60
+_IN_FLIGHT_PER_CPU: Final = (
+    2  # one that runs, and one whose arguments are on their way; bounds the results kept waiting
+)
 _PACKAGES: Final = ("penstock", "numpy", "scipy", "scikit-learn", "onnxruntime")
 
 
@@ -145,12 +146,13 @@ def connected(address: str | None, *, cpus_per_task: float = 1.0) -> Iterator[Ra
     Raises
     ------
     TrainingError
-        ``missing_extra``: Ray is not installed; ``ray_unreachable``; ``ray_too_small``: no node has as many processors as
-        a task asks for; ``ray_version_mismatch``: workers would compute with other packages.
+        ``missing_extra``: Ray is not installed; ``ray_unreachable``; ``ray_too_small``: no node has as many
+        processors as a task asks for; ``ray_version_mismatch``: workers would compute with other packages.
     """
     if importlib.util.find_spec("ray") is None:
         raise TrainingError(
-            f"--engine ray needs Ray, which is not installed; run: {install_command('cpu,fit,ray')}", code="missing_extra"
+            f"--engine ray needs Ray, which is not installed; run: {install_command('cpu,fit,ray')}",
+            code="missing_extra",
         )
     import ray
 
@@ -184,7 +186,9 @@ def _checked(cpus_per_task: float, ray: Any) -> RayEngine:
     slots = sum(int(cpus // cpus_per_task) for cpus in nodes)
     engine = RayEngine(cpus_per_task, max(1, _IN_FLIGHT_PER_CPU * slots))
     here, there = installed(None, 0), engine.map(installed, engine.share(None), [0])[0]
-    if differing := [f"{name} {here[name]} here, {there.get(name)} there" for name in here if here[name] != there.get(name)]:
+    if differing := [
+        f"{name} {here[name]} here, {there.get(name)} there" for name in here if here[name] != there.get(name)
+    ]:
         raise TrainingError(
             f"the Ray workers have other packages than this process: {'; '.join(differing)}. Run both from one image",
             code="ray_version_mismatch",
