@@ -30,11 +30,11 @@ from penstock_training.outcomes import OutcomeMatrix, assemble_outcomes, content
 from penstock_training.parquet_sets import Chunk, ScannedChunk, list_chunks, read_texts, scan_chunk, set_name
 from penstock_training.progress import Progress
 from penstock_training.splits import normalise_question
+from penstock_training.vectors import BLOCK
 
 IndexArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]
 
-BLOCK: Final = 2048  # prompts that one part of work describes or encodes; bounds what comes back at once
 _RANGES: Final = 32  # into which questions are divided to be numbered
 
 
@@ -137,19 +137,26 @@ class SetOutcomes:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Some prompts of one chunk.
+    """Prompts that follow each other in the matrix, as many as `encode_prompts` takes at a time.
 
     Attributes
     ----------
-    chunk : Chunk
     rows : ndarray of int64, shape (k,)
         Their rows in the matrix.
-    keys : tuple of str, length k
+    places : tuple of (Chunk, tuple of int, tuple of str)
+        Per chunk that holds some of them: positions in `rows`, and keys.
     """
 
-    chunk: Chunk
     rows: IndexArray
-    keys: tuple[str, ...]
+    places: tuple[tuple[Chunk, tuple[int, ...], tuple[str, ...]], ...]
+
+    def texts(self) -> list[str]:
+        """Read the prompts, in the order of `rows`; where the sets can be read."""
+        found = [""] * self.rows.size
+        for chunk, positions, keys in self.places:
+            for position, text in zip(positions, read_texts(chunk, keys), strict=True):
+                found[position] = text
+        return found
 
 
 def load_sets(
@@ -222,27 +229,23 @@ def _owners(chunks: Sequence[Chunk], scans: Sequence[ScannedChunk]) -> dict[str,
 
 
 def _blocks(keys: Sequence[str], owner: Mapping[str, Chunk]) -> list[Block]:
-    rows: dict[Chunk, list[int]] = {}
-    for row, key in enumerate(keys):
-        rows.setdefault(owner[key], []).append(row)
-    return [
-        Block(chunk, np.array(own[start : start + BLOCK]), tuple(keys[row] for row in own[start : start + BLOCK]))
-        for chunk, own in rows.items()
-        for start in range(0, len(own), BLOCK)
-    ]
+    blocks = []
+    for start in range(0, len(keys), BLOCK):
+        own = keys[start : start + BLOCK]
+        positions: dict[Chunk, list[int]] = {}
+        for position, key in enumerate(own):
+            positions.setdefault(owner[key], []).append(position)
+        places = tuple((chunk, tuple(at), tuple(own[i] for i in at)) for chunk, at in positions.items())
+        blocks.append(Block(np.arange(start, start + len(own)), places))
+    return blocks
 
 
 def _texts(keys: Sequence[str], owner: Mapping[str, Chunk], engine: Engine) -> list[str]:
-    blocks = _blocks(keys, owner)
-    texts = [""] * len(keys)
-    for block, found in zip(blocks, engine.map(_read, engine.share(None), blocks), strict=True):
-        for row, text in zip(block.rows.tolist(), found, strict=True):
-            texts[row] = text
-    return texts
+    return [text for part in engine.map(_read, engine.share(None), _blocks(keys, owner)) for text in part]
 
 
 def _read(shared: None, block: Block) -> list[str]:
-    return read_texts(block.chunk, block.keys)
+    return block.texts()
 
 
 def _laid_out(blocks: Sequence[Block], parts: Sequence[FloatArray]) -> FloatArray:
@@ -280,7 +283,7 @@ def _numbered(blocks: Sequence[Block], prompts: int, sample: Sequence[str], engi
 def _divided(bounds: Sequence[str], block: Block) -> list[_Piece]:
     texts: list[list[str]] = [[] for _ in range(len(bounds) + 1)]
     rows: list[list[int]] = [[] for _ in range(len(bounds) + 1)]
-    for row, text in zip(block.rows.tolist(), read_texts(block.chunk, block.keys), strict=True):
+    for row, text in zip(block.rows.tolist(), block.texts(), strict=True):
         question = normalise_question(text)
         place = bisect.bisect_right(bounds, question)
         texts[place].append(question)
@@ -321,7 +324,7 @@ def _described(matrix: OutcomeMatrix, blocks: Sequence[Block], engine: Engine, p
 
 def _describe(shared: None, part: tuple[Block, OutcomeMatrix]) -> _Described:
     block, matrix = part
-    texts = read_texts(block.chunk, block.keys)
+    texts = block.texts()
     whole = replace(matrix, prompts=texts)
     return _Described([message_tokens(t) for t in texts], [language_of(t) for t in texts], whole.content_lines())
 
@@ -364,5 +367,5 @@ def _encoded(place: _EncoderPlace, block: Block) -> tuple[FloatArray, FloatArray
             f"a worker has the encoder {encoder.encoder_id} where this process has {place.encoder_id}",
             code="encoder_differs",
         )
-    texts = read_texts(block.chunk, block.keys)
+    texts = block.texts()
     return encoder.encode(texts), np.stack([prompt_features(text) for text in texts])

@@ -6,6 +6,7 @@ Owns nothing but the loop, so that training sees exactly the vectors that servin
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 import msgspec
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from penstock_routers.encoder import PromptEncoder
 from penstock_routers.manifest import EncoderReference
 
-_BLOCK = 1024
+BLOCK: Final = 1024  # part of the result: a vector depends on what it is encoded beside, in its last bits
 
 
 def encode_prompts(
@@ -34,9 +35,9 @@ def encode_prompts(
     ndarray of float32, shape (n, d)
     """
     vectors = np.zeros((len(prompts), encoder.dimension), dtype=np.float32)
-    for start in range(0, len(prompts), _BLOCK):
-        vectors[start : start + _BLOCK] = encoder.encode(prompts[start : start + _BLOCK])
-        progress(min(start + _BLOCK, len(prompts)), len(prompts))
+    for start in range(0, len(prompts), BLOCK):
+        vectors[start : start + BLOCK] = encoder.encode(prompts[start : start + BLOCK])
+        progress(min(start + BLOCK, len(prompts)), len(prompts))
     return vectors
 
 
