@@ -1,0 +1,114 @@
+"""What a Ray cluster costs and brings on one machine: ``penstock-train fit`` by the local engine and by Ray, in turn.
+
+Both fit the same outcomes from one Parquet file with several row groups and must write the same artifact. Wall time
+includes everything from the start of the command to its end, for Ray also starting the cluster and stopping it;
+processor time is that of all processes, the cluster's included. Workers on one machine share its cores, so nothing here
+shows what several machines bring; it shows the price. Needs Linux, Ray and the outcome sets.
+
+Usage::
+
+    python bench/engines.py                     12,000 prompts on 11 arms, two rounds
+    python bench/engines.py --quick             400 prompts, one round
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from data_folder import data_folder
+from machine import describe_machine, machine_lines
+
+PACKAGES = ("numpy", "scikit-learn", "ray")
+OUTCOMES = "mmlu_pro.parquet"
+ROW_GROUP = 16_384
+_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: processes whose parent ends become ours, so that their time can be read
+TRAIN = (sys.executable, "-c", "from penstock_training.cli import main; main()")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fit: seconds of wall time, and of processor time of all its processes; the artifact's id."""
+
+    engine: str
+    wall_seconds: float
+    processor_seconds: float
+    artifact: str
+
+
+def main() -> None:
+    """Run the bench as the command line asks."""
+    options = _parse()
+    say = (lambda line: print(line, file=sys.stderr)) if options.json else print
+    machine = describe_machine(PACKAGES)
+    for line in machine_lines(machine):
+        say(line)
+    ctypes.CDLL(None, use_errno=True).prctl(_SUBREAPER, 1, 0, 0, 0)
+    prompts, rounds = (400, 1) if options.quick else (options.prompts, options.rounds)
+    runs = []
+    with tempfile.TemporaryDirectory() as name:
+        source = Path(name, "outcomes.parquet")
+        rows = _write(options.data / "routing" / OUTCOMES, source, prompts, options.arms)
+        say(f"{prompts:,} prompts, {options.arms} arms, {rows:,} rows")
+        for _ in range(rounds):
+            for engine in ("local", "ray"):
+                runs.append(_fit(engine, source, Path(name, engine)))
+                say(f"{engine:<6} {runs[-1].wall_seconds:8.1f} s wall {runs[-1].processor_seconds:8.1f} s processor")
+    is_same = len({run.artifact for run in runs}) == 1
+    say("the same artifact from every run" if is_same else "THE ARTIFACTS DIFFER")
+    if options.json:
+        print(json.dumps({"machine": machine, "prompts": prompts, "rows": rows, "runs": [asdict(run) for run in runs]}))
+    sys.exit(0 if is_same else 1)
+
+
+def _write(path: Path, into: Path, prompts: int, arms: int) -> int:
+    """Write the first prompts and arms of an outcome set; returns the number of rows."""
+    table = pq.read_table(path)
+    for column, count in (("prompt", prompts), ("model", arms)):
+        table = table.filter(pc.is_in(table[column], value_set=pc.unique(table[column])[:count]))
+    pq.write_table(table, into, row_group_size=ROW_GROUP)
+    return int(table.num_rows)
+
+
+def _fit(engine: str, source: Path, out: Path) -> Run:
+    command = [*TRAIN, "fit", "--json", "--outcomes", str(source), "--out", str(out), "--engine", engine]
+    start, said = time.perf_counter(), out.with_suffix(".json")
+    with said.open("wb") as stream, subprocess.Popen(command, stdout=stream) as process:
+        wall, processor = 0.0, 0.0
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, 0)
+            except ChildProcessError:  # the cluster's processes, too, have ended
+                break
+            processor += usage.ru_utime + usage.ru_stime
+            if pid == process.pid:
+                wall, process.returncode = time.perf_counter() - start, os.waitstatus_to_exitcode(status)
+    text = said.read_text(encoding="utf-8")
+    if process.returncode:
+        raise SystemExit(f"fit failed: {text}")
+    return Run(engine, wall, processor, json.loads(text[text.index("{") :])["id"])
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few prompts, one round")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument("--data", type=Path, default=data_folder(), help="folder of the outcome sets")
+    parser.add_argument("--prompts", type=int, default=12_000)
+    parser.add_argument("--arms", type=int, default=11)
+    parser.add_argument("--rounds", type=int, default=2)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
