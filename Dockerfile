@@ -1,10 +1,11 @@
 # syntax=docker/dockerfile:1
-# Images of Penstock. Targets: `cpu` (the default), `cuda`, `trainer`. Every step is a make target that runs without
+# Images of Penstock. Targets: `cpu` (the default), `cuda`, `trainer`, `ray`. Every step is a make target that runs without
 # Docker, too: `make wheel`, `make image-root`, `make sbom`.
 #
 #   docker build -t penstock/penstock:0.1.0 .
 #   docker build -t penstock/penstock:0.1.0-cuda --target cuda .
 #   docker build -t penstock/penstock:0.1.0-trainer --target trainer .
+#   docker build -t penstock/penstock:0.1.0-ray --target ray .      a trainer that is also a node of a Ray cluster
 
 ARG PYTHON_VERSION=3.11
 ARG CUDA_IMAGE=nvidia/cuda:12.6.3-cudnn-runtime-ubuntu24.04
@@ -33,6 +34,13 @@ RUN python -m venv /opt/penstock --upgrade-deps \
  && /opt/penstock/bin/python /build/make_sbom.py /opt/penstock/sbom.cdx.json \
  && /opt/penstock/bin/pip uninstall -y pip setuptools
 
+FROM environment AS ray-environment
+COPY --from=wheel /wheels /wheels
+RUN python -m venv /opt/penstock --upgrade-deps \
+ && /opt/penstock/bin/pip install --no-cache-dir -c /build/constraints.txt "$(ls /wheels/*.whl)[cpu,fit,ray-node,ship,signing]" \
+ && /opt/penstock/bin/python /build/make_sbom.py /opt/penstock/sbom.cdx.json \
+ && /opt/penstock/bin/pip uninstall -y pip setuptools
+
 # --- what runs: no shell history, no package manager of Python, no root
 FROM python:${PYTHON_VERSION}-slim-bookworm AS base
 ENV PATH=/opt/penstock/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp
@@ -47,6 +55,11 @@ CMD ["serve"]
 
 FROM base AS trainer
 COPY --from=trainer-environment /opt/penstock /opt/penstock
+ENTRYPOINT []
+CMD ["penstock-train", "--help"]
+
+FROM base AS ray
+COPY --from=ray-environment /opt/penstock /opt/penstock
 ENTRYPOINT []
 CMD ["penstock-train", "--help"]
 

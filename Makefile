@@ -40,7 +40,7 @@ test: ## Run the tests; INSTALL_SYSTEM=1 allows the package manager to bring red
 	@scripts/system_packages.sh
 	@$(PYTEST) $(ARGS)
 
-test-all: ## Run the slow tests too, with the training extra (torch) installed.
+test-all: ## Run the slow tests too, with the extras training (torch) and ray installed.
 	@scripts/bootstrap.sh training
 	@scripts/system_packages.sh
 	@$(PYTEST) -m "slow or not slow" $(ARGS)
@@ -98,10 +98,11 @@ sbom: ## Write what is installed in .venv as CycloneDX to build/sbom.cdx.json.
 	@scripts/bootstrap.sh test
 	@mkdir -p build && $(BIN)/python scripts/make_sbom.py build/sbom.cdx.json && echo build/sbom.cdx.json
 
-image: ## Build the images with Docker: cpu, cuda and trainer.
+image: ## Build the images with Docker: cpu, cuda, trainer and ray.
 	docker build -t penstock/penstock:$(VERSION) .
 	docker build -t penstock/penstock:$(VERSION)-cuda --target cuda .
 	docker build -t penstock/penstock:$(VERSION)-trainer --target trainer .
+	docker build -t penstock/penstock:$(VERSION)-ray --target ray .
 
 chart: ## Make the chart's schema and dashboards anew, and lint it.
 	@scripts/bootstrap.sh test

@@ -4,7 +4,7 @@
 #   scripts/bootstrap.sh demo        what serving needs, with the CPU builds
 #   scripts/bootstrap.sh test        and what the tests need (with litellm, by hash)
 #   scripts/bootstrap.sh training    and what exporting an encoder needs (torch, sentence-transformers), and the clients
-#                                    that only slow tests run
+#                                    and Ray, which only slow tests run
 #
 # A second run finds nothing to do and takes a few milliseconds. It installs again when pyproject.toml, constraints.txt or
 # requirements/ changed, when the folder moved, and when the environment does not work any more.
@@ -23,7 +23,7 @@ profile=${1:-}
 case $profile in
   demo) extras=cpu ;;
   test) extras=cpu,litellm,dev ;;
-  training) extras=cpu,litellm,dev,clients,training ;;
+  training) extras=cpu,litellm,dev,clients,ray,training ;;
   *) echo "usage: scripts/bootstrap.sh demo|test|training" >&2; exit 2 ;;
 esac
 

@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # `cpu` and `gpu` exclude each other, so they are resolved apart; their common packages must agree.
 EXTRA_SETS = (
-    "cpu,litellm,redis,training,console,ray,dev,clients",
-    "gpu,litellm,redis,training,console,ray,dev,clients",
+    "cpu,litellm,redis,training,console,ray-node,dev,clients",
+    "gpu,litellm,redis,training,console,ray-node,dev,clients",
 )
 BUILD_TOOLS = ("hatchling", "editables")
 

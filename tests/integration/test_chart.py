@@ -226,6 +226,21 @@ def test_chart_network_policy_of_retraining_lets_nothing_in_or_out() -> None:
     assert policy["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "retraining"
 
 
+def test_chart_network_policy_of_retraining_on_ray_reaches_the_head_alone() -> None:
+    """Name servers and the port of the address, nothing else; and the job knows the cluster's token, and no gateway."""
+    documents = manifests(rendered_file(CHART / "ci" / "ray-values.yaml"))
+    (policy,) = [
+        each for each in of_kind(documents, "NetworkPolicy") if each["metadata"]["name"].endswith("-retraining")
+    ]
+    names, head = policy["spec"]["egress"]
+    assert policy["spec"]["ingress"] == []
+    assert {each["port"] for each in names["ports"]} == {53}
+    assert head["ports"] == [{"protocol": "TCP", "port": 10001}]
+    assert head["to"][0]["podSelector"]["matchLabels"] == {"ray.io/node-type": "head"}
+    knowing = [name for name, pod in pod_specs(documents).items() if "penstock-ray" in str(pod)]
+    assert knowing == [name for name in pod_specs(documents) if name.startswith("CronJob/")]
+
+
 # --- does what it is for
 
 
@@ -321,6 +336,8 @@ def test_chart_gpu_is_asked_for_and_placed() -> None:
         ({"retraining": {"cronJob": {"enabled": True}}}, "events.enabled=true and artifact.source=volume"),
         ({"events": {"enabled": True}, **_SEEDED, "retraining": {"job": {"enabled": True}}}, "retraining.holdout"),
         ({"events": {"enabled": True}, **_SIGNED, "retraining": {"job": {"enabled": True}}}, "signingKey.secretName"),
+        ({"retraining": {"ray": {"address": "auto"}}}, "retraining.ray.address reads ray://HOST:PORT"),
+        ({"retraining": {"ray": {"address": "ray://head:10001"}}}, "where the head is in retraining.ray.to"),
         ({"config": {"redis": {"url": "${REDIS_URL}"}}}, "networkPolicy.redis"),
         ({"service": {"type": "LoadBalancer"}}, "networkPolicy.ingressFrom"),
         ({"admin": {"enabled": True}}, "config.admin.key"),
@@ -351,6 +368,7 @@ _DEFAULTS: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 _EVENTS = {"events": {"enabled": True}}
 _REGISTRY = {"artifact": {"source": "volume", "volume": {"create": True}}}
 _RETRAINING = {**_EVENTS, **_REGISTRY, "retraining": {"cronJob": {"enabled": True}, "holdout": "/registry/h.jsonl"}}
+_RAY = {"retraining": {"ray": {"address": "ray://head.ray.svc:10001", "to": [{"podSelector": {}}]}}}
 _SCRAPED = {"metrics": {"bearerSecret": {"name": "a", "key": "b"}}}
 # What has to be on before a value means anything, by the beginning of its path; the longest that fits counts.
 _NEEDED: dict[str, dict[str, Any]] = {
@@ -380,6 +398,8 @@ _NEEDED: dict[str, dict[str, Any]] = {
     "pdb": {"replicaCount": 2},
     "redis": {"redis": {"development": True}},
     "retraining": _RETRAINING,
+    "retraining.ray": merged(_RETRAINING, _RAY),
+    "retraining.ray.tokenSecret.key": merged(_RETRAINING, merged(_RAY, at("retraining.ray.tokenSecret.name", "a"))),
     "retraining.signingKey": merged(_RETRAINING, {"retraining": {"signingKey": {"secretName": "a"}}}),
     "secrets.values": {"secrets": {"existingSecret": ""}},
 }
@@ -411,6 +431,7 @@ _OTHER: dict[str, Any] = {
     "resources": {"requests": {"cpu": "7"}},
     "redis.resources": {"requests": {"cpu": "7"}},
     "retraining.image.digest": DIGEST,
+    "retraining.ray.to": [{"namespaceSelector": {}}],
     "retraining.resources": {"requests": {"cpu": "7"}},
     "retraining.tradeoff": "quality",
     "securityContext": {"privileged": False},

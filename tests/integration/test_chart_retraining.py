@@ -27,9 +27,9 @@ case "$1" in {step}) echo "{said}" >&2; exit {status};; esac
 """
 
 
-def _script(container: str, folder: Path) -> str:
+def _script(container: str, folder: Path, values: str = "retraining") -> str:
     """Return the script of one of the containers, with the pod's folders below one of ours."""
-    for pod in pod_specs(manifests(rendered_file(CHART / "ci" / "retraining-values.yaml"))).values():
+    for pod in pod_specs(manifests(rendered_file(CHART / "ci" / f"{values}-values.yaml"))).values():
         for each in (*pod["containers"], *pod.get("initContainers", [])):
             if each["name"] == container:
                 text = str(each["args"][0])
@@ -86,6 +86,24 @@ def test_retraining_script_fails_only_where_somebody_has_to_act(
     assert said in done.stderr
     assert len((tmp_path / "asked").read_text().splitlines()) == asked
     assert ("the router in force stays" in done.stdout) is (step != "none" and ends == 0)
+
+
+@pytest.mark.parametrize(("step", "status"), [("none", 0), ("fit", 1), ("publish", 3)])
+def test_retraining_script_on_ray_leaves_no_outcomes_on_the_shared_volume(
+    tmp_path: Path, step: str, status: int
+) -> None:
+    """The workers read the outcomes from the registry's volume; however the run ends, they are gone afterwards."""
+    programs = _fake_train(tmp_path, step=step, said="Error: a [fault]", status=status)
+    with (programs / "penstock-train").open("a") as program:
+        program.write('case "$1" in import) for last; do :; done; echo prompts > "$last"; ls "${last%/*}" >&2;; esac\n')
+    done = _run(_script("retraining", tmp_path, "ray"), programs)
+    assert done.returncode == (1 if status == 1 else 0)
+    assert "retraining-" in done.stderr
+    assert not list((tmp_path / "registry").iterdir())
+    imported, fitted = (tmp_path / "asked").read_text().splitlines()[:2]
+    assert imported.endswith(".parquet")
+    assert f"--outcomes {imported.rpartition(' ')[2]} " in fitted
+    assert "--engine ray --ray-address ray://penstock-ray-head-svc.ray.svc:10001 --ray-cpus-per-task 1" in fitted
 
 
 def test_retraining_script_with_the_real_commands_and_no_events_yet_succeeds(tmp_path: Path) -> None:

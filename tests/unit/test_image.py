@@ -30,7 +30,7 @@ def _stages() -> dict[str, list[str]]:
 
 def test_image_of_every_target_runs_as_a_user_without_rights() -> None:
     """The last user of a stage is the one that its containers have."""
-    for target in ("cpu", "cuda", "trainer"):
+    for target in ("cpu", "cuda", "trainer", "ray"):
         users = [line.split()[1] for line in _stages()[target] if line.startswith("USER")]
         assert users[-1] == "65532:65532", target
 
@@ -49,11 +49,11 @@ def test_image_copies_only_what_its_context_has() -> None:
 def test_image_ends_without_build_tools_and_with_a_list_of_contents() -> None:
     """No pip in what runs, and an SBOM in every environment."""
     stages = _stages()
-    for environment in ("environment", "trainer-environment", "cuda-environment"):
+    for environment in ("environment", "trainer-environment", "ray-environment", "cuda-environment"):
         text = "\n".join(stages[environment])
         assert "pip uninstall -y pip setuptools" in text
         assert "sbom.cdx.json" in text
-    for target in ("cpu", "cuda", "trainer"):
+    for target in ("cpu", "cuda", "trainer", "ray"):
         text = "\n".join(stages[target])
         assert "/wheels" not in text
         assert not re.search(r"pip install|python3-venv|build-essential|gcc", text), target
@@ -65,7 +65,7 @@ def test_image_has_the_folders_of_the_volumes_for_its_user() -> None:
     gateway = COMPOSE["services"]["gateway"]
     mounted = [mount.split(":")[1] for mount in gateway["volumes"] if mount.split(":")[0] in COMPOSE["volumes"]]
     assert mounted == ["/events"]
-    for target in ("cpu", "cuda", "trainer"):
+    for target in ("cpu", "cuda", "trainer", "ray"):
         made = re.findall(r"install -d -o 65532 -g 65532 ([/a-z ]+)", "\n".join(_stages()[target]))
         assert set(made[0].split()) == {"/events", "/registry", "/artifact"}
 

@@ -42,7 +42,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if $image.digest -}}
 {{- printf "%s@%s" $repository $image.digest -}}
 {{- else -}}
-{{- printf "%s:%s" $repository ($image.tag | default (printf "%s-trainer" .Chart.AppVersion)) -}}
+{{- printf "%s:%s" $repository ($image.tag | default (printf "%s-%s" .Chart.AppVersion (ternary "ray" "trainer" (ne .Values.retraining.ray.address "")))) -}}
 {{- end -}}
 {{- end -}}
 
