@@ -2,8 +2,8 @@
 
 Both fit the same outcomes from one Parquet file with several row groups and must write the same artifact. Wall time
 includes everything from the start of the command to its end, for Ray also starting the cluster and stopping it;
-processor time is that of all processes, the cluster's included. Workers on one machine share its cores, so nothing here
-shows what several machines bring; it shows the price. Needs Linux, Ray and the outcome sets.
+processor time is that of all processes, the cluster's included, as seen in /proc. Workers on one machine share its
+cores, so nothing here shows what several machines bring; it shows the price. Needs Linux, Ray and the outcome sets.
 
 Usage::
 
@@ -20,7 +20,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,6 +35,7 @@ from machine import describe_machine, machine_lines
 PACKAGES = ("numpy", "scikit-learn", "ray")
 OUTCOMES = "mmlu_pro.parquet"
 ROW_GROUP = 16_384
+_LOOK_SECONDS = 0.2  # what a process does after the last look before its end is not counted
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER: processes whose parent ends become ours, so that their time can be read
 TRAIN = (sys.executable, "-c", "from penstock_training.cli import main; main()")
 
@@ -83,20 +87,51 @@ def _write(path: Path, into: Path, prompts: int, arms: int) -> int:
 def _fit(engine: str, source: Path, out: Path) -> Run:
     command = [*TRAIN, "fit", "--json", "--outcomes", str(source), "--out", str(out), "--engine", engine]
     start, said = time.perf_counter(), out.with_suffix(".json")
-    with said.open("wb") as stream, subprocess.Popen(command, stdout=stream) as process:
-        wall, processor = 0.0, 0.0
-        while True:
-            try:
-                pid, status, usage = os.wait4(-1, 0)
-            except ChildProcessError:  # the cluster's processes, too, have ended
-                break
-            processor += usage.ru_utime + usage.ru_stime
-            if pid == process.pid:
-                wall, process.returncode = time.perf_counter() - start, os.waitstatus_to_exitcode(status)
+    with said.open("wb") as stream, subprocess.Popen(command, stdout=stream) as process, _watched() as spent:
+        process.wait()
+        wall = time.perf_counter() - start
     text = said.read_text(encoding="utf-8")
     if process.returncode:
         raise SystemExit(f"fit failed: {text}")
-    return Run(engine, wall, processor, json.loads(text[text.index("{") :])["id"])
+    return Run(engine, wall, sum(spent.values()), json.loads(text[text.index("{") :])["id"])
+
+
+@contextmanager
+def _watched() -> Iterator[dict[tuple[int, int], float]]:
+    """Note the processor seconds of every process below this one, by number and start, until the body ends.
+
+    Ray's raylet lets the kernel forget its workers, so that waiting for the processes would miss most of their time.
+    """
+    spent: dict[tuple[int, int], float] = {}
+    is_over = threading.Event()
+
+    def look() -> None:
+        while not is_over.wait(_LOOK_SECONDS):
+            _note(spent)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield spent
+    finally:
+        _note(spent)
+        is_over.set()
+        thread.join()
+
+
+def _note(spent: dict[tuple[int, int], float]) -> None:
+    found, below = {}, {os.getpid()}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(") ")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        found[int(path.parent.name)] = (int(fields[1]), int(fields[19]), int(fields[11]) + int(fields[12]))
+    while more := {pid for pid, (parent, _, _) in found.items() if parent in below and pid not in below}:
+        below |= more
+    for pid in below - {os.getpid()}:
+        _, started, ticks = found[pid]
+        spent[pid, started] = ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _parse() -> argparse.Namespace:

@@ -75,12 +75,9 @@ def _outcomes() -> list[dict[str, object]]:
         text = f"Tell me about {subject}, case {prompt}. " + "Go into detail. " * (prompt % 13)
         for arm, score in enumerate(scores):
             if np.isfinite(score):
-                rows.append(
-                    outcome_row(
-                        text, f"arm{arm}", score=float(score), cost_usd=1e-4 * (1 + arm), output_tokens=20 + prompt % 90,
-                        source=f"source{prompt % 2}", propensity=..., timestamp=...,
-                    )  # fmt: skip
-                )
+                told = {"score": float(score), "cost_usd": 1e-4 * (1 + arm), "output_tokens": 20 + prompt % 90}
+                unsaid = {"propensity": ..., "timestamp": ...}
+                rows.append(outcome_row(text, f"arm{arm}", source=f"source{prompt % 2}", **told, **unsaid))
     return rows
 
 
@@ -103,8 +100,8 @@ def test_fit_on_ray_gives_the_artifact_of_the_local_engine(
 ) -> None:
     """Sets read and encoded by workers, heads, arms and sources fitted by them: the same id, so the same bytes.
 
-    No tolerance is needed where workers and driver have one kind of processor and the same packages; `connected` refuses
-    other packages, and docs/ray.md states what another processor may change.
+    No tolerance is needed where workers and driver have one kind of processor and the same packages; `connected`
+    refuses other packages, and docs/ray.md states what another processor may change.
     """
     local = _fit(cluster, tmp_path / "local", "--outcomes", sets["file"])
     near = ["--engine", "ray", "--ray-address", cluster.address]
@@ -119,9 +116,8 @@ def test_fit_on_ray_gives_the_artifact_of_the_local_engine(
 def test_map_returns_results_in_order_and_reports_each(engine: RayEngine) -> None:
     """Parts come back in their order, however tasks end, and the bar moves."""
     reported: list[tuple[int, int]] = []
-    found = engine.map(
-        ray_parts.scaled, engine.share(np.ones(1000)), list(range(20)), lambda done, total: reported.append((done, total))
-    )
+    shared = engine.share(np.ones(1000))
+    found = engine.map(ray_parts.scaled, shared, list(range(20)), lambda done, total: reported.append((done, total)))
     assert found == [1000.0 * number for number in range(20)]
     assert reported[0] == (0, 20)
     assert reported[-1] == (20, 20)

@@ -57,9 +57,9 @@ def local_ray(temporary: Path, workers: int = 2) -> Iterator[RayCluster]:
     paths = [str(_ROOT / "tests"), *sys.path]
     environment = {**os.environ, **access, **patience, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
     command = [
-        str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--num-cpus={workers}", f"--port={port}",
-        f"--ray-client-server-port={client_port}", "--include-dashboard=false", f"--temp-dir={temporary}",
-        f"--object-store-memory={_OBJECT_STORE_BYTES}", "--disable-usage-stats",
+        str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--num-cpus={workers}",
+        f"--port={port}", f"--ray-client-server-port={client_port}", "--include-dashboard=false",
+        f"--temp-dir={temporary}", f"--object-store-memory={_OBJECT_STORE_BYTES}", "--disable-usage-stats",
     ]  # fmt: skip
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -70,8 +71,7 @@ def test_fit_default_has_no_engine() -> None:
 
 def test_training_package_does_not_import_ray() -> None:
     """Ray is imported when a cluster is asked for, and by nothing before."""
-    from subprocess import run
-
-    code = "import sys, penstock_training.commands.fit, penstock_training.engines.ray_engine; print('ray' in sys.modules)"
-    done = run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    modules = "penstock_training.commands.fit, penstock_training.engines.ray_engine"
+    code = f"import sys, {modules}; print('ray' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "False"

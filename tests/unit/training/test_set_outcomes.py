@@ -129,7 +129,7 @@ def test_scan_chunk_returns_no_text_of_a_prompt(tmp_path: Path) -> None:
 
 
 def test_load_sets_edited_prompts_are_told_from_other_questions(tmp_path: Path) -> None:
-    """Versions of one query are compared by their texts, as in files: an edited one passes, another question does not."""
+    """Versions of one query are compared by their texts, as in files: an edited one passes, another question not."""
     first = outcome_row("Why is the sea so salty today?", "small", query_id="q1")
     edited = outcome_row("Why is the sea so salty, today ?", "large", query_id="q1")
     good = _write(tmp_path / "good.parquet", [first, edited], 1)
