@@ -87,7 +87,7 @@ def _write(path: Path, into: Path, prompts: int, arms: int) -> int:
 def _fit(engine: str, source: Path, out: Path) -> Run:
     command = [*TRAIN, "fit", "--json", "--outcomes", str(source), "--out", str(out), "--engine", engine]
     start, said = time.perf_counter(), out.with_suffix(".json")
-    with said.open("wb") as stream, subprocess.Popen(command, stdout=stream) as process, _watched() as spent:
+    with said.open("wb") as stream, _watched() as spent, subprocess.Popen(command, stdout=stream) as process:
         process.wait()
         wall = time.perf_counter() - start
     text = said.read_text(encoding="utf-8")
@@ -103,6 +103,8 @@ def _watched() -> Iterator[dict[tuple[int, int], float]]:
     Ray's raylet lets the kernel forget its workers, so that waiting for the processes would miss most of their time.
     """
     spent: dict[tuple[int, int], float] = {}
+    earlier: dict[tuple[int, int], float] = {}
+    _note(earlier)  # what an earlier run left behind, ended or about to
     is_over = threading.Event()
 
     def look() -> None:
@@ -117,6 +119,8 @@ def _watched() -> Iterator[dict[tuple[int, int], float]]:
         _note(spent)
         is_over.set()
         thread.join()
+        for process in earlier:
+            spent.pop(process, None)
 
 
 def _note(spent: dict[tuple[int, int], float]) -> None:

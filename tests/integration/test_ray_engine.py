@@ -98,11 +98,7 @@ def _fit(cluster: RayCluster, out: Path, *arguments: str) -> dict[str, object]:
 def test_fit_on_ray_gives_the_artifact_of_the_local_engine(
     cluster: RayCluster, sets: dict[str, str], tmp_path: Path
 ) -> None:
-    """Sets read and encoded by workers, heads, arms and sources fitted by them: the same id, so the same bytes.
-
-    No tolerance is needed where workers and driver have one kind of processor and the same packages; `connected`
-    refuses other packages, and docs/ray.md states what another processor may change.
-    """
+    """Sets read and encoded by workers, heads, arms and sources fitted by them: the same id, so the same bytes."""
     local = _fit(cluster, tmp_path / "local", "--outcomes", sets["file"])
     near = ["--engine", "ray", "--ray-address", cluster.address]
     on_ray = _fit(cluster, tmp_path / "ray", "--outcomes", sets["file"], *near)

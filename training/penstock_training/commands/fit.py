@@ -128,11 +128,9 @@ def fit(
     _check_own(is_default, encoder, reference_arm, prices, prior, captured, max_tenant_share)
     if prior and no_prior:
         raise click.UsageError("give either --prior or --no-prior")
-    if is_default and engine.name != "local":
-        raise click.UsageError("--engine ray goes with --outcomes")
     if router == "auto" and (is_default or settings):
         raise click.UsageError("--router auto goes with --outcomes, and chooses the settings itself")
-    _check_place(is_default, outcomes, out)
+    _check_place(is_default, outcomes, out, engine)
     found: list[SearchResult] = []
     with errors_shown(as_json), progress_bars(as_json) as progress:
         need_packages("sklearn", "onnx", "pyarrow", "matplotlib")
@@ -163,9 +161,7 @@ def fit(
                 engine,
             )
             manifest = _fit_own(wanted, options, progress)
-    if leaderboard is not None and found:
-        leaderboard.write_text(json.dumps(found[0].to_json(), indent=1) + "\n", encoding="utf-8")
-    _print_fit(manifest, target, found, as_json)
+    _show_fit(manifest, target, found, leaderboard, as_json)
 
 
 def _check_own(is_default: bool, *given: object) -> None:
@@ -176,7 +172,11 @@ def _check_own(is_default: bool, *given: object) -> None:
         )
 
 
-def _print_fit(manifest: Manifest, folder: Path, found: list[SearchResult], as_json: bool) -> None:
+def _show_fit(
+    manifest: Manifest, folder: Path, found: list[SearchResult], leaderboard: Path | None, as_json: bool
+) -> None:
+    if leaderboard is not None and found:
+        leaderboard.write_text(json.dumps(found[0].to_json(), indent=1) + "\n", encoding="utf-8")
     if as_json:
         searched = {"search": found[0].to_json()} if found else {}
         click.echo(json.dumps(_summary(manifest) | searched, indent=1))
@@ -185,7 +185,9 @@ def _print_fit(manifest: Manifest, folder: Path, found: list[SearchResult], as_j
         _print_manifest(manifest, folder)
 
 
-def _check_place(is_default: bool, outcomes: tuple[str, ...], out: Path | None) -> None:
+def _check_place(is_default: bool, outcomes: tuple[str, ...], out: Path | None, engine: EngineChoice) -> None:
+    if is_default and engine.name != "local":
+        raise click.UsageError("--engine ray goes with --outcomes")
     if is_default == bool(outcomes):
         raise click.UsageError("give either --default or --outcomes FILE")
     if outcomes and out is None:
