@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock_routers.prompt_content import SUPPORT_POINTS
 from penstock_training.engines.protocol import LOCAL, Engine, Report, Shared, unreported
 from penstock_training.errors import TrainingError
 from penstock_training.families.ensemble import CONSTANT, EnsembleHead, Stacking, stack
@@ -59,7 +60,7 @@ def fold_rows(groups: IndexArray, seed: int, folds: int = FOLDS) -> list[IndexAr
 
 @dataclass(frozen=True, slots=True)
 class _Fold:
-    """A head to fit on some rows, and the rows to predict with it; no rows to predict: the head itself is wanted."""
+    """A head to fit on some rows, and the rows to predict with it."""
 
     name: str
     settings: Settings
@@ -192,6 +193,8 @@ def fit_head(
         raises.
     """
     spec, chosen = _with_prototypes(training, groups, spec, seed, arm_cost)
+    if any(value > 0.0 for key, value in spec.settings.items() if key.rpartition(".")[2] == SUPPORT_POINTS):
+        engine = LOCAL  # one index over all prompts serves every fold; each worker would build it anew
     if spec.family == ENSEMBLE:
         fitted = _fit_ensemble(training, groups, spec, seed, progress, engine)
     else:
