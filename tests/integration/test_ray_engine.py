@@ -184,6 +184,19 @@ def test_connected_task_larger_than_any_node_is_refused(cluster: RayCluster) -> 
     assert "ray_too_small" in done.stdout
 
 
+def test_engines_bench_in_quick_mode_gives_one_artifact(cluster: RayCluster, penstock_data: Path) -> None:
+    """The bench starts a Ray of its own, without an address, and compares what both engines wrote."""
+    bench = Path(__file__).resolve().parents[2] / "bench" / "engines.py"
+    done = subprocess.run(
+        [sys.executable, str(bench), "--quick", "--json", "--data", str(penstock_data)],
+        env=cluster.environment, capture_output=True, text=True, timeout=250, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    runs = json.loads(done.stdout)["runs"]
+    assert [run["engine"] for run in runs] == ["local", "ray"]
+    assert all(run["processor_seconds"] > 1.0 for run in runs)
+
+
 DRIVER = """
 import sys
 from pathlib import Path

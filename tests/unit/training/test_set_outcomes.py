@@ -15,6 +15,7 @@ import pytest
 
 from penstock_routers.bundled import DEFAULT_ENCODER, bundled_folder
 from penstock_routers.encoder import PromptEncoder
+from penstock_training import set_outcomes
 from penstock_training.engines.protocol import LOCAL
 from penstock_training.errors import OutcomeError, TrainingError
 from penstock_training.fit import feature_matrix
@@ -65,6 +66,16 @@ def test_load_sets_one_file_gives_the_matrix_of_the_file(tmp_path: Path, row_gro
     """However a file is cut into row groups, matrix, questions, languages and digest are those of the whole file."""
     path = _write(tmp_path / "rows.parquet", _rows(), row_group_size)
     _assert_equal(_load(path), load_outcomes([Path(path)]).matrix())
+
+
+@pytest.mark.parametrize("block", [1, 16])
+def test_load_sets_numbers_questions_across_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    """Questions are sorted range by range, each in a place of its own, into the order that all of them have."""
+    monkeypatch.setattr(set_outcomes, "BLOCK", block)
+    path = _write(tmp_path / "rows.parquet", _rows(), 64)
+    found = _load(path)
+    assert len(found.blocks) == -(-300 // block)
+    _assert_equal(found, load_outcomes([Path(path)]).matrix())
 
 
 def test_load_sets_parts_and_files_give_the_matrix_of_all_rows(tmp_path: Path) -> None:

@@ -166,7 +166,11 @@ def connected(address: str | None, *, cpus_per_task: float = 1.0) -> Iterator[Ra
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **local)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = f"no Ray cluster answers at {address}" if address else "Ray cannot be started here"
+        where = "Ray cannot be started here"
+        if address:
+            where = (
+                f"no Ray cluster answers at {address}: look at address, port and, if it wants a token, RAY_AUTH_TOKEN"
+            )
         raise TrainingError(f"{where} ({type(error).__name__})", code="ray_unreachable") from error
     try:
         yield _checked(cpus_per_task, ray)
