@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,9 +33,8 @@ from penstock_training.fit import single_threaded
 
 ADDRESS_VARIABLE: Final = "RAY_ADDRESS"
 RETRIES: Final = 3  # of a task whose worker died; an error that our code raised is never retried
-_IN_FLIGHT_PER_CPU: Final = (
-    2  # one that runs, and one whose arguments are on their way; bounds the results kept waiting
-)
+_IN_FLIGHT_PER_CPU: Final = 2  # one that runs, and one whose arguments are on their way
+_JOIN_SECONDS: Final = 60.0  # that a cluster without a single worker is given
 _PACKAGES: Final = ("penstock", "numpy", "scipy", "scikit-learn", "onnxruntime")
 
 
@@ -46,17 +46,20 @@ class RayEngine:
     ----------
     cpus_per_task : float
         What each task asks the cluster for, > 0.
-    in_flight : int
-        Tasks handed to the cluster at a time, >= 1.
     """
 
     cpus_per_task: float
-    in_flight: int
 
     @property
     def name(self) -> EngineName:
         """``"ray"``."""
         return "ray"
+
+    @property
+    def in_flight(self) -> int:
+        """Tasks handed to the cluster at a time, >= 1: two per task that its present nodes can run."""
+        slots = sum(int(cpus // self.cpus_per_task) for cpus in _node_cpus())
+        return max(1, _IN_FLIGHT_PER_CPU * slots)
 
     def share(self, common: Common) -> Shared[Common]:
         """Put it into the object store; it leaves the store with the last reference to it."""
@@ -75,18 +78,19 @@ class RayEngine:
 
         Notes
         -----
-        At most `in_flight` tasks are with the cluster at a time, so arguments and results do not pile up in its store.
+        At most `in_flight` tasks, as counted at the beginning, are with the cluster at a time, so arguments and results
+        do not pile up in its store.
         A task whose worker dies is run again, `RETRIES` times. Whatever ends this call early, Ctrl-C included, cancels
         what is still running.
         """
-        task = self._task(_applied)
+        task, in_flight = self._task(_applied), self.in_flight
         found: dict[int, Result] = {}
         pending: dict[Any, int] = {}
         queue = iter(enumerate(parts))
         report(0, len(parts))
         with _cancelling(pending):
             while len(found) < len(parts):
-                while len(pending) < self.in_flight and (following := next(queue, None)) is not None:
+                while len(pending) < in_flight and (following := next(queue, None)) is not None:
                     number, part = following
                     pending[task.remote(function, shared.held, part)] = number
                 for ref in _finished(pending):
@@ -150,10 +154,8 @@ def connected(address: str | None, *, cpus_per_task: float = 1.0) -> Iterator[Ra
         processors as a task asks for; ``ray_version_mismatch``: workers would compute with other packages.
     """
     if importlib.util.find_spec("ray") is None:
-        raise TrainingError(
-            f"--engine ray needs Ray, which is not installed; run: {install_command('cpu,fit,ray')}",
-            code="missing_extra",
-        )
+        message = f"--engine ray needs Ray, which is not installed; run: {install_command('cpu,fit,ray')}"
+        raise TrainingError(message, code="missing_extra")
     import ray
 
     address = address or os.environ.get(ADDRESS_VARIABLE) or None
@@ -168,27 +170,33 @@ def connected(address: str | None, *, cpus_per_task: float = 1.0) -> Iterator[Ra
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         where = "Ray cannot be started here"
         if address:
-            where = (
-                f"no Ray cluster answers at {address}: look at address, port and, if it wants a token, RAY_AUTH_TOKEN"
-            )
+            where = f"no Ray cluster answers at {address}: look at address, port and token (RAY_AUTH_TOKEN)"
         raise TrainingError(f"{where} ({type(error).__name__})", code="ray_unreachable") from error
     try:
-        yield _checked(cpus_per_task, ray)
+        yield _checked(cpus_per_task)
     finally:
         ray.shutdown()
 
 
-def _checked(cpus_per_task: float, ray: Any) -> RayEngine:
+def _node_cpus() -> list[float]:
+    """Processors of each node that is there."""
+    import ray
+
+    return [float(node["Resources"].get("CPU", 0.0)) for node in ray.nodes() if node["Alive"]]
+
+
+def _checked(cpus_per_task: float) -> RayEngine:
     """Refuse a cluster that could not run a task, or would run other code than ours."""
-    nodes = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]
-    if max(nodes, default=0.0) < cpus_per_task:
+    until = time.monotonic() + _JOIN_SECONDS
+    while not (largest := max(_node_cpus(), default=0.0)) and time.monotonic() < until:
+        time.sleep(1.0)  # a cluster that was made for this run: its workers are still on their way
+    if largest < cpus_per_task:
         raise TrainingError(
-            f"a task asks for {cpus_per_task:g} processors and the largest of {len(nodes)} Ray nodes has "
-            f"{max(nodes, default=0.0):g}; lower --ray-cpus-per-task, or add nodes",
+            f"a task asks for {cpus_per_task:g} processors and the largest Ray node has {largest:g}; "
+            "lower --ray-cpus-per-task, or add nodes",
             code="ray_too_small",
         )
-    slots = sum(int(cpus // cpus_per_task) for cpus in nodes)
-    engine = RayEngine(cpus_per_task, max(1, _IN_FLIGHT_PER_CPU * slots))
+    engine = RayEngine(cpus_per_task)
     here, there = installed(None, 0), engine.map(installed, engine.share(None), [0])[0]
     if differing := [
         f"{name} {here[name]} here, {there.get(name)} there" for name in here if here[name] != there.get(name)
