@@ -109,6 +109,20 @@ def test_fit_on_ray_gives_the_artifact_of_the_local_engine(
     assert (tmp_path / "ray" / "router.onnx").read_bytes() == (tmp_path / "local" / "router.onnx").read_bytes()
 
 
+def test_cross_validate_on_ray_gives_the_numbers_of_the_local_engine(cluster: RayCluster, sets: dict[str, str]) -> None:
+    """Folds are fitted by workers, shuffled ones too, and every number of the report is the same."""
+    command = [*TRAIN, "cross-validate", "--json", "--router", "linear", "--folds", "2", "--resamples", "20"]
+    command += ["--outcomes", sets["file"]]
+    found = [
+        subprocess.run(
+            [*command, *engine], env=cluster.environment, capture_output=True, text=True, timeout=200, check=True
+        ).stdout
+        for engine in ([], ["--engine", "ray", "--ray-address", cluster.address])
+    ]
+    assert json.loads(found[0]) == json.loads(found[1])
+    assert "cross_validation" in json.loads(found[0])
+
+
 def test_map_returns_results_in_order_and_reports_each(engine: RayEngine) -> None:
     """Parts come back in their order, however tasks end, and the bar moves."""
     reported: list[tuple[int, int]] = []
