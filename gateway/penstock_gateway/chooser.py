@@ -38,7 +38,7 @@ from penstock_gateway.scored import (
 from penstock_gateway.wire.formats import WireFormat
 from penstock_routers.artifact import RouterArtifact
 from penstock_routers.encoder_service import EncoderService
-from penstock_routers.estimates import Estimate
+from penstock_routers.estimates import Estimate, FloatArray
 from penstock_routers.features import prompt_features
 from penstock_routers.policy import Choice, RejectReason, RouteReason, decide, forgone_usd
 from penstock_routers.policy_explore import Exploration, explore
@@ -59,6 +59,13 @@ class RoutingParts:
     artifact: RouterArtifact
     encoder: EncoderService
     readings: ReadingMemory = field(default_factory=ReadingMemory)
+
+    async def read(self, text: str, reference_arm: str) -> tuple[FloatArray, Estimate]:
+        """Return a prompt's vector and estimates, in one run where the artifact carries the joined graph."""
+        if self.artifact.fused is not None:
+            return await self.encoder.read(text, self.artifact.fused, reference_arm)
+        vector = await self.encoder.encode(text)
+        return vector, self.artifact.estimate(vector, prompt_features(text), reference_arm=reference_arm)
 
 
 class _Asked(msgspec.Struct, frozen=True, gc=False):
@@ -279,9 +286,7 @@ class ArmChooser:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(ROUTING_TIMEOUT_SECONDS):
-                vector = await parts.encoder.encode(request.routing_text)
-            features = prompt_features(request.routing_text)
-            estimate = parts.artifact.estimate(vector, features, reference_arm=self._default.arm)
+                vector, estimate = await parts.read(request.routing_text, self._default.arm)
         except Exception as error:  # the guard around routing: a router's failure never fails a request
             self._on_failure()
             _log.warning("router_failed", extra={"error": type(error).__name__})

@@ -10,7 +10,14 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from penstock_gateway.artifact_source import ArtifactSource, FolderSource, Trust, is_artifact_url, open_trusted
+from penstock_gateway.artifact_source import (
+    ArtifactSource,
+    FolderSource,
+    FusingSource,
+    Trust,
+    is_artifact_url,
+    open_trusted,
+)
 from penstock_gateway.artifact_watch import ArtifactWatch
 from penstock_gateway.calling import AttemptDesk
 from penstock_gateway.chooser import ArmChooser, RoutingParts
@@ -36,6 +43,7 @@ from penstock_routers.artifact import RouterArtifact
 from penstock_routers.encoder import PromptEncoder
 from penstock_routers.encoder_service import EncoderService
 from penstock_routers.errors import ArtifactError, RouterError
+from penstock_routers.fused import fused_with
 
 _log = logging.getLogger("penstock.router")
 
@@ -71,7 +79,7 @@ def load_routing(settings: RoutingSettings) -> tuple[RoutingParts | None, Routin
         if folder is None:
             return None, None
         encoder = PromptEncoder.load(model_folder(settings.encoder), device=settings.device)
-        artifact = open_trusted(folder, encoder.encoder_id, Trust.from_settings(settings))
+        artifact = fused_with(open_trusted(folder, encoder.encoder_id, Trust.from_settings(settings)), encoder)
     except RouterError as error:
         return None, RoutingFinding(error.code, error.message)
     return RoutingParts(artifact, EncoderService(encoder)), None
@@ -244,7 +252,7 @@ def build_watch(settings: Settings, pipeline: Pipeline) -> tuple[ArtifactWatch |
         return None, None
     parts = pipeline.chooser.parts
     try:
-        source = _source(routing)
+        source: ArtifactSource = _source(routing)
         if parts is None:
             loaded = PromptEncoder.load(model_folder(routing.encoder), device=routing.device)
             encoder, encoder_id = EncoderService(loaded), loaded.encoder_id
@@ -252,6 +260,8 @@ def build_watch(settings: Settings, pipeline: Pipeline) -> tuple[ArtifactWatch |
             encoder, encoder_id = parts.encoder, parts.artifact.manifest.encoder.id
     except RouterError as error:
         return None, RoutingFinding(error.code, error.message)
+    if isinstance(encoder.encoder, PromptEncoder):
+        source = FusingSource(source, encoder.encoder)
 
     def adopt(artifact: RouterArtifact) -> None:
         in_force = pipeline.settings
