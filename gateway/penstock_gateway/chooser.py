@@ -24,6 +24,7 @@ from penstock_gateway.deployments import TIERS, Deployment
 from penstock_gateway.errors import GatewayError
 from penstock_gateway.identifiers import identifier_source
 from penstock_gateway.prompt_readings import UNREAD, PromptReading, ReadingMemory
+from penstock_gateway.remote_encoder.service import RemoteEncoderService
 from penstock_gateway.request_body import ChatRequest, TradeoffValue
 from penstock_gateway.request_policy import UNLIMITED, PolicyRules, RequestPolicy, tier_rank
 from penstock_gateway.scored import (
@@ -57,12 +58,12 @@ class RoutingParts:
     """What a chooser needs to score prompts; absent when the artifact or the encoder was refused."""
 
     artifact: RouterArtifact
-    encoder: EncoderService
+    encoder: EncoderService | RemoteEncoderService
     readings: ReadingMemory = field(default_factory=ReadingMemory)
 
     async def read(self, text: str, reference_arm: str) -> tuple[FloatArray, Estimate]:
         """Return a prompt's vector and estimates, in one run where the artifact carries the joined graph."""
-        if self.artifact.fused is not None:
+        if self.artifact.fused is not None and isinstance(self.encoder, EncoderService):
             return await self.encoder.read(text, self.artifact.fused, reference_arm)
         vector = await self.encoder.encode(text)
         return vector, self.artifact.estimate(vector, prompt_features(text), reference_arm=reference_arm)
@@ -129,13 +130,15 @@ class ArmChooser:
         """Identifier of the encoder in force."""
         return self.parts.artifact.manifest.encoder.id if self.parts else None
 
-    def with_artifact(self, artifact: RouterArtifact, encoder: EncoderService, arms: Mapping[str, str]) -> ArmChooser:
+    def with_artifact(
+        self, artifact: RouterArtifact, encoder: EncoderService | RemoteEncoderService, arms: Mapping[str, str]
+    ) -> ArmChooser:
         """Return a chooser that decides by another artifact and is the same otherwise.
 
         Parameters
         ----------
         artifact : RouterArtifact
-        encoder : EncoderService
+        encoder : EncoderService or RemoteEncoderService
         arms : mapping of str to str
             Arm of this artifact for each deployment, by name.
 

@@ -110,7 +110,10 @@ def is_secret(key: SettingKey) -> bool:
         return False
     if len(key) >= 2 and key[-2] == "headers":
         return _SECRET_NAME.search(key[-1]) is not None
-    return key[-1] in ("key", "api_key", "redis_url", "pepper", "pseudonym_key") or key == ("redis", "url")
+    return key[-1] in ("key", "api_key", "redis_url", "pepper", "pseudonym_key") or key in (
+        ("redis", "url"),
+        ("encoder", "secret"),
+    )
 
 
 def read_source(
@@ -298,7 +301,7 @@ class _TreeReader:
         if text.startswith(_OTHER_REFERENCE):
             names, text = [text.removeprefix(_OTHER_REFERENCE)], "${" + text.removeprefix(_OTHER_REFERENCE) + "}"
         if not names:
-            is_redis = key[-1:] == ("redis_url",) or key == ("redis", "url")
+            is_redis = key[-1:] == ("redis_url",) or key in (("redis", "url"), ("encoder", "secret"))
             is_open = is_redis and "@" not in text  # an address without a password
             if is_secret(key) and text and not is_open and not (is_plain and plain_value(text) is None):
                 file = _KEY_FILES.get(str(key[0]))
