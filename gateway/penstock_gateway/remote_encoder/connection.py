@@ -167,9 +167,9 @@ class EncoderConnection(asyncio.Protocol):
             self._shake_hands(kind, content)
         elif kind == Kind.VECTOR:
             number, vector = wire.read_vector(content, self._dimension, self._precision)
-            future = self._waiting.pop(number, None)
             if not np.isfinite(vector.sum()):  # not finite as soon as one number is not
                 raise WireError("a vector is not finite")
+            future = self._waiting.pop(number, None)
             if future is not None and not future.done():
                 future.set_result(vector)
         elif kind == Kind.FAILED:
