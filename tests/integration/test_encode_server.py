@@ -21,6 +21,7 @@ import pytest
 from penstock_gateway.chooser import ArmChooser, RoutingParts
 from penstock_gateway.redis_breaker import BreakerState
 from penstock_gateway.remote_encoder import server as server_module
+from penstock_gateway.remote_encoder import service as service_module
 from penstock_gateway.remote_encoder import wire
 from penstock_gateway.remote_encoder.address import EncoderAddress
 from penstock_gateway.remote_encoder.service import RemoteEncoderService
@@ -328,6 +329,22 @@ async def test_remote_encoder_after_failures_sends_nothing_until_a_probe_is_answ
             assert await _is_local(service)
             await asyncio.sleep(0.01)
         assert (await service.encode("text"))[0] == 4
+        await service.aclose()
+
+
+async def test_remote_encoder_connection_is_replaced_in_time_without_losing_a_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Servers that were added behind an address are found; what is under way is answered over the old connection."""
+    monkeypatch.setattr(service_module, "RENEWAL_SECONDS", 0.0)
+    async with encode_server(FakeEncoder(), tmp_path) as (server, address):
+        service = remote_service(address)
+        assert (await service.encode("text"))[0] == 4
+        (first,) = server.connections
+        while first in server.connections:
+            found = await asyncio.gather(*(service.encode("x" * size) for size in range(1, 20)))
+            assert [vector[0] for vector in found] == list(range(1, 20))
+        assert _fallbacks(service) == {}
         await service.aclose()
 
 

@@ -78,6 +78,7 @@ class EncoderConnection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._last = 0
         self._is_writable = True
+        self._is_retired = False
 
     @property
     def is_open(self) -> bool:
@@ -123,6 +124,12 @@ class EncoderConnection(asyncio.Protocol):
         transport.write(wire.text_request(number, min(int(seconds * 1000) + 1, wire.MAX_MILLISECONDS), text))
         return future
 
+    def retire(self) -> None:
+        """Close as soon as what is under way has been answered or given up; nothing more is to be asked."""
+        self._is_retired = True
+        if not self._waiting:
+            self.close()
+
     def close(self) -> None:
         """Drop the connection and whatever waits."""
         if self._transport is not None:
@@ -158,6 +165,8 @@ class EncoderConnection(asyncio.Protocol):
         try:
             for kind, content in self._frames.feed(data):
                 self._take(kind, content)
+            if self._is_retired and not self._waiting:
+                self.close()
         except WireError as error:
             self._fail_all(RemoteFailure("broken", str(error)))
             self.close()
@@ -212,6 +221,8 @@ class EncoderConnection(asyncio.Protocol):
                     return
                 _fail(self._waiting.pop(number), RemoteFailure("late", "no vector came in time"))
             self._deadlines.popleft()
+        if self._is_retired and not self._waiting:
+            self.close()
 
     def _fail_all(self, failure: RemoteFailure) -> None:
         if self._timer is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ _log = logging.getLogger("penstock.encoder")
 
 HANDSHAKE_SECONDS: Final = 2.0
 """For a probe in the background; a request waits for its own deadline only."""
+RENEWAL_SECONDS: Final = 300.0
+"""After that, less up to a quarter, a connection is replaced: behind one address there may be more servers than before,
+and a connection that lasts would never find them."""
 _STATES: Final = {BreakerState.CLOSED: 0.0, BreakerState.HALF_OPEN: 1.0, BreakerState.OPEN: 2.0}
 _RULES: Final = BreakerRules(first_wait_seconds=0.5, longest_wait_seconds=15.0)
 
@@ -103,6 +107,7 @@ class RemoteEncoderService:
         self._connecting: asyncio.Task[EncoderConnection] | None = None
         self._probing: asyncio.Task[None] | None = None
         self._local: asyncio.Task[EncoderService] | None = None
+        self._renew_at = 0.0
         self._is_closed = False
 
     @property
@@ -155,6 +160,8 @@ class RemoteEncoderService:
             self._note_failure(failure, loop.time())
             return await self._encode_here(windowed, failure.kind)
         now = loop.time()
+        if now >= self._renew_at:
+            self._renew(now)
         self._breaker.note_success(now)
         self._metrics.seconds.observe(now - started)
         return vector
@@ -195,9 +202,17 @@ class RemoteEncoderService:
             tls=self._place.tls,
         )
         if self._connection is not None:
-            self._connection.close()
+            self._connection.retire()
         self._connection = opened
+        self._renew_at = asyncio.get_running_loop().time() + RENEWAL_SECONDS * (0.75 + 0.25 * random.random())
         return opened
+
+    def _renew(self, now: float) -> None:
+        """Take another connection in the background; texts go on over the old one until there is one."""
+        self._renew_at = now + HANDSHAKE_SECONDS
+        if self._connecting is None or self._connecting.done():
+            self._connecting = asyncio.create_task(self._open(HANDSHAKE_SECONDS))
+            self._connecting.add_done_callback(_look_at)
 
     async def _encode_here(self, windowed: str, kind: str) -> FloatArray:
         """Answer from this process's own encoder, if it is to have one."""
