@@ -301,7 +301,7 @@ class _TreeReader:
         if text.startswith(_OTHER_REFERENCE):
             names, text = [text.removeprefix(_OTHER_REFERENCE)], "${" + text.removeprefix(_OTHER_REFERENCE) + "}"
         if not names:
-            is_redis = key[-1:] == ("redis_url",) or key in (("redis", "url"), ("encoder", "secret"))
+            is_redis = key[-1:] == ("redis_url",) or key == ("redis", "url")
             is_open = is_redis and "@" not in text  # an address without a password
             if is_secret(key) and text and not is_open and not (is_plain and plain_value(text) is None):
                 file = _KEY_FILES.get(str(key[0]))
