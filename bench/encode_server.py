@@ -1,7 +1,7 @@
 """An encoder in every gateway process, or one process for all: processor time and memory.
 
-Starts one or two workers, processes that do what a gateway's worker does (an event loop with sixteen requests under
-way, each encoding prompts of 30 tokens), with the encoder inside, or with one `penstock encode-server` beside them at a
+Starts one or two workers, processes that do what a gateway's worker does (an event loop with one request or
+sixteen under way, each encoding prompts of 30 tokens), with the encoder inside, or with one `penstock encode-server` beside them at a
 socket file. The two ways take turns. Shown are processor time per prompt of all processes together and of the workers
 alone, prompts per second, and memory (proportional set size of all processes, and what each further worker adds).
 
@@ -42,10 +42,9 @@ from penstock_routers.encoder_manifest import read_manifest
 from penstock_routers.encoder_service import EncoderService
 
 PACKAGES = ("penstock", "numpy", "tokenizers", "onnxruntime")
-WORKERS = (1, 2)
+SETTINGS = ((1, 1), (1, 16), (2, 16))  # workers, and requests under way in each
 PROMPTS = {DEFAULT_ENCODER: 10_000, PARAPHRASE_ENCODER: 600}
 TOKENS = 30
-UNDER_WAY = 16
 TURNS = 3
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -55,11 +54,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--quick", action="store_true", help="few prompts, one turn")
     parser.add_argument("--json", action="store_true", help="print one JSON object; the table goes to stderr")
-    parser.add_argument("--worker", nargs=3, metavar=("ENCODER", "PROMPTS", "SOCKET"), help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--worker", nargs=4, metavar=("ENCODER", "PROMPTS", "UNDER_WAY", "SOCKET"), help=argparse.SUPPRESS
+    )
     options = parser.parse_args()
     if options.worker:
-        name, prompts, path = options.worker
-        print(json.dumps(asyncio.run(_work(name, int(prompts), path))), flush=True)
+        name, prompts, under_way, path = options.worker
+        print(json.dumps(asyncio.run(_work(name, int(prompts), int(under_way), path))), flush=True)
         sys.stdin.read()  # until memory has been looked at
         return
 
@@ -70,12 +71,14 @@ def main() -> None:
     for line in machine_lines(machine):
         say(line)
     say("\nprompts of 30 tokens; µs of processor time a prompt, the least of the turns; MB of all processes together")
-    say(f"{'encoder':20}{'workers':>8}{'way':>8}{'µs all':>9}{'µs worker':>11}{'prompts/s':>11}{'MB':>7}")
+    say(
+        f"{'encoder':20}{'workers':>8}{'under way':>10}{'way':>8}{'µs all':>9}{'µs worker':>11}{'prompts/s':>11}{'MB':>7}"
+    )
     rows = []
     for row in _rows(options.quick):
         rows.append(row)
         say(
-            f"{row['encoder']:20}{row['workers']:8}{row['way']:>8}{row['us_all']:9.0f}{row['us_workers']:11.0f}"
+            f"{row['encoder']:20}{row['workers']:8}{row['under_way']:10}{row['way']:>8}{row['us_all']:9.0f}{row['us_workers']:11.0f}"
             f"{row['prompts_per_second']:11.0f}{row['megabytes']:7.0f}"
         )
     if options.json:
@@ -85,24 +88,26 @@ def main() -> None:
 def _rows(is_quick: bool) -> Iterator[dict[str, Any]]:
     for name, prompts in PROMPTS.items():
         count = prompts // 50 if is_quick else prompts
-        for workers in WORKERS:
+        for workers, under_way in SETTINGS:
             found: dict[str, list[dict[str, float]]] = {"own": [], "shared": []}
             for _ in range(1 if is_quick else TURNS):
                 for way, turns in found.items():
                     with tempfile.TemporaryDirectory(prefix="penstock-bench-") as scratch:
-                        turns.append(_turn(name, workers, count, way, Path(scratch)))
+                        turns.append(_turn(name, workers, under_way, count, way, Path(scratch)))
             for way, turns in found.items():
                 best = {key: min(turn[key] for turn in turns) for key in ("us_all", "us_workers", "megabytes")}
                 rate = max(turn["prompts_per_second"] for turn in turns)
-                yield {"encoder": name, "workers": workers, "way": way, **best, "prompts_per_second": rate}
+                row = {"encoder": name, "workers": workers, "under_way": under_way, "way": way}
+                yield row | best | {"prompts_per_second": rate}
 
 
-def _turn(name: str, workers: int, prompts: int, way: str, scratch: Path) -> dict[str, float]:
+def _turn(name: str, workers: int, under_way: int, prompts: int, way: str, scratch: Path) -> dict[str, float]:
     """Start everything, let all workers encode at once, and look at time and memory before they end."""
     path = scratch / "encoder.sock"
     with _server(name, path) if way == "shared" else _nothing() as server:
         before = 0.0 if server is None else _seconds(server.pid)
-        given = [sys.executable, __file__, "--worker", name, str(prompts), str(path) if server is not None else "-"]
+        place = str(path) if server is not None else "-"
+        given = [sys.executable, __file__, "--worker", name, str(prompts), str(under_way), place]
         started = [
             subprocess.Popen(given, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(workers)
         ]
@@ -124,7 +129,7 @@ def _turn(name: str, workers: int, prompts: int, way: str, scratch: Path) -> dic
         }
 
 
-async def _work(name: str, prompts: int, path: str) -> dict[str, float]:
+async def _work(name: str, prompts: int, under_way: int, path: str) -> dict[str, float]:
     folder = bundled_folder(name)
     service: EncoderService | RemoteEncoderService
     if path == "-":
@@ -144,7 +149,7 @@ async def _work(name: str, prompts: int, path: str) -> dict[str, float]:
             await asyncio.sleep(0)
 
     before, started = _own_seconds(), time.perf_counter()
-    await asyncio.gather(*(go_on() for _ in range(UNDER_WAY)))
+    await asyncio.gather(*(go_on() for _ in range(under_way)))
     report = {"cpu": _own_seconds() - before, "wall": time.perf_counter() - started}
     await service.aclose()
     return report
