@@ -1,10 +1,9 @@
 """An encoder in every gateway process, or one process for all: processor time and memory.
 
-Starts one or two workers, processes that do what a gateway's worker does (an event loop with one request or
-sixteen under way, each encoding prompts of 30 tokens), with the encoder inside, or with one `penstock encode-server` beside them at a
-socket file. The two ways take turns. Shown are processor time per prompt of all processes together and of the workers
-alone, prompts per second, and memory (proportional set size of all processes, and what each further worker adds).
-
+Starts one or two workers, processes that do what a gateway's worker does (an event loop with one request or sixteen
+under way, each encoding prompts of 30 tokens), with the encoder inside, or with one `penstock encode-server` beside
+them at a socket file. The two ways take turns. Shown are processor time per prompt of all processes together and of the
+workers alone, prompts per second, and memory (proportional set size of all processes together).
 
 Usage::
 
@@ -71,9 +70,8 @@ def main() -> None:
     for line in machine_lines(machine):
         say(line)
     say("\nprompts of 30 tokens; µs of processor time a prompt, the least of the turns; MB of all processes together")
-    say(
-        f"{'encoder':20}{'workers':>8}{'under way':>10}{'way':>8}{'µs all':>9}{'µs worker':>11}{'prompts/s':>11}{'MB':>7}"
-    )
+    titles = f"{'encoder':20}{'workers':>8}{'under way':>10}{'way':>8}"
+    say(f"{titles}{'µs all':>9}{'µs worker':>11}{'prompts/s':>11}{'MB':>7}")
     rows = []
     for row in _rows(options.quick):
         rows.append(row)

@@ -12,15 +12,17 @@ import pytest
 from numpy.typing import NDArray
 
 from penstock_gateway.demo.prompts import DEMO_PROMPTS
+from penstock_routers import fused as fused_module
+from penstock_routers import graph_join as graph_join_module
 from penstock_routers.artifact import RouterArtifact
 from penstock_routers.bundled import DEFAULT_ENCODER, PARAPHRASE_ENCODER, bundled_folder
-from penstock_routers.cuda_fallback import FallbackSession, GraphSession
 from penstock_routers.encoder import PromptEncoder
 from penstock_routers.encoder_service import EncoderService
 from penstock_routers.errors import ArtifactError, RouterError
 from penstock_routers.estimates import Estimate, Reading
 from penstock_routers.features import prompt_features
 from penstock_routers.fused import FusedGraph, fused_with
+from penstock_routers.onnx_session import create_session
 from penstock_routers.policy import Candidate, Choice, decide
 
 _DATA = Path(os.environ.get("PENSTOCK_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data")
@@ -133,44 +135,58 @@ def test_fused_decisions_on_outcome_sets_are_those_of_two_runs(
     assert share >= 0.999
 
 
-class _BrokenCuda:
-    """A session on a device that is lost."""
+class _FakeCuda:
+    """A session that says it runs on CUDA, until the device is lost."""
 
     device, fallback_reason = "cuda", None
 
-    def __init__(self, input_names: tuple[str, ...]) -> None:
-        self.input_names = input_names
+    def __init__(self, session: Any) -> None:
+        self.input_names, self.output_names = session.input_names, session.output_names
+        self.is_lost = False
+        self._session = session
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], ...]:
-        """Fail as the runtime does."""
-        raise ArtifactError("CUDA error 700", code="onnx_run_failed")
+        """Answer, or fail as the runtime does."""
+        if self.is_lost:
+            raise ArtifactError("CUDA error 700", code="onnx_run_failed")
+        return tuple(self._session.run(feeds))
 
 
 def test_fused_graph_with_a_fault_of_the_device_answers_from_the_cpu(
-    encoder: PromptEncoder, artifact: RouterArtifact
+    encoder: PromptEncoder, artifact: RouterArtifact, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A GPU that breaks costs no prompt: the call that met the fault is computed on the CPU, and all later ones."""
-    from penstock_routers.graph_join import join_graphs
-    from penstock_routers.onnx_session import create_session
+    opened: list[Any] = []
 
-    encoder_graph = (bundled_folder(DEFAULT_ENCODER) / "encoder.onnx").read_bytes()
-    on_cpu = create_session(join_graphs(encoder_graph, artifact.graph), allow_contrib_operators=True)
-    opened: list[str] = []
+    def open_session(graph: bytes, *, device: Any, **options: Any) -> Any:
+        real = create_session(graph, device="cpu", **options)
+        opened.append(_FakeCuda(real) if device == "cuda" else real)
+        return opened[-1]
 
-    def fall_back(reason: str) -> GraphSession:
-        opened.append(reason)
-        return on_cpu
-
-    fused = FusedGraph(
-        encoder, artifact, FallbackSession(_BrokenCuda(on_cpu.input_names), fall_back), on_cpu.output_names
+    monkeypatch.setattr(fused_module, "create_session", open_session)
+    on_cuda = PromptEncoder(
+        encoder.manifest, encoder._tokenizer._tokenizer, _FakeCuda(encoder._session), encoder.folder
     )
-    assert fused.device == "cuda"
+    fused = fused_with(artifact, on_cuda).fused
+    assert isinstance(fused, FusedGraph)
+    assert (fused.device, len(opened)) == ("cuda", 1)
+    opened[0].is_lost = True
     for text in ("What is the capital of Peru?", "Why is the sky blue?"):
         wanted = _by_two_runs(encoder, artifact, text, artifact.manifest.reference_arm)
         _assert_alike(fused.read([text], artifact.manifest.reference_arm)[0], wanted)
-    assert fused.device == "cpu"
-    assert len(opened) == 1
-    assert "CUDA error 700" in opened[0]
+    assert (fused.device, len(opened)) == ("cpu", 2)
+    assert "CUDA error 700" in opened[1].fallback_reason
+
+
+def test_fused_with_a_joint_that_says_something_else_serves_by_two_runs(
+    encoder: PromptEncoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The joined graph is compared with the two before it serves; a difference is told, and the artifact still serves."""
+    plain = RouterArtifact.load(bundled_folder("default-router"), encoder_id=encoder.encoder_id)
+    monkeypatch.setattr(graph_join_module, "_SMALLEST_LENGTH", 1e6)
+    assert fused_with(plain, encoder) is plain
+    assert [record.message for record in caplog.records] == ["graphs_not_fused"]
+    assert "differs" in caplog.records[0].problem  # type: ignore[attr-defined]
 
 
 def test_fused_graph_of_an_arm_that_the_artifact_lacks_is_refused(artifact: RouterArtifact) -> None:

@@ -35,6 +35,17 @@ def test_prompt_tokenizer_any_text_gives_the_tokenizers_tokens(tokenizer: Prompt
         assert tokenizer.ids(text) == tokenizer.asked(text)
 
 
+@pytest.mark.parametrize("sign", ["\x00", "\x0b", "\x0c", "\x1c", "\x1f", "\x7f"])
+def test_prompt_tokenizer_control_characters_are_left_to_the_tokenizer(tokenizer: PromptTokenizer, sign: str) -> None:
+    """The tokenizer drops them and joins what they part, so no word beside one may be looked up."""
+    for text in (
+        f"the train was{sign}late today",
+        f"the train {sign} was late today",
+        f"the train was late today{sign}",
+    ):
+        assert tokenizer.ids(text) == tokenizer.asked(text)
+
+
 def test_prompt_tokenizer_known_words_do_not_reach_the_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Words of the vocabulary, capitals and punctuation included, are looked up and nothing else."""
     tokenizer = PromptTokenizer(Tokenizer.from_str(DESCRIPTION))
