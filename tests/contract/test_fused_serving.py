@@ -181,7 +181,7 @@ def test_fused_graph_with_a_fault_of_the_device_answers_from_the_cpu(
 def test_fused_with_a_joint_that_says_something_else_serves_by_two_runs(
     encoder: PromptEncoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The joined graph is compared with the two before it serves; a difference is told, and the artifact still serves."""
+    """The joined graph is compared with the two before it serves; a difference is told, and two runs serve."""
     plain = RouterArtifact.load(bundled_folder("default-router"), encoder_id=encoder.encoder_id)
     monkeypatch.setattr(graph_join_module, "_SMALLEST_LENGTH", 1e6)
     assert fused_with(plain, encoder) is plain
