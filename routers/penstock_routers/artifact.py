@@ -61,7 +61,7 @@ class RouterArtifact:
     neighbours : Neighbours or None
         The index beside the graph, where it has one.
     graph : bytes
-        Content of ``router.onnx``.
+        Content of ``router.onnx``; empty once it has been joined.
     fused : PromptGraph or None
         The graph joined with that of an encoder, see `penstock_routers.fused.fused_with`.
     """
@@ -145,7 +145,7 @@ class RouterArtifact:
     def with_fused(self, fused: PromptGraph) -> RouterArtifact:
         """Return the same artifact with a joined graph beside its own."""
         other = copy(self)
-        other.fused = fused
+        other.fused, other.graph = fused, b""  # up to 64 MB that nothing asks for any more
         return other
 
     def reference(self, arm: str) -> NDArray[np.int64]:

@@ -38,7 +38,7 @@ _GRAPH_INPUTS: dict[Kind, tuple[str, ...]] = {
 
 
 class PromptEncoder:
-    """Turns texts into unit vectors; immutable after loading and safe to call from several threads.
+    """Turns texts into unit vectors; the same ones for as long as it lives, safe to call from several threads.
 
     Attributes
     ----------
@@ -123,6 +123,16 @@ class PromptEncoder:
     def rows_per_run(self) -> int:
         """How many texts share one run of the graph at most."""
         return self.manifest.rows_per_run
+
+    def use(self, session: GraphSession) -> None:
+        """Run on another session with the same vectors from now on, and let go of its own, a second copy of the table.
+
+        Parameters
+        ----------
+        session : GraphSession
+            Its inputs and first output are those of the encoder's graph.
+        """
+        self._session = session
 
     def encode(self, texts: Sequence[str]) -> FloatArray:
         """Encode texts; blocks.

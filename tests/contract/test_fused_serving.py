@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,7 +54,7 @@ def encoder() -> PromptEncoder:
 def artifact(encoder: PromptEncoder) -> RouterArtifact:
     """The shipped artifact with the joined graph."""
     loaded = RouterArtifact.load(bundled_folder("default-router"), encoder_id=encoder.encoder_id)
-    return fused_with(loaded, encoder)
+    return fused_with(loaded, PromptEncoder.load(bundled_folder(DEFAULT_ENCODER)))  # one of its own: it is changed
 
 
 def _by_two_runs(encoder: PromptEncoder, artifact: RouterArtifact, text: str, reference: str) -> Reading:
@@ -112,6 +114,22 @@ def test_fused_reading_is_that_of_two_runs(encoder: PromptEncoder, artifact: Rou
             assert batched[0].base is None or batched[0].base.size == batched[0].size  # not a view of the whole batch
 
 
+def test_fused_encoder_gives_its_vectors_by_the_joined_graph(encoder: PromptEncoder) -> None:
+    """What is only encoded has the vector that it had, and the encoder's own copy of the token table is let go."""
+    other = PromptEncoder.load(bundled_folder(DEFAULT_ENCODER))
+    own = weakref.ref(other._session._session)  # type: ignore[attr-defined]
+    plain = RouterArtifact.load(bundled_folder("default-router"), encoder_id=other.encoder_id)
+    fused = fused_with(plain, other)
+    assert fused.fused is not None
+    gc.collect()
+    assert own() is None
+    np.testing.assert_allclose(
+        other.encode([*ODD, *DEMO_PROMPTS]), encoder.encode([*ODD, *DEMO_PROMPTS]), atol=TOLERANCE
+    )
+    assert fused_with(plain, other).fused is not None  # the next artifact is joined with the same encoder
+    assert (other.device, other.fallback_reason) == ("cpu", None)
+
+
 def test_fused_decisions_on_committed_prompts_are_those_of_two_runs(
     encoder: PromptEncoder, artifact: RouterArtifact
 ) -> None:
@@ -167,7 +185,8 @@ def test_fused_graph_with_a_fault_of_the_device_answers_from_the_cpu(
     on_cuda = PromptEncoder(
         encoder.manifest, encoder._tokenizer._tokenizer, _FakeCuda(encoder._session), encoder.folder
     )
-    fused = fused_with(artifact, on_cuda).fused
+    plain = RouterArtifact.load(bundled_folder("default-router"), encoder_id=encoder.encoder_id)
+    fused = fused_with(plain, on_cuda).fused
     assert isinstance(fused, FusedGraph)
     assert (fused.device, len(opened)) == ("cuda", 1)
     opened[0].is_lost = True

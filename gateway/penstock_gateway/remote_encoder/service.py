@@ -144,7 +144,7 @@ class RemoteEncoderService:
         After `BreakerRules.failures` in a row, nothing is sent until a probe in the background has been answered.
         """
         if self._is_closed:
-            raise EncoderError("the encoder is shutting down", code="encoder_closed")
+            raise _closed()
         windowed = window(text, self.manifest.window)
         if self._breaker.is_open:
             self._look_again()
@@ -185,11 +185,15 @@ class RemoteEncoderService:
         if self._connecting is None or self._connecting.done():
             self._connecting = asyncio.create_task(self._open(self._place.timeout_seconds))
             self._connecting.add_done_callback(_look_at)
+        connecting = self._connecting
         try:
             async with asyncio.timeout(self._place.timeout_seconds):
-                return await asyncio.shield(self._connecting)
+                await asyncio.wait((connecting,))  # a cancelled caller leaves it to the others, and the other way round
         except TimeoutError:
             raise RemoteFailure("late", "it was not connected in time") from None
+        if connecting.cancelled():
+            raise _closed()
+        return connecting.result()
 
     async def _open(self, seconds: float) -> EncoderConnection:
         opened = await open_connection(
@@ -223,8 +227,12 @@ class RemoteEncoderService:
             _log.warning("encoder_loaded_here", extra={"encoder": self.encoder_id})
             self._local = asyncio.create_task(self._loaded(self._load_local))
             self._local.add_done_callback(_look_at)
-        local = await asyncio.shield(self._local)
-        return await local.encode(windowed)
+        local = self._local
+        if not local.done():
+            await asyncio.wait((local,))
+        if local.cancelled():
+            raise _closed()
+        return await local.result().encode(windowed)
 
     async def _loaded(self, load: Callable[[], PromptEncoder]) -> EncoderService:
         try:
@@ -265,6 +273,10 @@ class RemoteEncoderService:
 
     def _show_state(self) -> None:
         self._metrics.breaker_state.set(_STATES[self._breaker.state])
+
+
+def _closed() -> EncoderError:
+    return EncoderError("the encoder is shutting down", code="encoder_closed")
 
 
 def _encoded(text: str) -> bytes:
