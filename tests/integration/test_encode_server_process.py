@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 
 from penstock_gateway.redis_breaker import BreakerState
 from penstock_gateway.remote_encoder.address import EncoderAddress
+from penstock_gateway.remote_encoder.metrics import EncodeServerMetrics
+from penstock_gateway.remote_encoder.process import server_context
+from penstock_gateway.remote_encoder.server import EncodeServer
 from penstock_gateway.remote_encoder.service import RemoteEncoderService
 from penstock_routers.bundled import DEFAULT_ENCODER, bundled_folder
 from penstock_routers.encoder import PromptEncoder
 from penstock_routers.encoder_manifest import read_manifest
-from support.encode_parts import (
-    remote_service,
-)
+from support.encode_parts import FakeEncoder, remote_service
 
 SECRET = b"a secret of the fleet"
 
@@ -141,3 +146,53 @@ def test_encode_server_command_that_cannot_serve_says_why(arguments: list[str], 
     assert done.returncode in (1, 2)
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def _certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """Write a certificate for 127.0.0.1 that vouches for itself, and its key."""
+    x509 = pytest.importorskip("cryptography.x509", reason="making a certificate needs cryptography (extra train)")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    alternatives = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    builder = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    made = builder.add_extension(alternatives, critical=False).sign(key, hashes.SHA256())
+    paths = folder / f"{name}.pem", folder / f"{name}.key"
+    paths[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    secret = serialization.NoEncryption()
+    paths[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret))
+    return paths
+
+
+async def test_encode_server_over_tls_is_used_only_when_its_certificate_is_vouched_for(tmp_path: Path) -> None:
+    """With the right certificates a text is encoded there; with others, and in clear, it is encoded here."""
+    certificate, key = _certificate(tmp_path, "encoder")
+    stranger, _ = _certificate(tmp_path, "stranger")
+    server = EncodeServer(
+        [cast(PromptEncoder, FakeEncoder())], secret=b"", metrics=EncodeServerMetrics(CollectorRegistry())
+    )
+    await server.start(EncoderAddress("tls", host="127.0.0.1"), server_context(certificate, key))
+    assert server.address is not None
+    in_clear = EncoderAddress("tcp", host="127.0.0.1", port=server.address.port)
+    for address, file, is_there in (
+        (server.address, certificate, True),
+        (server.address, stranger, False),
+        (in_clear, certificate, False),
+    ):
+        tls = ssl.create_default_context(cafile=str(file))
+        service = remote_service(address, local=FakeEncoder(value=7.0), tls=tls, timeout_seconds=2.0)
+        assert (await service.encode("text"))[0] == (4 if is_there else 7)
+        await service.aclose()
+    await server.aclose()
+
+
+def test_encode_server_certificate_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
+    """A file that is missing or no certificate is said at the start."""
+    (tmp_path / "no.pem").write_text("nothing")
+    for path in (tmp_path / "no.pem", tmp_path / "nowhere.pem"):
+        with pytest.raises(ValueError, match="cannot be used"):
+            server_context(path, None)
