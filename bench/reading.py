@@ -73,7 +73,8 @@ def _prompt(tokens: int, number: int) -> str:
 
 
 def _ways(encoder: PromptEncoder, artifact: RouterArtifact) -> dict[str, Way]:
-    fused, reference = FusedGraph.open(encoder, artifact), artifact.manifest.reference_arm
+    other = PromptEncoder.load(bundled_folder(DEFAULT_ENCODER))  # joining takes its own graph away
+    fused, reference = FusedGraph.open(other, artifact), artifact.manifest.reference_arm
 
     def asking_every_word(text: str) -> object:
         ids = encoder._tokenizer.asked(window(text, encoder.manifest.window))
