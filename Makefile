@@ -13,7 +13,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 ARGS ?=
 # `make bench` compares gateways; BENCH=encoder runs another one, `make bench-all` the ones that take minutes.
 BENCH ?= overhead
-BENCHES := overhead encoder conversations router training usage_estimates
+BENCHES := overhead encoder reading conversations router training usage_estimates
 EXTRAS ?= cpu otel redis ship signing
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 comma := ,

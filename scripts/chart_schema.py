@@ -40,6 +40,7 @@ TEXT_MAPS = frozenset(
 FREE = TEXT_MAPS | {
     "affinity",
     "config",
+    "encoder.remote.resources",
     "networkPolicy.redis",
     "podSecurityContext",
     "redis.resources",

@@ -1,8 +1,8 @@
 """Where a router artifact comes from while serving, and whether its maker is trusted.
 
-Owns the two kinds of folder (an artifact, a registry) and the order of the checks: digest and signature before anything
-of the graph is run. The download is in `artifact_download`. It blocks where it reads files: call it in a thread. Read
-`open_trusted`, then `FolderSource`.
+Owns the two kinds of folder (an artifact, a registry), the order of the checks (digest and signature before anything of
+the graph is run), and joining what was fetched with the encoder. The download is in `artifact_download`. It blocks
+where it reads files: call it in a thread. Read `open_trusted`, then `FolderSource`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import msgspec
 
 from penstock_gateway.settings_models import RoutingSettings
 from penstock_routers.artifact import MAX_ARTIFACT_BYTES, MAX_MANIFEST_BYTES, RouterArtifact
+from penstock_routers.encoder import PromptEncoder
 from penstock_routers.errors import ArtifactError
+from penstock_routers.fused import fused_with
 from penstock_routers.manifest import GRAPH_FILE, MANIFEST_FILE, artifact_id, decode_manifest
 from penstock_routers.model_files import read_model_file
 from penstock_routers.registry_layout import artifact_path, is_artifact_id, is_registry, read_pointer
@@ -67,6 +69,30 @@ class ArtifactSource(Protocol):
         RouterError
             It cannot be had, or is refused.
         """
+
+
+class FusingSource:
+    """Another source, whose artifacts get the graph joined with the encoder's where that is worth it.
+
+    Parameters
+    ----------
+    source : ArtifactSource
+    encoder : PromptEncoder
+        That serves.
+    """
+
+    def __init__(self, source: ArtifactSource, encoder: PromptEncoder) -> None:
+        self._source = source
+        self._encoder = encoder
+
+    async def look(self) -> str:
+        """Return the id that is offered now."""
+        return await self._source.look()
+
+    async def fetch(self, offered: str, encoder_id: str) -> RouterArtifact:
+        """Return the artifact offered under an id; the graphs are joined in a thread."""
+        artifact = await self._source.fetch(offered, encoder_id)
+        return await asyncio.to_thread(fused_with, artifact, self._encoder)
 
 
 class FolderSource:

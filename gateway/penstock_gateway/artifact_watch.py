@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from penstock_gateway.artifact_source import ArtifactSource
+from penstock_gateway.remote_encoder.service import RemoteEncoderService
 from penstock_routers.artifact import RouterArtifact
 from penstock_routers.encoder_service import EncoderService
 from penstock_routers.errors import RouterError
@@ -50,7 +51,7 @@ class ArtifactWatch:
     Parameters
     ----------
     source : ArtifactSource
-    encoder : EncoderService
+    encoder : EncoderService or RemoteEncoderService
         In use as long as the process lives, whichever artifact is in force.
     encoder_id : str
         Its fingerprint; an artifact for another one is refused.
@@ -66,7 +67,7 @@ class ArtifactWatch:
 
     Attributes
     ----------
-    encoder : EncoderService
+    encoder : EncoderService or RemoteEncoderService
     refusal : Refusal or None
         The last one; None again once what is offered is in force.
     """
@@ -75,7 +76,7 @@ class ArtifactWatch:
         self,
         source: ArtifactSource,
         *,
-        encoder: EncoderService,
+        encoder: EncoderService | RemoteEncoderService,
         encoder_id: str,
         adopt: Callable[[RouterArtifact], None],
         in_force: Callable[[], str | None],

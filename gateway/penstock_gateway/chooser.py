@@ -24,6 +24,7 @@ from penstock_gateway.deployments import TIERS, Deployment
 from penstock_gateway.errors import GatewayError
 from penstock_gateway.identifiers import identifier_source
 from penstock_gateway.prompt_readings import UNREAD, PromptReading, ReadingMemory
+from penstock_gateway.remote_encoder.service import RemoteEncoderService
 from penstock_gateway.request_body import ChatRequest, TradeoffValue
 from penstock_gateway.request_policy import UNLIMITED, PolicyRules, RequestPolicy, tier_rank
 from penstock_gateway.scored import (
@@ -38,7 +39,7 @@ from penstock_gateway.scored import (
 from penstock_gateway.wire.formats import WireFormat
 from penstock_routers.artifact import RouterArtifact
 from penstock_routers.encoder_service import EncoderService
-from penstock_routers.estimates import Estimate
+from penstock_routers.estimates import Estimate, FloatArray
 from penstock_routers.features import prompt_features
 from penstock_routers.policy import Choice, RejectReason, RouteReason, decide, forgone_usd
 from penstock_routers.policy_explore import Exploration, explore
@@ -57,8 +58,15 @@ class RoutingParts:
     """What a chooser needs to score prompts; absent when the artifact or the encoder was refused."""
 
     artifact: RouterArtifact
-    encoder: EncoderService
+    encoder: EncoderService | RemoteEncoderService
     readings: ReadingMemory = field(default_factory=ReadingMemory)
+
+    async def read(self, text: str, reference_arm: str) -> tuple[FloatArray, Estimate]:
+        """Return a prompt's vector and estimates, in one run where the artifact carries the joined graph."""
+        if self.artifact.fused is not None and isinstance(self.encoder, EncoderService):
+            return await self.encoder.read(text, self.artifact.fused, reference_arm)
+        vector = await self.encoder.encode(text)
+        return vector, self.artifact.estimate(vector, prompt_features(text), reference_arm=reference_arm)
 
 
 class _Asked(msgspec.Struct, frozen=True, gc=False):
@@ -122,13 +130,15 @@ class ArmChooser:
         """Identifier of the encoder in force."""
         return self.parts.artifact.manifest.encoder.id if self.parts else None
 
-    def with_artifact(self, artifact: RouterArtifact, encoder: EncoderService, arms: Mapping[str, str]) -> ArmChooser:
+    def with_artifact(
+        self, artifact: RouterArtifact, encoder: EncoderService | RemoteEncoderService, arms: Mapping[str, str]
+    ) -> ArmChooser:
         """Return a chooser that decides by another artifact and is the same otherwise.
 
         Parameters
         ----------
         artifact : RouterArtifact
-        encoder : EncoderService
+        encoder : EncoderService or RemoteEncoderService
         arms : mapping of str to str
             Arm of this artifact for each deployment, by name.
 
@@ -279,9 +289,7 @@ class ArmChooser:
         started = time.perf_counter()
         try:
             async with asyncio.timeout(ROUTING_TIMEOUT_SECONDS):
-                vector = await parts.encoder.encode(request.routing_text)
-            features = prompt_features(request.routing_text)
-            estimate = parts.artifact.estimate(vector, features, reference_arm=self._default.arm)
+                vector, estimate = await parts.read(request.routing_text, self._default.arm)
         except Exception as error:  # the guard around routing: a router's failure never fails a request
             self._on_failure()
             _log.warning("router_failed", extra={"error": type(error).__name__})

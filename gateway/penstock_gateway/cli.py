@@ -25,6 +25,7 @@ from penstock_gateway.cache_commands import cache_group, running_findings
 from penstock_gateway.commands.artifact import artifact_group
 from penstock_gateway.commands.budgets import budgets_group
 from penstock_gateway.commands.completion import completion_command
+from penstock_gateway.commands.encode_server import encode_server_command
 from penstock_gateway.commands.explain import explain_command
 from penstock_gateway.commands.groups import tags_group, teams_group
 from penstock_gateway.commands.import_litellm import import_group
@@ -118,6 +119,7 @@ penstock.add_command(events_group)
 penstock.add_command(import_group)
 penstock.add_command(artifact_group)
 penstock.add_command(explain_command)
+penstock.add_command(encode_server_command)
 penstock.add_command(completion_command)
 for _group in (keys_group, teams_group, tags_group, budgets_group, spend_group, report_group):
     penstock.add_command(_group)

@@ -145,7 +145,12 @@ def _resolve_paths(source: SettingsSource) -> None:
         for entry in entries(source, section):
             if isinstance(entry.get(name), str):
                 entry[name] = str(source.folder / Path(str(entry[name])).expanduser())
-    for section, name in (("admin", "key_file"), ("accounts", "pepper_file"), ("accounts", "folder")):
+    for section, name in (
+        ("admin", "key_file"),
+        ("accounts", "pepper_file"),
+        ("accounts", "folder"),
+        ("encoder", "ca_file"),
+    ):
         part = source.tree.get(section)
         if isinstance(part, dict) and isinstance(part.get(name), str) and part[name]:
             source.written[section, name] = part[name]

@@ -27,6 +27,7 @@ from penstock_gateway.settings_deployments import (
     read_artifact_arms,
     read_reference_arm,
 )
+from penstock_gateway.settings_encoder_checks import check_encoder
 from penstock_gateway.settings_ledger_checks import check_ledger
 from penstock_gateway.settings_models import DeploymentSettings, RoutingSettings, Settings
 from penstock_gateway.settings_policy_checks import check_policies
@@ -72,6 +73,7 @@ def check_settings(settings: Settings, source: SettingsSource, *, is_insecure: b
         _check_headers(entry, key, source)
     _check_client_keys(settings, source)
     check_server(settings, source)
+    check_encoder(settings, source)
     check_policies(settings, source)
     check_cache(settings, source)
     check_ledger(settings, source)

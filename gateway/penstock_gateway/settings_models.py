@@ -21,6 +21,7 @@ from penstock_gateway.settings_accounts import (
 )
 from penstock_gateway.settings_attempts import AttemptSettings, OnDisconnect
 from penstock_gateway.settings_cache import CacheSettings
+from penstock_gateway.settings_encoder import EncoderSettings
 from penstock_gateway.settings_events import EventSettings
 from penstock_gateway.settings_ledger import LedgerSettings
 from penstock_gateway.settings_money import MoneySettings, UnknownPrice
@@ -304,6 +305,9 @@ class Settings(Section):
         (), strict=False, max_length=1000, description="The models that can be called."
     )
     routing: RoutingSettings = Field(default_factory=RoutingSettings, description="How `auto` chooses.")
+    encoder: EncoderSettings = Field(
+        default_factory=EncoderSettings, description="Where prompts are encoded, if not in this process."
+    )
     money: MoneySettings = Field(default_factory=MoneySettings, description="What requests are charged.")
     cache: CacheSettings = Field(default_factory=CacheSettings, description="Answering repeats without a model.")
     redis: RedisSettings = Field(

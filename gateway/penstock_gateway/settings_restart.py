@@ -44,6 +44,7 @@ RESTART_SETTINGS: Final[tuple[tuple[str, ...], ...]] = (
     # what was spent and is held
     *(("ledger", name) for name in LedgerSettings.model_fields if name not in _LIVE_LEDGER_SETTINGS),
     ("redis",),
+    ("encoder",),
     *(("routing", name) for name in _ROUTER_SETTINGS),
     ("server", "host"),
     ("server", "port"),

@@ -110,7 +110,10 @@ def is_secret(key: SettingKey) -> bool:
         return False
     if len(key) >= 2 and key[-2] == "headers":
         return _SECRET_NAME.search(key[-1]) is not None
-    return key[-1] in ("key", "api_key", "redis_url", "pepper", "pseudonym_key") or key == ("redis", "url")
+    return key[-1] in ("key", "api_key", "redis_url", "pepper", "pseudonym_key") or key in (
+        ("redis", "url"),
+        ("encoder", "secret"),
+    )
 
 
 def read_source(

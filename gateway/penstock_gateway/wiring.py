@@ -10,7 +10,14 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from penstock_gateway.artifact_source import ArtifactSource, FolderSource, Trust, is_artifact_url, open_trusted
+from penstock_gateway.artifact_source import (
+    ArtifactSource,
+    FolderSource,
+    FusingSource,
+    Trust,
+    is_artifact_url,
+    open_trusted,
+)
 from penstock_gateway.artifact_watch import ArtifactWatch
 from penstock_gateway.calling import AttemptDesk
 from penstock_gateway.chooser import ArmChooser, RoutingParts
@@ -24,6 +31,8 @@ from penstock_gateway.ledger.memory import MemoryLedger
 from penstock_gateway.metrics import GatewayMetrics
 from penstock_gateway.money.prices import Price
 from penstock_gateway.pipeline import Pipeline
+from penstock_gateway.remote_encoder.opening import remote_encoder
+from penstock_gateway.remote_encoder.service import RemoteEncoderService
 from penstock_gateway.request_policy import PolicyBook, rules_of
 from penstock_gateway.settings import Settings, build_deployments
 from penstock_gateway.settings_deployments import arm_of, artifact_folder, model_folder, with_default_arm
@@ -36,6 +45,7 @@ from penstock_routers.artifact import RouterArtifact
 from penstock_routers.encoder import PromptEncoder
 from penstock_routers.encoder_service import EncoderService
 from penstock_routers.errors import ArtifactError, RouterError
+from penstock_routers.fused import fused_with
 
 _log = logging.getLogger("penstock.router")
 
@@ -54,8 +64,16 @@ class RoutingFinding:
     message: str
 
 
-def load_routing(settings: RoutingSettings) -> tuple[RoutingParts | None, RoutingFinding | None]:
+def load_routing(
+    settings: RoutingSettings, remote: RemoteEncoderService | None = None
+) -> tuple[RoutingParts | None, RoutingFinding | None]:
     """Load the encoder and the artifact that the settings name.
+
+    Parameters
+    ----------
+    settings : RoutingSettings
+    remote : RemoteEncoderService, optional
+        The encoder in another process, in place of one here.
 
     Returns
     -------
@@ -70,8 +88,10 @@ def load_routing(settings: RoutingSettings) -> tuple[RoutingParts | None, Routin
         folder = artifact_folder(settings)
         if folder is None:
             return None, None
+        if remote is not None:
+            return RoutingParts(open_trusted(folder, remote.encoder_id, Trust.from_settings(settings)), remote), None
         encoder = PromptEncoder.load(model_folder(settings.encoder), device=settings.device)
-        artifact = open_trusted(folder, encoder.encoder_id, Trust.from_settings(settings))
+        artifact = fused_with(open_trusted(folder, encoder.encoder_id, Trust.from_settings(settings)), encoder)
     except RouterError as error:
         return None, RoutingFinding(error.code, error.message)
     return RoutingParts(artifact, EncoderService(encoder)), None
@@ -93,15 +113,17 @@ def build_pipeline(
     pipeline : Pipeline
     finding : RoutingFinding or None
     """
-    settings = with_default_arm(settings)
-    parts, finding = load_routing(settings.routing)
+    settings, metrics = with_default_arm(settings), GatewayMetrics()
+    try:
+        parts, finding = load_routing(settings.routing, remote_encoder(settings, metrics))
+    except RouterError as error:
+        parts, finding = None, RoutingFinding(error.code, error.message)
     # of the artifact that was loaded: a registry may move on at any time
     deployments = build_deployments(settings, artifact_arms=None if parts is None else parts.artifact.manifest.arms)
     default_arm = next(deployment.arm for deployment in deployments if deployment.name == settings.default_arm)
     if parts is not None and default_arm not in parts.artifact.manifest.arms:
         finding = _unscored_default(settings.default_arm, parts.artifact.manifest.arms)
         parts = None
-    metrics = GatewayMetrics()
     chooser = _chooser(settings, deployments, parts, metrics)
     if parts is not None:
         metrics.router.note_artifact(parts.artifact.manifest)
@@ -244,14 +266,19 @@ def build_watch(settings: Settings, pipeline: Pipeline) -> tuple[ArtifactWatch |
         return None, None
     parts = pipeline.chooser.parts
     try:
-        source = _source(routing)
-        if parts is None:
+        source: ArtifactSource = _source(routing)
+        encoder: EncoderService | RemoteEncoderService
+        if parts is not None:
+            encoder, encoder_id = parts.encoder, parts.artifact.manifest.encoder.id
+        elif (remote := remote_encoder(settings, pipeline.metrics)) is not None:
+            encoder, encoder_id = remote, remote.encoder_id
+        else:
             loaded = PromptEncoder.load(model_folder(routing.encoder), device=routing.device)
             encoder, encoder_id = EncoderService(loaded), loaded.encoder_id
-        else:
-            encoder, encoder_id = parts.encoder, parts.artifact.manifest.encoder.id
     except RouterError as error:
         return None, RoutingFinding(error.code, error.message)
+    if isinstance(encoder, EncoderService) and isinstance(encoder.encoder, PromptEncoder):
+        source = FusingSource(source, encoder.encoder)
 
     def adopt(artifact: RouterArtifact) -> None:
         in_force = pipeline.settings

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock_routers.errors import ArtifactError
-from penstock_routers.estimates import Estimate
+from penstock_routers.estimates import Estimate, PromptGraph
 from penstock_routers.features import FEATURE_NAMES
 from penstock_routers.manifest import (
     GRAPH_FILE,
@@ -58,13 +60,21 @@ class RouterArtifact:
     manifest : Manifest
     neighbours : Neighbours or None
         The index beside the graph, where it has one.
+    graph : bytes
+        Content of ``router.onnx``; empty once it has been joined.
+    fused : PromptGraph or None
+        The graph joined with that of an encoder, see `penstock_routers.fused.fused_with`.
     """
 
-    def __init__(self, manifest: Manifest, session: OnnxSession, neighbours: Neighbours | None = None) -> None:
+    def __init__(
+        self, manifest: Manifest, session: OnnxSession, neighbours: Neighbours | None = None, graph: bytes = b""
+    ) -> None:
         self.id = manifest.id
         self.short_id = manifest.id.removeprefix("sha256:")[:12]
         self.manifest = manifest
         self.neighbours = neighbours
+        self.graph = graph
+        self.fused: PromptGraph | None = None
         self._session = session
         self._arms = manifest.arms
         self._reference = {name: np.array([index], dtype=np.int64) for index, name in enumerate(manifest.arms)}
@@ -130,7 +140,26 @@ class RouterArtifact:
         _check_golden(manifest, session, neighbours)
         if neighbours is not None and index_device == "auto":
             neighbours.index.move_to_gpu()
-        return cls(manifest, session, neighbours)
+        return cls(manifest, session, neighbours, graph)
+
+    def with_fused(self, fused: PromptGraph) -> RouterArtifact:
+        """Return the same artifact with a joined graph beside its own."""
+        other = copy(self)
+        other.fused, other.graph = fused, b""  # up to 64 MB that nothing asks for any more
+        return other
+
+    def reference(self, arm: str) -> NDArray[np.int64]:
+        """Return the graph's input for the arm that gains are measured against.
+
+        Raises
+        ------
+        ArtifactError
+            ``artifact_unknown_arm``.
+        """
+        found = self._reference.get(arm)
+        if found is None:
+            raise ArtifactError(f"the artifact has no arm {arm[:80]!r}", code="artifact_unknown_arm")
+        return found
 
     def estimate(self, prompt_vector: FloatArray, features: FloatArray, *, reference_arm: str) -> Estimate:
         """Score one prompt on every arm; blocks for well under a millisecond.
@@ -160,34 +189,53 @@ class RouterArtifact:
         One run of the graph, O(p · (d + 12 m)) for p prototypes; no loop over arms. With an index beside the graph, one
         search of it before.
         """
-        reference = self._reference.get(reference_arm)
-        if reference is None:
-            raise ArtifactError(f"the artifact has no arm {reference_arm[:80]!r}", code="artifact_unknown_arm")
         feeds: dict[str, NDArray[Any]] = {
             "prompt_vector": prompt_vector.reshape(1, -1),
             "features": features.reshape(1, -1),
-            "reference_arm": reference,
+            "reference_arm": self.reference(reference_arm),
         }
         if self.neighbours is not None:
             feeds |= neighbour_feeds(self.neighbours, feeds["prompt_vector"])
         results = self._session.run(feeds)
-        quality, quality_se, gain, gain_se, tokens, novelty, category = (results[i] for i in self._output_order)
+        return self.estimate_of([results[i] for i in self._output_order], 0, reference_arm)
+
+    def estimate_of(self, outputs: Sequence[NDArray[np.float32]], row: int, reference_arm: str) -> Estimate:
+        """Take one prompt's estimate out of what the graph gave for a batch.
+
+        Parameters
+        ----------
+        outputs : sequence of ndarray, n rows each
+            In the order of `penstock_routers.manifest.OUTPUT_NAMES`.
+        row : int
+            In [0, n).
+        reference_arm : str
+
+        Returns
+        -------
+        Estimate
+
+        Raises
+        ------
+        ArtifactError
+            ``artifact_not_finite``.
+        """
+        quality, quality_se, gain, gain_se, tokens, novelty, category = (output[row] for output in outputs)
         if not math.isfinite(float((quality + gain + gain_se + tokens).sum())):
             raise ArtifactError("the graph gave numbers that are not finite", code="artifact_not_finite")
-        name, probability = self._category(category[0])
+        name, probability = self._category(category)
         return Estimate(
             arms=self._arms,
             reference_arm=reference_arm,
-            quality=quality[0],
-            quality_se=quality_se[0],
-            gain=gain[0],
-            gain_se=gain_se[0],
-            output_tokens=tokens[0],
-            novelty=float(novelty[0]),
+            quality=quality,
+            quality_se=quality_se,
+            gain=gain,
+            gain_se=gain_se,
+            output_tokens=tokens,
+            novelty=float(novelty),
             category=name,
             category_probability=probability,
             categories=self.manifest.categories,
-            category_probabilities=category[0],
+            category_probabilities=category,
         )
 
     def is_novel(self, estimate: Estimate) -> bool:

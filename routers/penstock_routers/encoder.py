@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,8 @@ from penstock_routers.cuda_fallback import FallbackSession, GraphSession
 from penstock_routers.encoder_manifest import EncoderManifest, Kind, read_encoder_folder
 from penstock_routers.errors import EncoderError
 from penstock_routers.onnx_session import Device, OnnxSession, create_session
-from penstock_routers.text import repaired, window
+from penstock_routers.prompt_tokenizer import PromptTokenizer
+from penstock_routers.text import window
 
 FloatArray = NDArray[np.float32]
 
@@ -36,7 +38,7 @@ _GRAPH_INPUTS: dict[Kind, tuple[str, ...]] = {
 
 
 class PromptEncoder:
-    """Turns texts into unit vectors; immutable after loading and safe to call from several threads.
+    """Turns texts into unit vectors; the same ones for as long as it lives, safe to call from several threads.
 
     Attributes
     ----------
@@ -46,17 +48,20 @@ class PromptEncoder:
     dimension : int
         d.
     kind : {"static", "transformer"}
+    folder : Path or None
+        That it was loaded from.
     """
 
-    def __init__(self, manifest: EncoderManifest, tokenizer: Tokenizer, session: GraphSession) -> None:
+    def __init__(
+        self, manifest: EncoderManifest, tokenizer: Tokenizer, session: GraphSession, folder: Path | None = None
+    ) -> None:
         self.manifest = manifest
         self.encoder_id = manifest.encoder_id
         self.dimension = manifest.dimension
         self.kind: Kind = manifest.kind
-        self._tokenizer = tokenizer
+        self.folder = folder
+        self._tokenizer = PromptTokenizer(tokenizer)
         self._session = session
-        unknown = getattr(tokenizer.model, "unk_token", None)
-        self._unknown_token_id = None if unknown is None else tokenizer.token_to_id(unknown)
 
     @classmethod
     def load(cls, folder: Path, *, device: Device = "auto", threads: int = 1) -> PromptEncoder:
@@ -88,7 +93,7 @@ class PromptEncoder:
         manifest, graph, tokenizer_json = read_encoder_folder(folder)
         tokenizer = _open_tokenizer(tokenizer_json, folder.name)
         wanted = _device_for(manifest, device)
-        encoder = cls(manifest, tokenizer, _open_graph(graph, wanted, threads))
+        encoder = cls(manifest, tokenizer, _open_graph(graph, wanted, threads), folder)
         try:
             encoder._check_one_run()
         except EncoderError as failure:
@@ -96,7 +101,7 @@ class PromptEncoder:
                 raise
             reason = f"CUDA opened the encoder but could not run it: {failure.message}"
             _LOG.warning("encoder runs on the CPU: %s", reason)
-            encoder = cls(manifest, tokenizer, _open_graph(graph, "cpu", threads, reason))
+            encoder = cls(manifest, tokenizer, _open_graph(graph, "cpu", threads, reason), folder)
             encoder._check_one_run()
         if encoder.device == "cuda":  # a fault in a request is answered from the CPU
             encoder._session = FallbackSession(
@@ -118,6 +123,16 @@ class PromptEncoder:
     def rows_per_run(self) -> int:
         """How many texts share one run of the graph at most."""
         return self.manifest.rows_per_run
+
+    def use(self, session: GraphSession) -> None:
+        """Run on another session with the same vectors from now on, and let go of its own, a second copy of the table.
+
+        Parameters
+        ----------
+        session : GraphSession
+            Its inputs and first output are those of the encoder's graph.
+        """
+        self._session = session
 
     def encode(self, texts: Sequence[str]) -> FloatArray:
         """Encode texts; blocks.
@@ -147,14 +162,15 @@ class PromptEncoder:
             return self._run([token_ids]) if token_ids else np.zeros((1, self.dimension), dtype=np.float32)
         vectors = np.zeros((len(texts), self.dimension), dtype=np.float32)
         for start in range(0, len(texts), _TEXTS_PER_BLOCK):
-            tokens = self._tokenise(texts[start : start + _TEXTS_PER_BLOCK])
+            block = texts[start : start + _TEXTS_PER_BLOCK]
+            tokens = self._tokenizer.batch([window(text, self.manifest.window) for text in block])
             for rows in self._runs(tokens):
                 vectors[[start + row for row in rows]] = self._run([tokens[row] for row in rows])
         return vectors
 
     def token_ids(self, text: str) -> list[int]:
         """Return the tokens of the windowed text, without special tokens and before the cut to the model's limit."""
-        return self._tokenise_one(window(text, self.manifest.window))
+        return self._tokenizer.ids(window(text, self.manifest.window))
 
     def model_tokens(self, text: str) -> list[int]:
         """Return what the graph gets for a text: cut to the model's limit, special tokens included."""
@@ -178,21 +194,7 @@ class PromptEncoder:
             return False
         ids = self.token_ids(text)
         is_cut = manifest.max_tokens is not None and len(ids) > manifest.max_tokens - manifest.special_token_count
-        return not is_cut and self._unknown_token_id not in ids
-
-    def _tokenise(self, texts: Sequence[str]) -> list[list[int]]:
-        windowed = [window(text, self.manifest.window) for text in texts]
-        try:
-            return [e.ids for e in self._tokenizer.encode_batch_fast(windowed, add_special_tokens=False)]
-        except TypeError:  # one text with a lone surrogate spoils the batch; the single path repairs it
-            return [self._tokenise_one(text) for text in windowed]
-
-    def _tokenise_one(self, text: str) -> list[int]:
-        try:
-            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        except TypeError:  # how the tokenizer refuses a lone surrogate
-            ids = self._tokenizer.encode(repaired(text), add_special_tokens=False).ids
-        return ids
+        return not is_cut and self._tokenizer.unknown_token_id not in ids
 
     def _runs(self, tokens: list[list[int]]) -> Iterator[list[int]]:
         """Yield groups of row numbers of similar length; texts without tokens are left out."""
@@ -207,11 +209,13 @@ class PromptEncoder:
         if run:
             yield run
 
+    def feeds(self, tokens: list[list[int]]) -> dict[str, NDArray[Any]]:
+        """Return the graph's inputs for prompts given by their tokens (`token_ids`), each at least one."""
+        ids, mask = _padded([self._framed(row) for row in tokens], self.manifest.padding_token_id)
+        return {"token_ids": ids} if self.kind == "static" else {"input_ids": ids, "attention_mask": mask}
+
     def _run(self, tokens: list[list[int]]) -> FloatArray:
-        framed = [self._framed(ids) for ids in tokens]
-        ids, mask = _padded(framed, self.manifest.padding_token_id)
-        feeds = {"token_ids": ids} if self.kind == "static" else {"input_ids": ids, "attention_mask": mask}
-        vectors: FloatArray = self._session.run(feeds)[0]
+        vectors: FloatArray = self._session.run(self.feeds(tokens))[0]
         if vectors.shape != (len(tokens), self.dimension):
             raise EncoderError(f"the encoder returned the shape {vectors.shape}", code="encoder_graph_mismatch")
         squares = (vectors * vectors).sum(axis=1, keepdims=True)  # not finite as soon as one number is not

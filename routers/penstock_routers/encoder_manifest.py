@@ -164,6 +164,31 @@ def parse_manifest(raw: bytes) -> EncoderManifest:
     return msgspec.json.decode(raw, type=EncoderManifest)
 
 
+def read_manifest(folder: Path) -> EncoderManifest:
+    """Read what an encoder folder says of itself; nothing is checked against it.
+
+    Parameters
+    ----------
+    folder : Path
+
+    Returns
+    -------
+    EncoderManifest
+
+    Raises
+    ------
+    EncoderError
+        Codes ``encoder_missing``, ``encoder_manifest_invalid``, ``encoder_file_too_large``.
+    """
+    raw = _read(folder / MANIFEST_FILE, _MAX_MANIFEST_BYTES)
+    try:
+        return parse_manifest(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as failure:
+        raise EncoderError(
+            f"the manifest of encoder folder {folder.name!r} is not valid: {failure}", code="encoder_manifest_invalid"
+        ) from failure
+
+
 def read_encoder_folder(folder: Path) -> tuple[EncoderManifest, bytes, bytes]:
     """Read an encoder folder and check it against its manifest.
 
@@ -183,13 +208,7 @@ def read_encoder_folder(folder: Path) -> tuple[EncoderManifest, bytes, bytes]:
         Codes ``encoder_missing``, ``encoder_manifest_invalid``, ``encoder_file_too_large``,
         ``encoder_hash_mismatch``.
     """
-    raw = _read(folder / MANIFEST_FILE, _MAX_MANIFEST_BYTES)
-    try:
-        manifest = parse_manifest(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as failure:
-        raise EncoderError(
-            f"the manifest of encoder folder {folder.name!r} is not valid: {failure}", code="encoder_manifest_invalid"
-        ) from failure
+    manifest = read_manifest(folder)
     graph = _read(folder / GRAPH_FILE, MAX_GRAPH_BYTES)
     tokenizer = _read(folder / TOKENIZER_FILE, _MAX_TOKENIZER_BYTES)
     for name, content in ((GRAPH_FILE, graph), (TOKENIZER_FILE, tokenizer)):

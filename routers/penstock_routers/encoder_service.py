@@ -7,7 +7,8 @@ Owns the choice between the two; the queue is `penstock_routers.batching`'s. It 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from penstock_routers.batching import Batcher
 from penstock_routers.encoder_manifest import Kind
 from penstock_routers.errors import EncoderError
+from penstock_routers.estimates import PromptGraph, Reading
 
 FloatArray = NDArray[np.float32]
 
@@ -40,6 +42,15 @@ class TextEncoder(Protocol):
         """Return vectors, shape (n, d); blocks; called from one thread at a time."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A text to encode, or to encode and score."""
+
+    text: str
+    graph: PromptGraph | None = None
+    reference_arm: str = ""
+
+
 class EncoderService:
     """Encodes single texts for many concurrent requests; lives as long as the process.
 
@@ -50,6 +61,10 @@ class EncoderService:
         Texts that may wait; >= 1. The batch being encoded does not count.
     max_wait_seconds : float
         How long the first text of a batch waits for company; see `penstock_routers.batching.Batcher`.
+
+    Attributes
+    ----------
+    encoder : TextEncoder
 
     Notes
     -----
@@ -62,12 +77,12 @@ class EncoderService:
     def __init__(self, encoder: TextEncoder, *, queue_limit: int = QUEUE_LIMIT, max_wait_seconds: float = 0.0) -> None:
         if queue_limit < 1:
             raise ValueError("queue_limit must be at least 1")
-        self._encoder = encoder
+        self.encoder = encoder
         self._is_closed = False
-        self._batcher: Batcher[str, FloatArray] | None = None
+        self._batcher: Batcher[_Job, Any] | None = None
         if encoder.kind != "static":
             self._batcher = Batcher(
-                self._encode_all,
+                self._run_all,
                 max_rows=lambda: encoder.rows_per_run,
                 queue_limit=queue_limit,
                 max_wait_seconds=max_wait_seconds,
@@ -101,10 +116,35 @@ class EncoderService:
         May be cancelled at any time; a text that has not been started is then never encoded.
         """
         if self._batcher is not None:
-            return await self._batcher.submit(text)
-        if self._is_closed:
-            raise EncoderError("the encoder is shutting down", code="encoder_closed")
-        return np.asarray(self._encoder.encode([text])[0])
+            return np.asarray(await self._batcher.submit(_Job(text)))
+        self._check_open()
+        return np.asarray(self.encoder.encode([text])[0])
+
+    async def read(self, text: str, graph: PromptGraph, reference_arm: str) -> Reading:
+        """Encode one text and score it in the same run, among the runs of `encode`.
+
+        Parameters
+        ----------
+        text : str
+        graph : PromptGraph
+            `penstock_routers.fused.FusedGraph` of this encoder and the artifact in force.
+        reference_arm : str
+            The arm that gains are measured against.
+
+        Returns
+        -------
+        (ndarray of float32, shape (d,), Estimate)
+
+        Raises
+        ------
+        RouterError
+            As `encode`, or what the graph raised.
+        """
+        if self._batcher is not None:
+            reading: Reading = await self._batcher.submit(_Job(text, graph, reference_arm))
+            return reading
+        self._check_open()
+        return graph.read([text], reference_arm)[0]
 
     async def aclose(self) -> None:
         """Refuse new texts, fail the waiting ones, give the running batch a few seconds; safe to call twice."""
@@ -112,5 +152,19 @@ class EncoderService:
         if self._batcher is not None:
             await self._batcher.aclose(CLOSE_TIMEOUT_SECONDS)
 
-    def _encode_all(self, texts: list[str]) -> list[FloatArray]:
-        return list(self._encoder.encode(texts))
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise EncoderError("the encoder is shutting down", code="encoder_closed")
+
+    def _run_all(self, jobs: list[_Job]) -> list[Any]:
+        """One run for all that want the same of the same graph; a swap of artifacts may fall into a batch."""
+        results: list[Any] = [None] * len(jobs)
+        kinds: dict[tuple[int, str], list[int]] = {}
+        for place, job in enumerate(jobs):
+            kinds.setdefault((id(job.graph), job.reference_arm), []).append(place)
+        for places in kinds.values():
+            first, texts = jobs[places[0]], [jobs[place].text for place in places]
+            found = self.encoder.encode(texts) if first.graph is None else first.graph.read(texts, first.reference_arm)
+            for place, result in zip(places, found, strict=True):
+                results[place] = result
+        return results

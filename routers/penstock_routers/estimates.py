@@ -1,11 +1,13 @@
 """What a router says about one prompt: an immutable record of numbers per arm.
 
-Owns the `Estimate` type that the artifact fills and the policy reads. No I/O, no model.
+Owns the `Estimate` type that the artifact fills and the policy reads, and what makes it from a text. No I/O, no model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,3 +77,14 @@ class Estimate:
         """
         parts = (self.quality, self.quality_se, self.gain, self.gain_se)
         return list(zip(*(part.tolist() for part in parts), strict=True))
+
+
+Reading = tuple[FloatArray, Estimate]
+"""Prompt vector, shape (d,), and estimate of one prompt."""
+
+
+class PromptGraph(Protocol):
+    """A graph from text to vector and estimates; `penstock_routers.fused.FusedGraph` is one."""
+
+    def read(self, texts: Sequence[str], reference_arm: str) -> list[Reading]:
+        """Return vector and estimate of each text; blocks."""

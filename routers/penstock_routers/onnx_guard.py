@@ -7,9 +7,8 @@ Owns `refuse_unsafe_graph`: a walk over the file's protobuf wire format that nee
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from penstock_routers.errors import ArtifactError, RouterError
+from penstock_routers.onnx_wire import Damaged, fields, message, text
 
 # Protobuf itself ends at 2 GiB; the largest encoders that make sense in a gateway (0.5 B parameters, fp16) fit.
 MAX_GRAPH_BYTES = 1 << 30
@@ -31,10 +30,6 @@ _HARMLESS_IMPORTS = frozenset({
     "ai.onnx.training", "ai.onnx.preview.training", "com.microsoft", "com.microsoft.experimental",
     "com.microsoft.nchwc", "com.ms.internal.nhwc", "org.pytorch.aten",
 })  # fmt: skip
-
-
-class _Damaged(Exception):
-    """The bytes are no protobuf message of the expected shape."""
 
 
 class _Refused(Exception):
@@ -80,34 +75,34 @@ def refuse_unsafe_graph(
         raise error("the file is in ONNX Runtime's private format", code="graph_unsupported_section")
     try:
         _check_model(memoryview(model), allow_contrib_operators)
-    except _Damaged:
+    except Damaged:
         raise error("the ONNX file is damaged or is no ONNX file", code="graph_damaged") from None
     except _Refused as refusal:
-        code, message = refusal.args
-        raise error(message, code=code) from None
+        code, sentence = refusal.args
+        raise error(sentence, code=code) from None
 
 
 def _check_model(model: memoryview, allow_contrib: bool) -> None:
     """ModelProto: 7 graph, 8 opset_import, 20 training_info, 25 functions."""
     has_graph = False
-    for number, value in _fields(model):
+    for number, value in fields(model):
         if number == 7:
             has_graph = True
-            _check_graph(_message(value), allow_contrib, 0)
+            _check_graph(message(value), allow_contrib, 0)
         elif number == 8:
-            _check_import(_message(value))
+            _check_import(message(value))
         elif number in (20, 25):
             name = "training graphs" if number == 20 else "model-local functions"
             raise _Refused("graph_unsupported_section", f"the ONNX file holds {name}")
     if not has_graph:
-        raise _Damaged
+        raise Damaged
 
 
 def _check_import(opset: memoryview) -> None:
     """OperatorSetIdProto: 1 domain."""
-    for number, value in _fields(opset):
+    for number, value in fields(opset):
         if number == 1:
-            domain = _text(value)
+            domain = text(value)
             if domain not in _STANDARD_DOMAINS and domain not in _HARMLESS_IMPORTS:
                 raise _Refused("graph_unknown_operator", f"the ONNX file imports the operator domain {domain[:80]!r}")
 
@@ -116,25 +111,25 @@ def _check_graph(graph: memoryview, allow_contrib: bool, depth: int) -> None:
     """GraphProto: 1 node, 5 initializer, 15 sparse_initializer."""
     if depth > _MAX_DEPTH:
         raise _Refused("graph_unsupported_section", f"subgraphs are nested more than {_MAX_DEPTH} deep")
-    for number, value in _fields(graph):
+    for number, value in fields(graph):
         if number == 1:
-            _check_node(_message(value), allow_contrib, depth)
+            _check_node(message(value), allow_contrib, depth)
         elif number == 5:
-            _check_tensor(_message(value))
+            _check_tensor(message(value))
         elif number == 15:
-            _check_sparse_tensor(_message(value))
+            _check_sparse_tensor(message(value))
 
 
 def _check_node(node: memoryview, allow_contrib: bool, depth: int) -> None:
     """NodeProto: 4 op_type, 5 attribute, 7 domain."""
     operators, domains = [""], [""]
-    for number, value in _fields(node):
+    for number, value in fields(node):
         if number == 4:
-            operators.append(_text(value))
+            operators.append(text(value))
         elif number == 7:
-            domains.append(_text(value))
+            domains.append(text(value))
         elif number == 5:
-            _check_attribute(_message(value), allow_contrib, depth)
+            _check_attribute(message(value), allow_contrib, depth)
     for domain in domains:
         if domain in _STANDARD_DOMAINS:
             continue
@@ -145,74 +140,24 @@ def _check_node(node: memoryview, allow_contrib: bool, depth: int) -> None:
 
 def _check_attribute(attribute: memoryview, allow_contrib: bool, depth: int) -> None:
     """AttributeProto: 5 t, 6 g, 10 tensors, 11 graphs, 22 sparse_tensor, 23 sparse_tensors."""
-    for number, value in _fields(attribute):
+    for number, value in fields(attribute):
         if number in (6, 11):
-            _check_graph(_message(value), allow_contrib, depth + 1)
+            _check_graph(message(value), allow_contrib, depth + 1)
         elif number in (5, 10):
-            _check_tensor(_message(value))
+            _check_tensor(message(value))
         elif number in (22, 23):
-            _check_sparse_tensor(_message(value))
+            _check_sparse_tensor(message(value))
 
 
 def _check_sparse_tensor(tensor: memoryview) -> None:
     """SparseTensorProto: 1 values, 2 indices."""
-    for number, value in _fields(tensor):
+    for number, value in fields(tensor):
         if number in (1, 2):
-            _check_tensor(_message(value))
+            _check_tensor(message(value))
 
 
 def _check_tensor(tensor: memoryview) -> None:
     """TensorProto: 13 external_data, 14 data_location (0 is inside the file)."""
-    for number, value in _fields(tensor):
+    for number, value in fields(tensor):
         if number == 13 or (number == 14 and value != 0):
             raise _Refused("graph_external_data", "the ONNX graph keeps tensors in other files")
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Yield (field number, varint or bytes) of one protobuf message; fixed-width values come as bytes."""
-    at, end = 0, len(message)
-    while at < end:
-        key, at = _varint(message, at)
-        number, wire_type = key >> 3, key & 7
-        if number == 0:
-            raise _Damaged
-        if wire_type == 0:
-            number_value, at = _varint(message, at)
-            yield number, number_value
-            continue
-        if wire_type == 2:
-            length, at = _varint(message, at)
-        elif wire_type in (1, 5):
-            length = 8 if wire_type == 1 else 4
-        else:  # groups, which ONNX never had
-            raise _Damaged
-        if length > end - at:
-            raise _Damaged
-        yield number, message[at : at + length]
-        at += length
-
-
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(message):
-            raise _Damaged
-        byte = message[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise _Damaged
-
-
-def _message(value: int | memoryview) -> memoryview:
-    if isinstance(value, int):
-        raise _Damaged
-    return value
-
-
-def _text(value: int | memoryview) -> str:
-    try:
-        return bytes(_message(value)).decode()
-    except UnicodeDecodeError:
-        raise _Damaged from None

@@ -37,6 +37,7 @@ KUBERNETES_VERSIONS = ("1.29.1", "1.33.1", "1.37.0")
 FOREIGN_KINDS = {"ExternalSecret", "HTTPRoute", "PodMonitor", "PrometheusRule", "ScaledObject", "ServiceMonitor"}
 ENVIRONMENT = {
     "PENSTOCK_CLIENT_KEY": "a-client-key-for-tests",
+    "PENSTOCK_ENCODER_SECRET": "a-secret-of-the-encoders",
     "OPENAI_API_KEY": "not-a-real-key",
     "REDIS_URL": "redis://127.0.0.1:1/0",
     "PENSTOCK_ADMIN_KEY": "an-admin-key-for-tests",
@@ -345,6 +346,8 @@ def test_chart_gpu_is_asked_for_and_placed() -> None:
         ({"externalSecret": {"enabled": True}}, "leave secrets empty"),
         ({"externalSecret": {"enabled": True}, "secrets": {"existingSecret": ""}}, "storeRef.name and data"),
         ({"metrics": {"serviceMonitor": {"enabled": True}}}, "metrics.bearerSecret"),
+        ({"encoder": {"remote": {"enabled": True}}, "secrets": {"existingSecret": ""}}, "encoder.remote.secret.name"),
+        ({"encoder": {"remote": {"enabled": True}}, "existingConfigMap": "x"}, "leave one of them out"),
         ({"ingress": {"enabled": True}}, "ingress.hosts"),
         ({"httpRoute": {"enabled": True}}, "httpRoute.parentRefs"),
         ({"replicas": 3}, "replicas"),
@@ -369,6 +372,7 @@ _EVENTS = {"events": {"enabled": True}}
 _REGISTRY = {"artifact": {"source": "volume", "volume": {"create": True}}}
 _RETRAINING = {**_EVENTS, **_REGISTRY, "retraining": {"cronJob": {"enabled": True}, "holdout": "/registry/h.jsonl"}}
 _RAY = {"retraining": {"ray": {"address": "ray://head.ray.svc:10001", "to": [{"podSelector": {}}]}}}
+_ENCODERS = {"encoder": {"remote": {"enabled": True}}}
 _SCRAPED = {"metrics": {"bearerSecret": {"name": "a", "key": "b"}}}
 # What has to be on before a value means anything, by the beginning of its path; the longest that fits counts.
 _NEEDED: dict[str, dict[str, Any]] = {
@@ -379,6 +383,8 @@ _NEEDED: dict[str, dict[str, Any]] = {
     "artifact.publicKey": {"artifact": {"source": "http", "url": "https://a/b", "digest": DIGEST}},
     "autoscaling": {"autoscaling": {"enabled": True}},
     "config": {},
+    "encoder.remote": _ENCODERS,
+    "encoder.remote.autoscaling": merged(_ENCODERS, {"encoder": {"remote": {"autoscaling": {"enabled": True}}}}),
     "events": _EVENTS,
     "externalSecret": {
         "secrets": {"existingSecret": ""},
@@ -409,6 +415,9 @@ _OTHER: dict[str, Any] = {
     "artifact.digest": "sha256:" + "1" * 64,
     "artifact.url": "https://other/place",
     "config": {"decisions": {"keep": 5}},
+    "encoder.remote.extraVolumeMounts": [{"name": "x", "mountPath": "/x"}],
+    "encoder.remote.extraVolumes": [{"name": "x", "emptyDir": {}}],
+    "encoder.remote.resources": {"requests": {"cpu": "7"}},
     "externalSecret.data": {"A": "c"},
     "extraContainers": [{"name": "x", "image": "y"}],
     "extraEnv": [{"name": "A", "value": "b"}],

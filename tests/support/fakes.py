@@ -132,6 +132,7 @@ class FakeArtifact:
 
     id = "sha256:" + "0" * 64
     short_id = "0" * 12
+    fused = None
 
     def __init__(
         self,

@@ -67,6 +67,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
+{{- /* The Secret with the secret between gateways and encoders: one of its own, or the gateway's. */ -}}
+{{- define "penstock.encoderSecretName" -}}
+{{- .Values.encoder.remote.secret.name | default (include "penstock.secretName" .) -}}
+{{- end -}}
+
 {{- define "penstock.artifactClaim" -}}
 {{- .Values.artifact.volume.claimName | default (printf "%s-registry" (include "penstock.fullname" .)) -}}
 {{- end -}}
@@ -102,6 +107,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if .Values.events.enabled -}}
 {{- $_ := set $config "events" (merge (dict "folder" "/events") ($config.events | default dict)) -}}
 {{- end -}}
+{{- if .Values.encoder.remote.enabled -}}
+{{- $remote := dict "remote" (printf "tcp://%s-encoder:7070" (include "penstock.fullname" .)) "secret" "${PENSTOCK_ENCODER_SECRET}" -}}
+{{- $_ := set $config "encoder" (merge $remote ($config.encoder | default dict)) -}}
+{{- end -}}
 {{- if .Values.admin.enabled -}}
 {{- $_ := set $config "admin" (merge (dict "host" "0.0.0.0" "port" (int .Values.admin.port)) ($config.admin | default dict)) -}}
 {{- end -}}
@@ -130,6 +139,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if .Values.redis.development }}
 - name: REDIS_URL
   value: redis://{{ include "penstock.fullname" . }}-redis:6379/0
+{{- end }}
+{{- if .Values.encoder.remote.enabled }}
+- name: PENSTOCK_ENCODER_SECRET
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "penstock.encoderSecretName" . }}
+      key: {{ .Values.encoder.remote.secret.key }}
 {{- end }}
 {{- with .Values.extraEnv }}
 {{ toYaml . }}
