@@ -387,11 +387,9 @@ class DecisionRule:
 
 
 def _points_for(manifest: RuleManifest, use: VerifierUse) -> list[OperatingPoint]:
-    if use == "adaptive":
-        return manifest.points
-    for other in manifest.other_uses:
-        if other.use == use:
-            return other.points
+    found: dict[str, list[OperatingPoint]] = {other.use: other.points for other in manifest.other_uses}
+    if use == "adaptive" or use in found:
+        return found.get(use, manifest.points)
     raise RuleError(
         f"The cache rule has no thresholds for a second encoder that is asked {use} (cache.verifier_use); "
         "calibrate it again with 'penstock-train cache-calibrate'.",

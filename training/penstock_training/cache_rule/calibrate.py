@@ -52,7 +52,7 @@ class RuleCalibration:
     ----------
     min_cosine, min_plausible, plausible_miss_rate : float
     points : list of OperatingPoint
-    other_uses : list of OtherUse
+    other_uses : sequence of OtherUse
         All as in `penstock_cache.rule.RuleManifest`.
     """
 
@@ -60,7 +60,7 @@ class RuleCalibration:
     min_plausible: float
     plausible_miss_rate: float
     points: list[OperatingPoint]
-    other_uses: list[OtherUse]
+    other_uses: Sequence[OtherUse] = ()
 
 
 def halves(texts: TextSet, share: float, seed: int) -> tuple[IntArray, IntArray]:
