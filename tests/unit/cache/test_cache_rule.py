@@ -254,6 +254,17 @@ def test_screen_drops_the_implausible_in_adaptive_use_only(use: VerifierUse, kep
     assert [item.candidate.entry_id for item in screened] == kept
 
 
+def test_screen_without_the_second_encoder_drops_nothing_by_what_it_could_say() -> None:
+    """What the model would say of a second cosine is no bound where there is none."""
+
+    def doubts_verified(rows: FloatArray) -> FloatArray:
+        return np.where(rows[:, HAS_VERIFIED] > 0, 0.1, rows[:, COSINE])
+
+    rule = DecisionRule(manifest_of(other_uses=[OtherUse("never", 0.3, [])]), doubts_verified, "never")
+    screened, _ = rule.screen(QUESTION, [candidate("a", 0.9)], 0.8)
+    assert rule.judge(screened, None, 0.8).entry_id == "a"
+
+
 @pytest.mark.parametrize(("threshold", "entry_id"), [(0.85, "a"), (0.95, None)])
 def test_judge_without_second_cosines_decides_by_the_search_encoder(threshold: float, entry_id: str | None) -> None:
     """The features are left as they are where the second encoder is never asked."""
