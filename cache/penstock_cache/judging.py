@@ -40,7 +40,7 @@ class EntryJudge:
     ----------
     rule : DecisionRule
     verifier : Verifier
-        The second encoder. It is asked only about entries that the rule finds plausible without it.
+        The second encoder. By default it is asked only about entries that the rule finds plausible without it.
     reads_whole : callable
         Whether the second encoder reads a text to its end. Of texts that it cuts, any two that differ where it does not
         look have one vector, so these are never judged.
@@ -84,7 +84,7 @@ class EntryJudge:
         screened, reason = self.rule.screen(prompt, candidates, threshold)
         if not screened:
             return Judgement(None, 0.0, near[0][1], reason)
-        verified = await self._verify(text, screened, tenant)
+        verified = await self._verify(text, screened, tenant) if self.rule.asks_verifier else None
         return self.rule.judge(screened, verified, threshold)
 
     def note_evidence(self, entry_id: str, *, is_right: bool) -> None:
@@ -134,5 +134,5 @@ class EntryJudge:
             vectors[number] = vector
             known = held[number]
             if known is not None:
-                known.verified = vector
+                known.verified = np.array(vector)
         return [float(np.dot(asked, vector)) for vector in vectors if vector is not None]

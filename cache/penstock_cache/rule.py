@@ -44,6 +44,9 @@ _VERIFY, _HAS_VERIFY = FEATURE_NAMES.index("verify_cosine"), FEATURE_NAMES.index
 
 RuleMode = Literal["semantic", "faq-intent"]
 
+VerifierUse = Literal["adaptive", "always", "never"]
+"""For which near entries the second encoder runs: plausible ones, all, none. Thresholds hold for one use alone."""
+
 # Checked when a manifest is read: a threshold of zero would serve everything.
 _Share = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 _Threshold = Annotated[float, msgspec.Meta(gt=0.0, le=1.0)]
@@ -81,6 +84,22 @@ class OperatingPoint(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     delta: float = 0.05
 
 
+class OtherUse(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is certified where the second encoder is not used adaptively.
+
+    Attributes
+    ----------
+    use : str
+    miss_rate : float
+        Share of the true hits that it loses on the calibration data, against asking always.
+    points : list of OperatingPoint
+    """
+
+    use: Literal["always", "never"]
+    miss_rate: _Share
+    points: list[OperatingPoint]
+
+
 class RuleManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a rule's folder says of itself.
 
@@ -109,6 +128,8 @@ class RuleManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     data : list of dict
         Name, licence, number of texts and digest of everything it was fitted or calibrated on.
     versions : dict of str to str
+    other_uses : list of OtherUse
+        Empty in rules that were calibrated for the adaptive use alone.
     """
 
     schema_version: int
@@ -125,6 +146,7 @@ class RuleManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     points: list[OperatingPoint]
     data: list[dict[str, str | int]]
     versions: dict[str, str]
+    other_uses: list[OtherUse] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,14 +255,24 @@ class DecisionRule:
     ----------
     manifest : RuleManifest
     model : PairModel
+    use : str
+        Of the second encoder.
+
+    Raises
+    ------
+    RuleError
+        Code ``cache_rule_mismatch``: nothing is calibrated for that use.
     """
 
-    def __init__(self, manifest: RuleManifest, model: PairModel) -> None:
+    def __init__(self, manifest: RuleManifest, model: PairModel, use: VerifierUse = "adaptive") -> None:
         self.manifest = manifest
+        self.points = _points_for(manifest, use)
+        self.asks_verifier = use != "never"
+        self._min_plausible = manifest.min_plausible if use == "adaptive" else 0.0
         self._model = model
         self._words = WordEvidence(manifest.word_weights, manifest.unknown_word_weight)
         self._points: dict[tuple[str, str], list[OperatingPoint]] = {}
-        for point in sorted(manifest.points, key=lambda point: point.budget):
+        for point in sorted(self.points, key=lambda point: point.budget):
             self._points.setdefault((point.mode, point.category), []).append(point)
 
     def threshold(self, category: str, mode: RuleMode, budget: float) -> float | None:
@@ -294,24 +326,26 @@ class DecisionRule:
                 reason = f"guard:{report.vetoes[0]}"
         if not kept:
             return [], reason
+        if not self.asks_verifier:
+            return kept, "below_threshold"
         probabilities = self._probabilities([item.features for item in kept])
         plausible = [
-            item for item, p in zip(kept, probabilities, strict=True) if p >= self.manifest.min_plausible
+            item for item, p in zip(kept, probabilities, strict=True) if p >= self._min_plausible
         ]  # fmt: skip
         if not plausible:
             return [], reason if reason.startswith("guard") else "implausible"
         reachable = self._reachable(plausible, threshold) if threshold > 0.0 else plausible
         return reachable, "below_threshold"
 
-    def judge(self, screened: Sequence[Screened], verified: Sequence[float], threshold: float) -> Judgement:
+    def judge(self, screened: Sequence[Screened], verified: Sequence[float] | None, threshold: float) -> Judgement:
         """Choose the entry that is served, if any.
 
         Parameters
         ----------
         screened : sequence of Screened, length n, at least 1
             As `screen` returned them.
-        verified : sequence of float, length n
-            Cosines by the second encoder.
+        verified : sequence of float, length n, or None
+            Cosines by the second encoder; None where it is never asked.
         threshold : float
             As `threshold` returned it.
 
@@ -319,7 +353,9 @@ class DecisionRule:
         -------
         Judgement
         """
-        rows = [with_verifier(item.features, cosine) for item, cosine in zip(screened, verified, strict=True)]
+        rows = [item.features for item in screened]
+        if verified is not None:
+            rows = [with_verifier(row, cosine) for row, cosine in zip(rows, verified, strict=True)]
         probabilities = [
             item.candidate.evidence.shrunk(p) for item, p in zip(screened, self._probabilities(rows), strict=True)
         ]
@@ -348,6 +384,17 @@ class DecisionRule:
             cosine=candidate.cosine,
             verified=math.nan,
         )
+
+
+def _points_for(manifest: RuleManifest, use: VerifierUse) -> list[OperatingPoint]:
+    found: dict[str, list[OperatingPoint]] = {other.use: other.points for other in manifest.other_uses}
+    if use == "adaptive" or use in found:
+        return found.get(use, manifest.points)
+    raise RuleError(
+        f"The cache rule has no thresholds for a second encoder that is asked {use} (cache.verifier_use); "
+        "calibrate it again with 'penstock-train cache-calibrate'.",
+        code="cache_rule_mismatch",
+    )
 
 
 def with_verifier(features: FloatArray, cosine: float) -> FloatArray:
@@ -379,7 +426,12 @@ def rule_feature_set() -> str:
 
 
 def load_rule(
-    folder: Path, open_model: Callable[[bytes], PairModel], *, encoder_id: str, verifier_id: str
+    folder: Path,
+    open_model: Callable[[bytes], PairModel],
+    *,
+    encoder_id: str,
+    verifier_id: str,
+    use: VerifierUse = "adaptive",
 ) -> DecisionRule:
     """Read a rule's folder and verify it.
 
@@ -390,6 +442,8 @@ def load_rule(
         Opens an ONNX graph of one input ``features`` (n, f) and one output (n,).
     encoder_id, verifier_id : str
         Fingerprints of the encoders in use.
+    use : str
+        For which entries the second encoder is to run.
 
     Returns
     -------
@@ -398,7 +452,7 @@ def load_rule(
     Raises
     ------
     RuleError
-        A file is missing or changed, or the rule was made for another encoder, feature set or schema.
+        A file is missing or changed, or the rule was made for another encoder, feature set, schema or use.
     """
     try:
         content = (folder / MANIFEST_FILE).read_bytes()
@@ -422,7 +476,7 @@ def load_rule(
                 "calibrate it again with 'penstock-train cache-calibrate'.",
                 code="cache_rule_mismatch",
             )
-    return DecisionRule(manifest, open_model(graph))
+    return DecisionRule(manifest, open_model(graph), use)
 
 
 def read_manifest(content: bytes) -> RuleManifest:

@@ -61,6 +61,7 @@ def _load(cache: CacheSettings, manifest: Manifest | None) -> tuple[DecisionRule
             open_pair_model,
             encoder_id=manifest.encoder.id,
             verifier_id=read_encoder_folder(model_folder(cache.verifier))[0].encoder_id,
+            use=cache.verifier_use,
         )
     except (RuleError, RouterError) as error:
         return None, (error.code, error.message.rstrip("."))

@@ -118,6 +118,11 @@ class CacheSettings(Section):
         "default", description="Decision rule of semantic hits: `default` (bundled), a folder, or `none`."
     )
     verifier: Text = Field("minilm-l6-v2", description="Second encoder: a bundled name or a folder.")
+    verifier_use: Literal["adaptive", "always", "never"] = Field(
+        "adaptive",
+        description="Which near entries it is asked about: those that are plausible without it, all, or none. Each has "
+        "thresholds of its own in the rule.",
+    )
     single_flight_seconds: LongSeconds = Field(
         30.0, description="How long a request waits for an identical one under way; 0: each goes by itself."
     )

@@ -114,6 +114,21 @@ def test_rule_screens_by_the_threshold_without_losing_a_pair_that_would_be_serve
     assert min(counts["kept"], counts["dropped"]) > 50
 
 
+def test_rule_without_the_second_encoder_says_what_the_calibration_counted(made: Made) -> None:
+    """Never asked, the model's first word is the last: serving and the calibration of that use take the same number."""
+    table, manifest = made.table, made.rule.manifest
+    rule = DecisionRule(manifest, made.rule._model, "never")
+    texts = [JudgedText.of(text) for text in table.texts.texts]
+    for row, column in np.argwhere(table.is_near & ~table.is_vetoed)[:400].tolist():
+        candidate = PairCandidate("x", texts[table.neighbours[row, column]], float(table.cosines[row, column]))
+        screened, _ = rule.screen(texts[row], [candidate], 0.99)
+        expected = made.scores.plausible[row, column]
+        assert rule.judge(screened, None, 0.5).probability == pytest.approx(expected, abs=TOLERANCE)
+    always, never = manifest.other_uses
+    assert never.miss_rate > manifest.plausible_miss_rate
+    assert [each.hits for each in never.points] != [each.hits for each in always.points]
+
+
 @dataclass(frozen=True)
 class Served:
     """What an answer cache did with a stream."""

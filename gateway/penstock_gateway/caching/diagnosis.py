@@ -132,7 +132,7 @@ def _category_findings(
 
 def _not_certifiable(rule: DecisionRule, name: str, policy: CategoryPolicy) -> Finding:
     mode = _mode(policy)
-    budgets = sorted({point.budget for point in rule.manifest.points if point.mode == mode})
+    budgets = sorted({point.budget for point in rule.points if point.mode == mode})
     least = next((budget for budget in budgets if rule.threshold(name, mode, budget) is not None), None)
     detail = f"{name} is not certifiable at its budget of {_percent(policy.false_hit_budget)} in mode {mode}"
     fix = "calibrate on your own texts: penstock-train cache-calibrate --texts FILE --out FOLDER"

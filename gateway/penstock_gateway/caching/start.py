@@ -248,6 +248,7 @@ async def _judge(
             open_pair_model,
             encoder_id=parts.artifact.manifest.encoder.id,
             verifier_id=loaded.encoder_id,
+            use=settings.verifier_use,
         )
     except (RouterError, RuleError) as error:
         _log.warning("cache_rule_refused", extra={"code": error.code, "problem": error.message})

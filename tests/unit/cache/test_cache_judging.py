@@ -10,10 +10,10 @@ import pytest
 from penstock_cache import judging
 from penstock_cache.entries import CachedDocument, FloatArray
 from penstock_cache.judging import EntryJudge
-from penstock_cache.rule import Evidence
+from penstock_cache.rule import DecisionRule, Evidence, OtherUse, VerifierUse
 from penstock_cache.second_vectors import SecondVectors
 from support.cache_documents import document
-from support.cache_rules import CountedVerifier, rule_of
+from support.cache_rules import CountedVerifier, by_verifier, manifest_of, rule_of
 
 ASKED = "How do I turn on dark mode?"
 WORDED = "How can I switch on dark mode?"
@@ -41,6 +41,29 @@ async def test_judge_without_a_plausible_entry_leaves_the_second_encoder_alone()
     judgement = await judge.judge(ASKED, [entry(1, "How do I turn off dark mode?", 0.95)], 0.8)
     assert (judgement.entry_id, judgement.cosine, judgement.reason) == (None, 0.95, "guard:antonyms")
     assert verifier.calls == []
+
+
+@pytest.mark.parametrize(
+    ("use", "calls"),
+    [("adaptive", [[ASKED, WORDED]]), ("always", [[ASKED, WORDED, "Where is dark mode?"]]), ("never", [])],
+)
+async def test_judge_runs_the_second_encoder_as_its_use_says(use: VerifierUse, calls: list[list[str]]) -> None:
+    """For what is plausible, for all that no guard forbids, or not at all: then the search cosine is what decides."""
+    others = [OtherUse("always", 0.0, []), OtherUse("never", 0.3, [])]
+    verifier = CountedVerifier()
+    judge = EntryJudge(DecisionRule(manifest_of(min_plausible=0.7, other_uses=others), by_verifier, use), verifier)
+    judgement = await judge.judge(ASKED, [entry(1), entry(2, "Where is dark mode?", 0.6)], 0.8)
+    assert judgement.entry_id == entry(1)[0].entry_id
+    assert judgement.probability == pytest.approx(0.9 if use == "never" else 1.0, abs=1e-6)
+    assert verifier.calls == calls
+
+
+async def test_judge_remembers_a_vector_without_the_batch_that_it_came_in() -> None:
+    """A row of an array holds all of it: the memory's bound would be that of its batches."""
+    judge = EntryJudge(rule_of(), CountedVerifier())
+    await judge.judge(ASKED, [entry(1), entry(2, "Can you switch on dark mode?")], 0.8, tenant="ann")
+    vectors = [known.verified for known in judge._remembered.values()]
+    assert [vector is not None and vector.base is None for vector in vectors] == [True, True]
 
 
 async def test_judge_asks_for_each_entry_once() -> None:

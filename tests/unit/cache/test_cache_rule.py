@@ -19,10 +19,13 @@ from penstock_cache.rule import (
     MANIFEST_FILE,
     MODEL_FILE,
     RULE_SCHEMA,
+    DecisionRule,
     Evidence,
     JudgedText,
+    OtherUse,
     PairCandidate,
     RuleManifest,
+    VerifierUse,
     load_rule,
     read_manifest,
     rule_feature_set,
@@ -230,6 +233,53 @@ def test_judge_gets_the_second_cosine_of_each_entry_in_order() -> None:
     for best in range(4):
         verified = [0.95 if number == best else 0.4 for number in range(4)]
         assert rule.judge(screened, verified, 0.9).entry_id == f"e{best}"
+
+
+def for_use(use: VerifierUse) -> DecisionRule:
+    """Return a rule with a threshold of its own for each use of the second encoder."""
+    others = [OtherUse("always", 0.0, [point(0.01, 0.7)]), OtherUse("never", 0.3, [point(0.01, 0.85)])]
+    return DecisionRule(manifest_of([point(0.01, 0.8)], other_uses=others, min_plausible=0.6), by_verifier, use)
+
+
+@pytest.mark.parametrize(("use", "threshold"), [("adaptive", 0.8), ("always", 0.7), ("never", 0.85)])
+def test_threshold_is_the_one_certified_for_the_use_of_the_second_encoder(use: VerifierUse, threshold: float) -> None:
+    """What was certified with one use says nothing about another."""
+    assert for_use(use).threshold("faq", "semantic", 0.01) == threshold
+
+
+@pytest.mark.parametrize(("use", "kept"), [("adaptive", ["a"]), ("always", ["a", "b"]), ("never", ["a", "b"])])
+def test_screen_drops_the_implausible_in_adaptive_use_only(use: VerifierUse, kept: list[str]) -> None:
+    """Asked always, the second encoder may still lift what looks implausible; never asked, `judge` decides on all."""
+    screened, _ = for_use(use).screen(QUESTION, [candidate("a", 0.9), candidate("b", 0.55)], 0.7)
+    assert [item.candidate.entry_id for item in screened] == kept
+
+
+def test_screen_without_the_second_encoder_drops_nothing_by_what_it_could_say() -> None:
+    """What the model would say of a second cosine is no bound where there is none."""
+
+    def doubts_verified(rows: FloatArray) -> FloatArray:
+        return np.where(rows[:, HAS_VERIFIED] > 0, 0.1, rows[:, COSINE])
+
+    rule = DecisionRule(manifest_of(other_uses=[OtherUse("never", 0.3, [])]), doubts_verified, "never")
+    screened, _ = rule.screen(QUESTION, [candidate("a", 0.9)], 0.8)
+    assert rule.judge(screened, None, 0.8).entry_id == "a"
+
+
+@pytest.mark.parametrize(("threshold", "entry_id"), [(0.85, "a"), (0.95, None)])
+def test_judge_without_second_cosines_decides_by_the_search_encoder(threshold: float, entry_id: str | None) -> None:
+    """The features are left as they are where the second encoder is never asked."""
+    rule = for_use("never")
+    screened, _ = rule.screen(QUESTION, [candidate("b", 0.6), candidate("a", 0.9)], threshold)
+    assert rule.judge(screened, None, threshold).entry_id == entry_id
+
+
+@pytest.mark.parametrize("use", ["always", "never"])
+def test_rule_that_was_not_calibrated_for_a_use_is_refused(tmp_path: Path, use: VerifierUse) -> None:
+    """An older rule has thresholds for the adaptive use alone, and serves nothing by these in another."""
+    write(tmp_path, manifest_of())
+    with pytest.raises(RuleError, match="verifier_use") as caught:
+        load_rule(tmp_path, lambda _: by_verifier, encoder_id=SEARCH_ID, verifier_id=VERIFIER_ID, use=use)
+    assert caught.value.code == "cache_rule_mismatch"
 
 
 def write(folder: Path, manifest: RuleManifest, graph: bytes = b"graph") -> None:

@@ -166,6 +166,16 @@ def test_doctor_of_the_bundled_rule_names_the_certified_categories(tmp_path: Pat
     assert "faq (at most 1 % of requests wrong, threshold 0." in finding.detail
 
 
+def test_doctor_names_the_threshold_of_the_second_encoders_use(tmp_path: Path) -> None:
+    """The bundled rule certifies each use by itself; without the second encoder the model's word counts for another."""
+    told = {
+        use: cache_findings(tmp_path, KEY + f"cache: {{mode: semantic, verifier_use: {use}}}\n")[0].detail
+        for use in ("adaptive", "always", "never")
+    }
+    assert ["threshold 0.880" in told[use] for use in ("adaptive", "always")] == [True, True]
+    assert "threshold 0.840" in told["never"]
+
+
 def test_doctor_without_an_artifact_says_that_no_prompt_has_a_vector(tmp_path: Path) -> None:
     """Other wordings are found by the vector that the router's encoder makes."""
     (finding,) = cache_findings(tmp_path, "routing: {artifact: none}\ncache: {mode: semantic}\n")

@@ -108,6 +108,36 @@ def test_calibrate_without_refit_keeps_the_bases_model(refitted: tuple[Path, Res
     assert [item["role"] for item in manifest.data] == ["calibrate"]
 
 
+def test_calibrate_certifies_every_use_of_the_second_encoder(refitted: tuple[Path, Result]) -> None:
+    """Asking always loses nothing, and finds no less than asking adaptively; never asking has a stated loss."""
+    manifest = loaded(refitted[0])
+    always, never = manifest.other_uses
+    assert (always.use, always.miss_rate, never.use) == ("always", 0.0, "never")
+    assert never.miss_rate >= manifest.plausible_miss_rate
+    for use in (always, never):
+        assert [(each.category, each.budget) for each in use.points] == [
+            (each.category, each.budget) for each in manifest.points
+        ]
+        assert f"verifier_use: {use.use}" in (refitted[0] / CARD_FILE).read_text()
+    assert always.points[-1].hits >= manifest.points[-1].hits
+
+
+def test_calibrate_beside_thresholds_of_the_other_mode_keeps_their_plausibility(
+    texts: Path, refitted: tuple[Path, Result], tmp_path: Path
+) -> None:
+    """Thresholds that are kept were certified with the base's screen, and would not hold behind another."""
+    base = read_scorer(refitted[0])
+    strict = RuleCalibration(0.45, 0.987, 0.0, base.manifest.points, base.manifest.other_uses)
+    write(tmp_path / "base", strict, StoredScorer(base.manifest, base.words, base.content))
+    for mode, keeps in (("faq-intent", True), ("semantic", False)):
+        result = calibrate("--texts", texts, "--out", tmp_path / mode, "--base", tmp_path / "base", "--mode", mode)
+        assert result.exit_code == 0, result.output
+        made = loaded(tmp_path / mode)
+        assert (made.min_plausible == 0.987) is keeps
+        for points in (made.points, *(use.points for use in made.other_uses)):
+            assert {each.mode for each in points} == ({"semantic", "faq-intent"} if keeps else {"semantic"})
+
+
 def test_calibrate_json_prints_one_object(texts: Path, refitted: tuple[Path, Result], tmp_path: Path) -> None:
     """A program gets folder and points alone; points for intents stand beside the base's for paraphrases."""
     out = tmp_path / "rule"

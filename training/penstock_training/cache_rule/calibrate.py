@@ -6,14 +6,14 @@ Owns the order of the steps and which texts are used for which. Read `fit_rule`,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from penstock_cache.categories import DEFAULT_POLICIES
-from penstock_cache.rule import POOLED, OperatingPoint, RuleMode
+from penstock_cache.rule import POOLED, OperatingPoint, OtherUse, RuleMode
 from penstock_training.cache_rule.certify import DELTA, Certificate, certify
 from penstock_training.cache_rule.pair_model import FittingSet, PairModelFit, PairScorer, fit_pair_model
 from penstock_training.cache_rule.pair_table import PairTable
@@ -51,14 +51,16 @@ class RuleCalibration:
     Attributes
     ----------
     min_cosine, min_plausible, plausible_miss_rate : float
-        As in `penstock_cache.rule.RuleManifest`.
     points : list of OperatingPoint
+    other_uses : sequence of OtherUse
+        All as in `penstock_cache.rule.RuleManifest`.
     """
 
     min_cosine: float
     min_plausible: float
     plausible_miss_rate: float
     points: list[OperatingPoint]
+    other_uses: Sequence[OtherUse] = ()
 
 
 def halves(texts: TextSet, share: float, seed: int) -> tuple[IntArray, IntArray]:
@@ -98,6 +100,7 @@ def calibrate_rule(
     max_false_share: float = MAX_FALSE_SHARE,
     margin: float = 1.0,
     by_category: bool = True,
+    min_plausible: float | None = None,
     seed: int = 0,
 ) -> RuleCalibration:
     """Find the operating points of a model.
@@ -114,6 +117,8 @@ def calibrate_rule(
         Share of each budget that is certified; below 1 where the rule is meant for other traffic than the streams'.
     by_category : bool
         Give large categories points of their own.
+    min_plausible : float, optional
+        Kept as it is instead of found, where points that were certified with it are kept.
     seed : int
         Of the streams' order.
 
@@ -123,17 +128,30 @@ def calibrate_rule(
         With one point per budget for all categories together, and for each that has `MIN_CATEGORY_TEXTS`.
     """
     scored = [(table, rows, score_pairs(table, model, rows)) for table, rows in parts]
-    counts = _count(scored, 0.0, seed)
-    pooled = certify_budget(counts, None, max(budgets), max_false_share)
-    reference = THRESHOLDS[-1] if pooled.threshold is None else pooled.threshold
-    min_plausible, lost = _plausible(scored, float(reference))
-    counts = _count(scored, min_plausible, seed)
-    points: list[OperatingPoint] = []
-    for category in (None, *(_large_categories(parts) if by_category else ())):
-        for budget in budgets:
-            certificate = certify_budget(counts, category, margin * budget, max_false_share)
-            points.append(_point(category or POOLED, mode, budget, certificate))
-    return RuleCalibration(MIN_COSINE, min_plausible, lost, points)
+    categories = [None, *(_large_categories(parts) if by_category else ())]
+
+    def points_of(counts: StreamCounts) -> list[OperatingPoint]:
+        return [
+            _point(name or POOLED, mode, budget, certify_budget(counts, name, margin * budget, max_false_share))
+            for name in categories
+            for budget in budgets
+        ]
+
+    def reference_of(counts: StreamCounts) -> float | None:
+        return certify_budget(counts, None, max(budgets), max_false_share).threshold
+
+    always, never = _count(scored, 0.0, seed), _count(_unverified(scored), 0.0, seed)
+    reference = reference_of(always)
+    served = _true_pairs_served(scored, float(THRESHOLDS[-1] if reference is None else reference))
+    if min_plausible is None:
+        min_plausible = _plausible(served)
+    alone = reference_of(never)
+    uses = [
+        OtherUse("always", 0.0, points_of(always)),
+        OtherUse("never", _lost(served, np.inf if alone is None else alone), points_of(never)),
+    ]
+    points = points_of(_count(scored, min_plausible, seed))
+    return RuleCalibration(MIN_COSINE, min_plausible, _lost(served, min_plausible), points, uses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,15 +197,26 @@ def _count(scored: Sequence[tuple[PairTable, IntArray, PairScores]], min_plausib
     return counts
 
 
-def _plausible(scored: Sequence[tuple[PairTable, IntArray, PairScores]], threshold: float) -> tuple[float, float]:
-    """Return the plausibility that loses `PLAUSIBLE_LOSS` of the true pairs above a threshold, and what it loses."""
-    served = np.concatenate(
-        [scores.plausible[(scores.full >= threshold) & table.is_same] for table, _, scores in scored]
-    )
-    if not served.size:
-        return 0.0, 0.0
-    least = float(np.floor(np.quantile(served, PLAUSIBLE_LOSS) * 1000.0) / 1000.0)
-    return least, float((served < least).mean())
+def _unverified(
+    scored: Sequence[tuple[PairTable, IntArray, PairScores]],
+) -> list[tuple[PairTable, IntArray, PairScores]]:
+    """Take what the model says without the second encoder for its last word."""
+    return [(table, rows, replace(scores, full=scores.plausible)) for table, rows, scores in scored]
+
+
+def _true_pairs_served(scored: Sequence[tuple[PairTable, IntArray, PairScores]], threshold: float) -> FloatArray:
+    """Return, for the true pairs that reach a threshold with the second encoder, the probability without it."""
+    return np.concatenate([scores.plausible[(scores.full >= threshold) & table.is_same] for table, _, scores in scored])
+
+
+def _plausible(served: FloatArray) -> float:
+    """Return the plausibility that loses `PLAUSIBLE_LOSS` of them."""
+    return float(np.floor(np.quantile(served, PLAUSIBLE_LOSS) * 1000.0) / 1000.0) if served.size else 0.0
+
+
+def _lost(served: FloatArray, least: float) -> float:
+    """Return the share that stays below a probability."""
+    return float((served < least).mean()) if served.size else 0.0
 
 
 def _large_categories(parts: Sequence[tuple[PairTable, IntArray]]) -> list[str]:

@@ -20,6 +20,7 @@ from penstock_cache.rule import (
     POOLED,
     RULE_SCHEMA,
     OperatingPoint,
+    OtherUse,
     RuleManifest,
     read_manifest,
     rule_feature_set,
@@ -32,6 +33,10 @@ from penstock_training.cache_rule.texts import TextSet
 from penstock_training.errors import TrainingError
 
 CARD_FILE = "CARD.md"
+_TABLE_HEAD = (
+    "| category | budget, of requests | threshold | calibration requests | hits | false hits | upper bound |",
+    "| --- | --: | --: | --: | --: | --: | --: |",
+)
 
 
 def write_rule(
@@ -76,6 +81,7 @@ def write_rule(
             {"name": texts.name, "role": role, "licence": licence, "texts": len(texts), "sha256": texts.digest}
             for texts, role, licence in data
         ],
+        other_uses=[msgspec.structs.replace(use, miss_rate=round(use.miss_rate, 4)) for use in calibration.other_uses],
         versions={name: importlib.metadata.version(name) for name in ("penstock", "numpy", "scikit-learn")},
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -106,13 +112,24 @@ def card(manifest: RuleManifest) -> str:
         "",
         f"## Operating points (Learn then Test, δ = {manifest.points[0].delta:g})",
         "",
-        "| category | budget, of requests | threshold | calibration requests | hits | false hits | upper bound |",
-        "| --- | --: | --: | --: | --: | --: | --: |",
+        *_TABLE_HEAD,
         *(_row(point) for point in manifest.points),
+        *(line for use in manifest.other_uses for line in _use_lines(use)),
         "",
         "A budget without a threshold is not certifiable with this data: semantic look-ups then stay off.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _use_lines(use: OtherUse) -> list[str]:
+    return [
+        "",
+        f"With `cache.verifier_use: {use.use}`, which loses {100 * use.miss_rate:.1f} % of the true pairs that asking "
+        "always serves:",
+        "",
+        *_TABLE_HEAD,
+        *(_row(point) for point in use.points),
+    ]
 
 
 def _row(point: OperatingPoint) -> str:

@@ -5,18 +5,26 @@ Owns the order of the steps and what is kept apart from what. Read `calibrate_ow
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock_cache.rule import OperatingPoint, RuleManifest, RuleMode
+from penstock_cache.rule import RuleManifest, RuleMode
 from penstock_routers.bundled import DEFAULT_ENCODER, PARAPHRASE_ENCODER, bundled_folder
 from penstock_routers.encoder import PromptEncoder
-from penstock_training.cache_rule.calibrate import BUDGETS, MIN_COSINE, calibrate_rule, fit_rule, halves
+from penstock_training.cache_rule.calibrate import (
+    BUDGETS,
+    MIN_COSINE,
+    RuleCalibration,
+    calibrate_rule,
+    fit_rule,
+    halves,
+)
 from penstock_training.cache_rule.pair_model import PairScorer
 from penstock_training.cache_rule.pair_table import EncodedTexts, pair_table
 from penstock_training.cache_rule.rule_files import read_scorer, write_rule
@@ -116,17 +124,20 @@ def calibrate_own(
         table = pair_table(encoders.encode(texts, progress), min_cosine=MIN_COSINE, progress=progress)
         rows: NDArray[np.int64] = np.arange(len(texts))
         model: PairScorer
-        kept: list[OperatingPoint] = []  # the base's thresholds of the other mode hold for its model as before
+        base_rule: RuleManifest | None = None
         if refits:
             fit_rows, rows = halves(texts, FIT_SHARE, 0)
             model = fit_rule([(table, fit_rows)], weights={})
             used = [(texts, "fit and calibrate", licence)]
         else:
             model = stored = read_scorer(base)
-            kept = [point for point in stored.manifest.points if point.mode != mode]
+            base_rule = stored.manifest
             used = [(texts, "calibrate", licence)]
-        calibration = calibrate_rule(model, [(table, rows)], mode=mode, budgets=BUDGETS)
-        calibration = replace(calibration, points=[*kept, *calibration.points])
+        calibration = _beside(
+            base_rule,
+            mode,
+            lambda least: calibrate_rule(model, [(table, rows)], mode=mode, budgets=BUDGETS, min_plausible=least),
+        )
     return write_rule(
         out,
         calibration,
@@ -135,6 +146,19 @@ def calibrate_own(
         verifier_id=encoders.verify.encoder_id,
         data=used,
     )
+
+
+def _beside(
+    base: RuleManifest | None, mode: RuleMode, calibrated: Callable[[float | None], RuleCalibration]
+) -> RuleCalibration:
+    """Keep the base's thresholds of the other mode, which hold for its model and its plausibility only."""
+    kept = [] if base is None else [point for point in base.points if point.mode != mode]
+    if base is None or not kept:
+        return calibrated(None)
+    found = calibrated(base.min_plausible)
+    others = {use.use: [point for point in use.points if point.mode != mode] for use in base.other_uses}
+    uses = [msgspec.structs.replace(use, points=[*others.get(use.use, []), *use.points]) for use in found.other_uses]
+    return replace(found, points=[*kept, *found.points], other_uses=uses)
 
 
 def make_default(corpus: Sequence[Path], hwu64: Path, out: Path, *, progress: Progress = silent) -> RuleManifest:
