@@ -189,10 +189,15 @@ def test_fused_graph_with_a_fault_of_the_device_answers_from_the_cpu(
     fused = fused_with(plain, on_cuda).fused
     assert isinstance(fused, FusedGraph)
     assert (fused.device, len(opened)) == ("cuda", 1)
+    texts = ("What is the capital of Peru?", "Why is the sky blue?")
+    wanted = [_by_two_runs(encoder, artifact, text, artifact.manifest.reference_arm) for text in texts]
     opened[0].is_lost = True
-    for text in ("What is the capital of Peru?", "Why is the sky blue?"):
-        wanted = _by_two_runs(encoder, artifact, text, artifact.manifest.reference_arm)
-        _assert_alike(fused.read([text], artifact.manifest.reference_arm)[0], wanted)
+    for text, expected in zip(texts, wanted, strict=True):  # single prompts take two runs there
+        _assert_alike(fused.read([text], artifact.manifest.reference_arm)[0], expected)
+    assert (fused.device, len(opened)) == ("cuda", 1)
+    for _ in range(2):
+        for found, expected in zip(fused.read(texts, artifact.manifest.reference_arm), wanted, strict=True):
+            _assert_alike(found, expected)
     assert (fused.device, len(opened)) == ("cpu", 2)
     assert "CUDA error 700" in opened[1].fallback_reason
 
