@@ -1,14 +1,16 @@
 """Whether a stored prompt asks what is asked now: the rule, with the texts and vectors that it needs brought to it.
 
-Owns the memory of stored prompts as they were read once, the use of the second encoder, and the evidence about entries.
-Read `EntryJudge.judge`.
+Owns the memory of stored prompts as they were read once, the use of the second encoder, the evidence about entries, and
+opinions on pairs that the rule alone would not serve. Read `EntryJudge.judge`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,6 +25,12 @@ the garbage collector to walk over: 10 ms for all of them on a slow core, during
 
 REMEMBERED_EVIDENCE = 100_000
 """Entries whose audits and reports are remembered; the least recently judged are forgotten first."""
+
+
+REMEMBERED_OPINIONS = 10_000
+"""Entries about which opinions are kept, `OPINIONS_EACH` at most of each; the oldest are forgotten first."""
+
+OPINIONS_EACH = 16
 
 
 @dataclass(slots=True)
@@ -54,6 +62,7 @@ class EntryJudge:
         self._verifier = verifier
         self._remembered: OrderedDict[str, _Remembered] = OrderedDict()
         self._evidence: OrderedDict[str, Evidence] = OrderedDict()
+        self._opinions: OrderedDict[str, dict[bytes, bool]] = OrderedDict()
         self._asked = SecondVectors()
 
     async def judge(
@@ -85,7 +94,13 @@ class EntryJudge:
         if not screened:
             return Judgement(None, 0.0, near[0][1], reason)
         verified = await self._verify(text, screened, tenant)
-        return self.rule.judge(screened, verified, threshold)
+        judgement = self.rule.judge(screened, verified, threshold)
+        is_same = None if judgement.best_id is None else self.opinion(judgement.best_id, text)
+        if is_same is None:
+            return judgement
+        return replace(
+            judgement, entry_id=judgement.best_id if is_same else None, reason="served" if is_same else "opinion"
+        )
 
     def note_evidence(self, entry_id: str, *, is_right: bool) -> None:
         """Mix the outcome of an audit, or a person's word, into an entry's precision."""
@@ -94,10 +109,34 @@ class EntryJudge:
         if len(self._evidence) > REMEMBERED_EVIDENCE:
             self._evidence.popitem(last=False)
 
+    def note_opinion(self, entry_id: str, text: str, *, is_same: bool) -> None:
+        """Remember what was thought of one question and an entry: the same question is then served by it, or never.
+
+        Parameters
+        ----------
+        entry_id : str
+        text : str
+            What was asked.
+        is_same : bool
+        """
+        known = self._opinions.pop(entry_id, {})
+        known[_digest(text)] = is_same
+        if len(known) > OPINIONS_EACH:
+            del known[next(iter(known))]
+        self._opinions[entry_id] = known
+        if len(self._opinions) > REMEMBERED_OPINIONS:
+            self._opinions.popitem(last=False)
+
+    def opinion(self, entry_id: str, text: str) -> bool | None:
+        """Return what was thought of a question and an entry; None when nobody was asked."""
+        known = self._opinions.get(entry_id)
+        return None if known is None else known.get(_digest(text))
+
     def forget(self, entry_id: str) -> None:
         """Forget what is known of an entry."""
         self._remembered.pop(entry_id, None)
         self._evidence.pop(entry_id, None)
+        self._opinions.pop(entry_id, None)
 
     def forget_tenant(self, tenant: str) -> None:
         """Forget the vectors of what a tenant has asked; of its entries, `forget` is told one by one."""
@@ -136,3 +175,9 @@ class EntryJudge:
             if known is not None:
                 known.verified = vector
         return [float(np.dot(asked, vector)) for vector in vectors if vector is not None]
+
+
+def _digest(text: str) -> bytes:
+    """Return what stands for a question; white space and forms of one character make no other one, case does."""
+    plain = " ".join(unicodedata.normalize("NFKC", text).split())
+    return hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=16).digest()

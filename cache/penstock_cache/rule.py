@@ -217,13 +217,17 @@ class Judgement:
     cosine : float
         Of that candidate.
     reason : str
-        ``served``, ``no_neighbour``, ``implausible``, ``below_threshold``, or ``guard:`` and the veto's name.
+        ``served``, ``no_neighbour``, ``implausible``, ``below_threshold``, ``opinion``, or ``guard:`` and the veto's
+        name.
+    best_id : str or None
+        The best candidate, served or not; None when none got so far.
     """
 
     entry_id: str | None
     probability: float
     cosine: float
     reason: str
+    best_id: str | None = None
 
 
 class DecisionRule:
@@ -327,7 +331,8 @@ class DecisionRule:
         candidate = screened[best].candidate
         is_served = probabilities[best] >= threshold
         reason = "served" if is_served else "below_threshold"
-        return Judgement(candidate.entry_id if is_served else None, probabilities[best], candidate.cosine, reason)
+        served_id = candidate.entry_id if is_served else None
+        return Judgement(served_id, probabilities[best], candidate.cosine, reason, candidate.entry_id)
 
     def _reachable(self, screened: Sequence[Screened], threshold: float) -> list[Screened]:
         """Keep candidates that would be served if the second encoder found no difference at all."""

@@ -29,6 +29,7 @@ from penstock_cache.quotas import CategoryQuota, CategoryQuotas
 from penstock_cache.residency import ResidentSet
 from penstock_cache.rule import PairModel, load_rule
 from penstock_cache.stores.replication import IndexFollower
+from penstock_gateway.caching.audit_accounts import SharedCounters
 from penstock_gateway.caching.auditor import Finding
 from penstock_gateway.caching.desk import CacheDesk
 from penstock_gateway.caching.oversight import Watched, start_oversight
@@ -154,7 +155,8 @@ async def start_cache(cache: CacheSettings, pipeline: Pipeline, store: DocumentS
         metrics,
         lambda finding: _write_down(finding, pipeline.events),
     )
-    oversight = await start_oversight(cache, watched)
+    counters = store if isinstance(store, SharedCounters) else None
+    oversight = await start_oversight(cache, watched, counters=counters)
     services = CacheServices(answers, cache, {}, lambda: pipeline.deployments, metrics, oversight, finding=finding)
     follower = IndexFollower(mirror, encoder_id=encoder_id, dimension=dimension, on_problem=note_problem)
     running = RunningCache(CacheDesk(services), finding, verifier, follower, [])
