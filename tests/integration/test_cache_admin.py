@@ -178,6 +178,7 @@ async def test_shared_entries_are_deleted_together_by_trusted_keys_only(
         assert (status, refused["error"]["code"]) == (403, "cache_shared")
         assert (await call(gateway, "DELETE", "?shared=true&category=medical"))[1]["deleted"] == 0
         assert len(services.cache.parts.mirror) == 3
+        monkeypatch.setenv("PENSTOCK_API_KEY", "a" * 32)
         assert await command(gateway, "delete", "--category", "faq", "--shared") == 0
         await eventually(lambda: len(services.cache.parts.mirror) == 1)
         assert (await call(gateway, "DELETE", "?shared=true"))[1]["deleted"] == 0
