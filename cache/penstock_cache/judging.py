@@ -52,6 +52,11 @@ class EntryJudge:
     reads_whole : callable
         Whether the second encoder reads a text to its end. Of texts that it cuts, any two that differ where it does not
         look have one vector, so these are never judged.
+
+    Attributes
+    ----------
+    on_evidence : callable
+        Called with an entry's id and its new precision over the old one, whenever evidence about it comes in.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class EntryJudge:
     ) -> None:
         self.rule = rule
         self.reads_whole = reads_whole
+        self.on_evidence: Callable[[str, float], None] = _ignore
         self._verifier = verifier
         self._remembered: OrderedDict[str, _Remembered] = OrderedDict()
         self._evidence: OrderedDict[str, Evidence] = OrderedDict()
@@ -105,9 +111,10 @@ class EntryJudge:
     def note_evidence(self, entry_id: str, *, is_right: bool) -> None:
         """Mix the outcome of an audit, or a person's word, into an entry's precision."""
         known = self._evidence.pop(entry_id, NO_EVIDENCE)
-        self._evidence[entry_id] = Evidence(known.right + is_right, known.wrong + (not is_right))
+        found = self._evidence[entry_id] = Evidence(known.right + is_right, known.wrong + (not is_right))
         if len(self._evidence) > REMEMBERED_EVIDENCE:
             self._evidence.popitem(last=False)
+        self.on_evidence(entry_id, found.shrunk(1.0) / known.shrunk(1.0))
 
     def note_opinion(self, entry_id: str, text: str, *, is_same: bool) -> None:
         """Remember what was thought of one question and an entry: the same question is then served by it, or never.
@@ -175,6 +182,10 @@ class EntryJudge:
             if known is not None:
                 known.verified = vector
         return [float(np.dot(asked, vector)) for vector in vectors if vector is not None]
+
+
+def _ignore(_entry_id: str, _factor: float) -> None:
+    """Nobody asked to be told."""
 
 
 def _digest(text: str) -> bytes:

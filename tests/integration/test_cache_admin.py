@@ -156,6 +156,9 @@ async def test_shared_entry_is_trusted_less_by_a_report_and_deleted_by_trusted_k
         for _ in range(3):
             assert (await call(gateway, "POST", f"/entries/{entry_id}/wrong", BOB))[1]["is_deleted"] is False
         assert sample(await metrics(gateway), "penstock_cache_wrong_reports_total", category="faq") == 1
+        residents = gateway.app.pipeline.cache.services.cache.parts.mirror.residents  # type: ignore[union-attr]
+        worth_usd = residents._slots.worth_usd[residents.row_of(entry_id)]
+        assert worth_usd == pytest.approx(0.018 * 8 / 9, rel=0.01)  # of its cost; waiting for it was nearly nothing
         # 0.9 with one wrong hit is (8 · 0.9) / 9 = 0.8, which is still served; with two it is 0.72.
         assert (await ask(gateway, WORDINGS[0], BOB))["x-penstock-cache"] == "hit-semantic"
         assert (await call(gateway, "DELETE", f"/entries/{entry_id}", ANN))[1]["deleted"] == 1

@@ -132,6 +132,8 @@ async def start_cache(cache: CacheSettings, pipeline: Pipeline, store: DocumentS
         on_problem=note_problem,
         on_removed=(lambda _: None) if judge is None else judge.forget,
     )
+    if judge is not None:
+        judge.on_evidence = lambda entry_id, factor: _rescale(mirror, entry_id, factor)
     answers = AnswerCache(
         CacheParts(
             store=store,
@@ -185,6 +187,10 @@ def _write_down(finding: Finding, events: EventLog | None) -> None:
         is_steady=finding.is_steady,
         prompts=None if is_shared else (case.question, case.document.prompt),
     )
+
+
+def _rescale(mirror: IndexMirror, entry_id: str, factor: float) -> None:
+    mirror.residents.rescale(entry_id, factor, time.time())
 
 
 def encoder_id_of(pipeline: Pipeline) -> str:
