@@ -19,7 +19,7 @@ import numpy as np
 
 from penstock_cache.entries import FloatArray
 from penstock_cache.errors import RuleError
-from penstock_cache.guards.agreement import GuardReport, compare
+from penstock_cache.guards.agreement import GuardReport, examine
 from penstock_cache.guards.signature import PromptSignature, signature_of
 from penstock_cache.pair_features import FEATURE_NAMES, feature_set_id, pair_features
 from penstock_cache.word_evidence import WordEvidence
@@ -291,11 +291,11 @@ class DecisionRule:
         reason = "implausible"
         kept: list[Screened] = []
         for candidate in near:
-            report = compare(prompt.signature, candidate.judged.signature)
-            if not report.vetoes:
+            report = examine(prompt.signature, candidate.judged.signature)
+            if not isinstance(report, str):
                 kept.append(Screened(candidate, report, self._features(prompt, candidate, report)))
             elif candidate is near[0]:
-                reason = f"guard:{report.vetoes[0]}"
+                reason = f"guard:{report}"
         if not kept:
             return [], reason
         probabilities = self._probabilities([item.features for item in kept])

@@ -277,7 +277,7 @@ async def test_get_under_a_load_of_concurrent_callers_returns_to_each_its_own(st
 
 @pytest.mark.redis
 async def test_counter_of_two_gateways_never_rises_above_its_most(redis_url: str) -> None:
-    """Many at once, from two connections, add as long as there is room, to the last unit, and what is given back is free."""
+    """Many at once, from two connections, add while there is room, and what is given back is free."""
     stores = [RedisDocumentStore(RedisClient(redis_url), **PATIENT) for _ in range(2)]
     try:
         added = await asyncio.gather(
