@@ -209,4 +209,4 @@ async def test_provider_that_is_away_costs_nothing() -> None:
     """Nothing was sent, so nothing is charged."""
     bench = Bench(unreachable)
     assert await bench.judge.same_question("Where?", "Where is it?") is None
-    assert (bench.count("questions", "no_answer"), bench.state.spent_usd) == (1, 0)
+    assert (bench.count("questions", "no_answer"), bench.state.spent_usd) == (1, Decimal(0))
