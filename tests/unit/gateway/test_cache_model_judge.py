@@ -13,10 +13,12 @@ from prometheus_client import CollectorRegistry
 
 from penstock_cache.audit import AccountState, AuditAccount
 from penstock_cache.errors import StoreUnavailable
-from penstock_cache.lookups import SHARED_TENANT
+from penstock_cache.judging import EntryJudge
+from penstock_cache.lookups import SHARED_TENANT, Miss
 from penstock_gateway.caching.agreement import AnswerComparison
 from penstock_gateway.caching.audit_accounts import OwnAccount, SharedAccount
 from penstock_gateway.caching.auditor import AuditCase
+from penstock_gateway.caching.grey_zone import MOST_AT_ONCE, GreyZone
 from penstock_gateway.caching.model_calls import ModelCalls
 from penstock_gateway.caching.model_judge import DIFFERENT, MOST_CHARACTERS, SAME, ModelJudge
 from penstock_gateway.errors import UpstreamUnreachable
@@ -24,7 +26,7 @@ from penstock_gateway.metrics_cache import CacheMetrics
 from support.audit_parts import SMALL, Parts, case, plain_reply, verify
 from support.cache_documents import document
 from support.fakes import FakeReply, FakeUpstream
-from support.semantic_gateway import completion
+from support.semantic_gateway import completion, rule
 
 NOW = 1_000.0
 
@@ -154,6 +156,49 @@ async def test_answers_to_an_entry_that_tenants_share_are_never_judged_by_a_mode
     await parts.done()
     assert parts.count("agreed") == 1
     assert len(bench.upstream.requests) >= 1
+
+
+def zone_of(bench: Bench) -> tuple[GreyZone, EntryJudge]:
+    """Return a grey zone around a judge, and what it tells."""
+    judge = EntryJudge(rule(), verify)
+    return GreyZone(bench.judge, judge, from_probability=0.5, waits=False, metrics=bench.metrics), judge
+
+
+async def test_pair_with_an_entry_that_tenants_share_is_never_shown_to_a_model() -> None:
+    """The stored question may be another tenant's."""
+    bench = Bench(lambda _: plain_reply(SAME))
+    zone, _ = zone_of(bench)
+    await zone.consider("Where is it?", Miss("below_threshold", 0.9, 0.7, document(1, tenant=SHARED_TENANT)))
+    await zone.drain()
+    assert bench.upstream.requests == []
+    await zone.consider("Where is it?", Miss("below_threshold", 0.9, 0.7, document(2)))
+    await zone.drain()
+    assert len(bench.upstream.requests) == 1
+
+
+async def test_opinions_under_way_are_few_and_what_comes_on_top_is_left_out() -> None:
+    """A burst of near misses holds no more texts in memory than a few."""
+    bench = Bench(lambda _: plain_reply(SAME))
+    zone, _ = zone_of(bench)
+    for number in range(MOST_AT_ONCE + 3):
+        await zone.consider(f"Where is {number}?", Miss("below_threshold", 0.9, 0.7, document(number)))
+    await zone.drain()
+    assert (len(bench.upstream.requests), bench.count("questions", "busy")) == (MOST_AT_ONCE, 3)
+
+
+async def test_opinion_on_an_entry_is_forgotten_with_it() -> None:
+    """Nothing that was read of a deleted entry stays."""
+    zone, judge = zone_of(bench := Bench(lambda _: plain_reply(SAME)))
+    entry = document(1)
+    await zone.consider("Where  is it?", Miss("below_threshold", 0.9, 0.7, entry))
+    await zone.drain()
+    assert (judge.opinion(entry.entry_id, "Where is it?"), judge.opinion(entry.entry_id, "Where was it?")) == (
+        True,
+        None,
+    )
+    judge.forget(entry.entry_id)
+    assert judge.opinion(entry.entry_id, "Where is it?") is None
+    assert bench.count("questions", "same") == 1
 
 
 class Counters:
