@@ -7,7 +7,6 @@ opinions on pairs that the rule alone would not serve. Read `EntryJudge.judge`.
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -189,6 +188,5 @@ def _ignore(_entry_id: str, _factor: float) -> None:
 
 
 def _digest(text: str) -> bytes:
-    """Return what stands for a question; white space and forms of one character make no other one, case does."""
-    plain = " ".join(unicodedata.normalize("NFKC", text).split())
-    return hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    """Return what stands for a question, to the letter: an exponent or an indentation may be the whole difference."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

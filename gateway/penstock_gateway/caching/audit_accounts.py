@@ -44,10 +44,13 @@ class OwnAccount:
     Parameters
     ----------
     account : AuditAccount
+    on_change : callable
+        Called when money was spent or given back.
     """
 
-    def __init__(self, account: AuditAccount) -> None:
+    def __init__(self, account: AuditAccount, on_change: Callable[[], None] = lambda: None) -> None:
         self._account = account
+        self._on_change = on_change
 
     async def reserve(self, cost_usd: Decimal, now: float) -> AuditHold | None:
         """Set an expected cost aside."""
@@ -56,6 +59,7 @@ class OwnAccount:
     async def settle(self, hold: AuditHold, actual_usd: Decimal) -> None:
         """Charge what it cost."""
         self._account.settle(hold, actual_usd)
+        self._on_change()
 
 
 class SharedAccount:

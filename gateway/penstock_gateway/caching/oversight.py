@@ -162,7 +162,7 @@ def _account(
     limit_usd = Decimal(str(settings.audit.max_usd_per_day))
     if counters is not None:
         return SharedAccount(counters, limit_usd, note_problem)
-    return OwnAccount(AuditAccount(limit_usd, state=keeper.books.account))
+    return OwnAccount(AuditAccount(limit_usd, state=keeper.books.account), keeper.note_change)
 
 
 def _model_judge(name: str, seconds: float, calls: ModelCalls, account: Account, metrics: CacheMetrics) -> ModelJudge:
