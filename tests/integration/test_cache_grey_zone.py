@@ -158,3 +158,14 @@ async def test_judge_of_the_configuration_decides_audits_of_answers_in_other_wor
         assert sample(text, "penstock_cache_audits_total", category="faq", outcome="agreed") == 1
         expected = {"question": WORDINGS[0], "first_answer": "Paris", "second_answer": model.answer}
         assert model.shown[0] == expected
+
+
+async def test_money_spent_on_opinions_alone_is_kept_over_a_restart(tmp_path: Path) -> None:
+    """The day's cap holds although the process began anew."""
+    store = f"store: {{kind: file, folder: {tmp_path / 'cache'}}}"
+    async with running(settings_of(tmp_path, f"{store}\n  grey_zone: {{model: small}}"), Judged()) as gateway:
+        await primed(gateway)
+        await ask(gateway, WORDINGS[0])
+        await judged(gateway)
+    kept = json.loads((tmp_path / "cache" / "audits.json").read_bytes())
+    assert float(kept["account"]["spent_usd"]) > 0.0

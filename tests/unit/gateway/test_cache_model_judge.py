@@ -190,12 +190,10 @@ async def test_opinion_on_an_entry_is_forgotten_with_it() -> None:
     """Nothing that was read of a deleted entry stays."""
     zone, judge = zone_of(bench := Bench(lambda _: plain_reply(SAME)))
     entry = document(1)
-    await zone.consider("Where  is it?", Miss("below_threshold", 0.9, 0.7, entry))
+    await zone.consider("Where is it?", Miss("below_threshold", 0.9, 0.7, entry))
     await zone.drain()
-    assert (judge.opinion(entry.entry_id, "Where is it?"), judge.opinion(entry.entry_id, "Where was it?")) == (
-        True,
-        None,
-    )
+    assert judge.opinion(entry.entry_id, "Where is it?") is True
+    assert judge.opinion(entry.entry_id, "Where is  it?") is None  # in code a space may be the difference
     judge.forget(entry.entry_id)
     assert judge.opinion(entry.entry_id, "Where is it?") is None
     assert bench.count("questions", "same") == 1
