@@ -234,7 +234,6 @@ def measure_quotas(requests: int) -> list[dict[str, Any]]:
     guarded = {
         name: CategoryQuota(
             reserve_bytes=int(share * capacity), cap_bytes=capacity // 4 if name == "chat" else None,
-            least_reserve_bytes=int(share * capacity / 2),
         )
         for name, share in (("faq", 0.1), ("chat", 0.05), ("code", 0.25), ("medical", 0.15), ("volatile", 0.02))
     }  # fmt: skip
@@ -243,7 +242,6 @@ def measure_quotas(requests: int) -> list[dict[str, Any]]:
         "ours, one queue": Ours(capacity, is_one_queue=True),
         "ours, by category": Ours(capacity),
         "ours, reserves and a cap": Ours(capacity, guarded),
-        "ours, re-tuned": Ours(capacity, guarded, retune_every=requests // 100),
     }
     rows = []
     possible = play(Recency(1 << 60), stream, start=requests // 2)
@@ -386,23 +384,17 @@ class Ours:
         rules_or_quotas: EvictionRules | dict[str, CategoryQuota] | None = None,
         *,
         is_one_queue: bool = False,
-        retune_every: int = 0,
     ) -> None:
         is_rules = isinstance(rules_or_quotas, EvictionRules)
         rules = rules_or_quotas if isinstance(rules_or_quotas, EvictionRules) else EvictionRules(usd_per_second=0.0)
         quotas = None if is_rules else rules_or_quotas
         self.residents = ResidentSet(CategoryQuotas(capacity_bytes, quotas), rules)
         self._is_one_queue = is_one_queue
-        self._retune_every = retune_every
 
     def ask(self, stream: Stream, row: int, now: float) -> bool:
         """Answer or take in."""
         residents, name = self.residents, str(stream.groups[row])
         residents.expire(now)
-        if self._retune_every and row % self._retune_every == 0:
-            marginal = {name: figures.marginal_usd_per_byte for name, figures in residents.figures().items()}
-            residents.quotas.retune(marginal, residents.quotas.capacity_bytes // 100)
-            residents.begin_window()
         if residents.note_hit(name, now):
             return True
         category = "all" if self._is_one_queue else NAMES[stream.categories[row]]

@@ -100,12 +100,6 @@ class CategoryFigures:
         Since the start; a hit that is expected to do harm counts 0.
     admitted, refused, evicted : int
         Since the start; `evicted` for want of room only.
-    evicted_bytes, returned_usd : float
-        Of entries evicted or turned away for want of room, and worth of those that came back soon after; both halved
-        by `begin_window`.
-    marginal_usd_per_byte : float
-        ``returned_usd / evicted_bytes``: what each evicted byte turned out to cost, so what one byte more would have
-        earned. 0 without evictions.
     discards_predicted, discards_returned : int
         Candidates with the discard bit, and those of them that were turned away, or evicted, and came back.
     """
@@ -120,8 +114,5 @@ class CategoryFigures:
     admitted: int
     refused: int
     evicted: int
-    evicted_bytes: float
-    returned_usd: float
-    marginal_usd_per_byte: float
     discards_predicted: int
     discards_returned: int

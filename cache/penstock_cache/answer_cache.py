@@ -172,7 +172,8 @@ class AnswerCache:
         judgement = await judge.judge(look.key.last_user_text, documents, threshold, tenant=look.tenant)
         if judgement.entry_id is None:
             self.parts.mirror.residents.note_near_miss([neighbour for _, neighbour in near], now)
-            return Miss(judgement.reason, judgement.cosine, judgement.probability)
+            near_miss = next((document for document, _ in documents if document.entry_id == judgement.best_id), None)
+            return Miss(judgement.reason, judgement.cosine, judgement.probability, near_miss)
         served = next(document for document, _ in documents if document.entry_id == judgement.entry_id)
         return self._hit(served, "hit-semantic", now, judgement, is_shadow=is_shadow)
 

@@ -27,9 +27,7 @@ import msgspec
 from penstock_cache.entry_slots import EntrySlots
 from penstock_cache.slot_heap import SlotHeap
 
-_TYPICAL_WEIGHT: Final = 0.01  # of the newest entry in the running mean of densities: the last hundred entries count
 _MOST: Final = 1e9  # an infinite priority would raise the inflation to infinity for good
-_LEAST_DENSITY: Final = 1e-15  # USD per byte; in recency order every touch has to move an entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +169,6 @@ class CategoryQueue:
     inflation : float
         L: priority of the last victim of the main queue; never falls.
     main_bytes, probation_bytes : int
-    is_by_recency : bool
-        Entries of the main queue get one and the same value when touched, which makes GreedyDual the
-        least-recently-used order, up to ties between two evictions. Until touched they keep the priority they had.
 
     Notes
     -----
@@ -185,13 +180,11 @@ class CategoryQueue:
         self.inflation = 0.0
         self.main_bytes = 0
         self.probation_bytes = 0
-        self.is_by_recency = False
         self._slots = slots
         self._rules = rules
         self._main = SlotHeap(slots.queue_keys, slots.queue_positions)
         self._probation = SlotHeap(slots.queue_keys, slots.queue_positions)
         self._arrivals = 0
-        self._typical_density = 0.0
 
     def __len__(self) -> int:
         return len(self._main) + len(self._probation)
@@ -217,7 +210,6 @@ class CategoryQueue:
         -----
         Probation that exceeds its share hands its oldest over to the main queue.
         """
-        self._typical_density += _TYPICAL_WEIGHT * (self._unit_density(slot, now) - self._typical_density)
         if is_proven or not self._slots.credit[slot]:
             self._add_to_main(slot, now)
             return
@@ -240,8 +232,7 @@ class CategoryQueue:
         """Credit a share of a near miss: it adds to the priority, but does not make the entry young again."""
         self._slots.credit[slot] += share
         if not self._slots.is_probation[slot]:
-            unit = self._typical_density if self.is_by_recency else self._unit_density(slot, now)
-            self._slots.priority[slot] += share * unit
+            self._slots.priority[slot] += share * self._unit_density(slot, now)
 
     def reprice(self, slot: int, worth_usd: float, now: float) -> None:
         """Give an entry another worth, say after an audit."""
@@ -310,8 +301,6 @@ class CategoryQueue:
         return slot
 
     def _density(self, slot: int, now: float) -> float:
-        if self.is_by_recency:
-            return max(self._typical_density, _LEAST_DENSITY)
         return self._slots.credit[slot] * self._unit_density(slot, now)
 
     def _unit_density(self, slot: int, now: float) -> float:

@@ -1,14 +1,15 @@
 """Whether a stored prompt asks what is asked now: the rule, with the texts and vectors that it needs brought to it.
 
-Owns the memory of stored prompts as they were read once, the use of the second encoder, and the evidence about entries.
-Read `EntryJudge.judge`.
+Owns the memory of stored prompts as they were read once, the use of the second encoder, the evidence about entries, and
+opinions on pairs that the rule alone would not serve. Read `EntryJudge.judge`.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,6 +24,12 @@ the garbage collector to walk over: 10 ms for all of them on a slow core, during
 
 REMEMBERED_EVIDENCE = 100_000
 """Entries whose audits and reports are remembered; the least recently judged are forgotten first."""
+
+
+REMEMBERED_OPINIONS = 10_000
+"""Entries about which opinions are kept, `OPINIONS_EACH` at most of each; the oldest are forgotten first."""
+
+OPINIONS_EACH = 16
 
 
 @dataclass(slots=True)
@@ -44,6 +51,11 @@ class EntryJudge:
     reads_whole : callable
         Whether the second encoder reads a text to its end. Of texts that it cuts, any two that differ where it does not
         look have one vector, so these are never judged.
+
+    Attributes
+    ----------
+    on_evidence : callable
+        Called with an entry's id and its new precision over the old one, whenever evidence about it comes in.
     """
 
     def __init__(
@@ -51,9 +63,11 @@ class EntryJudge:
     ) -> None:
         self.rule = rule
         self.reads_whole = reads_whole
+        self.on_evidence: Callable[[str, float], None] = _ignore
         self._verifier = verifier
         self._remembered: OrderedDict[str, _Remembered] = OrderedDict()
         self._evidence: OrderedDict[str, Evidence] = OrderedDict()
+        self._opinions: OrderedDict[str, dict[bytes, bool]] = OrderedDict()
         self._asked = SecondVectors()
 
     async def judge(
@@ -85,19 +99,50 @@ class EntryJudge:
         if not screened:
             return Judgement(None, 0.0, near[0][1], reason)
         verified = await self._verify(text, screened, tenant) if self.rule.asks_verifier else None
-        return self.rule.judge(screened, verified, threshold)
+        judgement = self.rule.judge(screened, verified, threshold)
+        is_same = None if judgement.best_id is None else self.opinion(judgement.best_id, text)
+        if is_same is None:
+            return judgement
+        return replace(
+            judgement, entry_id=judgement.best_id if is_same else None, reason="served" if is_same else "opinion"
+        )
 
     def note_evidence(self, entry_id: str, *, is_right: bool) -> None:
         """Mix the outcome of an audit, or a person's word, into an entry's precision."""
         known = self._evidence.pop(entry_id, NO_EVIDENCE)
-        self._evidence[entry_id] = Evidence(known.right + is_right, known.wrong + (not is_right))
+        found = self._evidence[entry_id] = Evidence(known.right + is_right, known.wrong + (not is_right))
         if len(self._evidence) > REMEMBERED_EVIDENCE:
             self._evidence.popitem(last=False)
+        self.on_evidence(entry_id, found.shrunk(1.0) / known.shrunk(1.0))
+
+    def note_opinion(self, entry_id: str, text: str, *, is_same: bool) -> None:
+        """Remember what was thought of one question and an entry: the same question is then served by it, or never.
+
+        Parameters
+        ----------
+        entry_id : str
+        text : str
+            What was asked.
+        is_same : bool
+        """
+        known = self._opinions.pop(entry_id, {})
+        known[_digest(text)] = is_same
+        if len(known) > OPINIONS_EACH:
+            del known[next(iter(known))]
+        self._opinions[entry_id] = known
+        if len(self._opinions) > REMEMBERED_OPINIONS:
+            self._opinions.popitem(last=False)
+
+    def opinion(self, entry_id: str, text: str) -> bool | None:
+        """Return what was thought of a question and an entry; None when nobody was asked."""
+        known = self._opinions.get(entry_id)
+        return None if known is None else known.get(_digest(text))
 
     def forget(self, entry_id: str) -> None:
         """Forget what is known of an entry."""
         self._remembered.pop(entry_id, None)
         self._evidence.pop(entry_id, None)
+        self._opinions.pop(entry_id, None)
 
     def forget_tenant(self, tenant: str) -> None:
         """Forget the vectors of what a tenant has asked; of its entries, `forget` is told one by one."""
@@ -136,3 +181,12 @@ class EntryJudge:
             if known is not None:
                 known.verified = np.array(vector)
         return [float(np.dot(asked, vector)) for vector in vectors if vector is not None]
+
+
+def _ignore(_entry_id: str, _factor: float) -> None:
+    """Nobody asked to be told."""
+
+
+def _digest(text: str) -> bytes:
+    """Return what stands for a question, to the letter: an exponent or an indentation may be the whole difference."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

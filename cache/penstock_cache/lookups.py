@@ -105,11 +105,14 @@ class Miss(msgspec.Struct, frozen=True, gc=False):
     similarity : float
         Of the nearest entry that was judged, 0 when there was none.
     probability : float
+    near : CachedDocument or None
+        The entry that came nearest, when it missed the threshold alone.
     """
 
     reason: str
     similarity: float = 0.0
     probability: float = 0.0
+    near: CachedDocument | None = None
 
 
 class FreshAnswer(msgspec.Struct, frozen=True, gc=False):

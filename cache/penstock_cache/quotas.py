@@ -1,17 +1,13 @@
 """How many bytes each category may hold: a reserve that others cannot take, a cap, and borrowing in between.
 
 Owns the count of used bytes and the choice of the category that gives. Must not know entries. Read
-`CategoryQuotas.choose_victim_category`. Re-tuning moves reserves to where a byte earns most, as Cliffhanger does [1]_.
-
-References
-----------
-.. [1] A. Cidon et al., "Cliffhanger: Scaling Performance Cliffs in Web Memory Caches", NSDI 2016.
+`CategoryQuotas.choose_victim_category`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +22,16 @@ class CategoryQuota:
         It never holds more; None for the whole capacity.
     weight : float, above 0
         Of two categories above their reserves, one with twice the weight keeps twice the surplus.
-    least_reserve_bytes : int, in [0, reserve_bytes]
-        Re-tuning leaves it at least this reserve.
     """
 
     reserve_bytes: int = 0
     cap_bytes: int | None = None
     weight: float = 1.0
-    least_reserve_bytes: int = 0
 
     def __post_init__(self) -> None:
         cap_bytes = self.reserve_bytes if self.cap_bytes is None else self.cap_bytes
-        if not 0 <= self.least_reserve_bytes <= self.reserve_bytes <= cap_bytes or not self.weight > 0.0:
-            raise ValueError("a quota needs 0 <= least reserve <= reserve <= cap, and a weight above 0")
+        if not 0 <= self.reserve_bytes <= cap_bytes or not self.weight > 0.0:
+            raise ValueError("a quota needs 0 <= reserve <= cap, and a weight above 0")
 
 
 class CategoryQuotas:
@@ -167,46 +160,6 @@ class CategoryQuotas:
             raise ValueError(f"a category cannot give {size_bytes} bytes that it does not hold")
         self._used_bytes[category] = used
         self._total_bytes -= size_bytes
-
-    def retune(self, marginal_usd_per_byte: Mapping[str, float], chunk_bytes: int) -> tuple[str, str] | None:
-        """Move a piece of reserve from the category where a byte earns least to the one where it earns most.
-
-        Parameters
-        ----------
-        marginal_usd_per_byte : mapping of str to float
-            What one byte more would have earned, by category (`ResidentSet.figures`). Only named categories move.
-        chunk_bytes : int, at least 1
-            At most so much moves.
-
-        Returns
-        -------
-        tuple of str or None
-            Giver and taker; None when nothing moved: no two differ, or the limits leave no room.
-
-        Notes
-        -----
-        The sum of reserves stays what it was; none falls below its least reserve or rises above its cap.
-        """
-        marginal = {name: marginal_usd_per_byte.get(name, 0.0) for name in sorted(self._quotas)}
-        givers = [name for name in marginal if self._giveable_bytes(name) > 0]
-        takers = [name for name in marginal if self._takeable_bytes(name) > 0]
-        if not givers or not takers:
-            return None
-        giver, taker = min(givers, key=marginal.__getitem__), max(takers, key=marginal.__getitem__)
-        if marginal[taker] <= marginal[giver]:
-            return None
-        moved = min(chunk_bytes, self._giveable_bytes(giver), self._takeable_bytes(taker))
-        for name, change in ((giver, -moved), (taker, moved)):
-            quota = self._quotas[name]
-            self._quotas[name] = replace(quota, reserve_bytes=quota.reserve_bytes + change)
-        return giver, taker
-
-    def _giveable_bytes(self, category: str) -> int:
-        quota = self._quotas[category]
-        return quota.reserve_bytes - quota.least_reserve_bytes
-
-    def _takeable_bytes(self, category: str) -> int:
-        return self.cap_bytes(category) - self._quotas[category].reserve_bytes
 
 
 def _checked(quotas: dict[str, CategoryQuota], capacity_bytes: int) -> dict[str, CategoryQuota]:

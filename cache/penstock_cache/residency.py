@@ -13,9 +13,9 @@ from typing import Final
 from penstock_cache.admission import Admission, Candidate, CategoryFigures, Eviction, EvictionReason
 from penstock_cache.entries import Neighbour
 from penstock_cache.entry_slots import EntrySlots
-from penstock_cache.eviction import CategoryQueue, EvictionRules, HitValue, near_miss_credits
+from penstock_cache.eviction import CategoryQueue, EvictionRules, near_miss_credits
+from penstock_cache.ghosts import GhostTable, fingerprint_number
 from penstock_cache.quotas import CategoryQuotas
-from penstock_cache.shadow import GhostTable, ShadowLru, ShadowReport, fingerprint_number
 from penstock_cache.slot_heap import SlotHeap
 
 _EXPIRED_AT_ADMISSION: Final = 64  # an insert never pays for more of other entries' expiry than this
@@ -25,8 +25,8 @@ class _Category:
     """A category's queue and counters."""
 
     __slots__ = (
-        "admitted", "discards_predicted", "discards_returned", "evicted", "evicted_bytes", "hit_value_usd", "hits",
-        "index", "name", "queue", "refused", "returned_usd",
+        "admitted", "discards_predicted", "discards_returned", "evicted", "hit_value_usd", "hits",
+        "index", "name", "queue", "refused",
     )  # fmt: skip
 
     def __init__(self, name: str, index: int, queue: CategoryQueue) -> None:
@@ -35,7 +35,7 @@ class _Category:
         self.queue = queue
         self.hits = self.admitted = self.refused = self.evicted = 0
         self.discards_predicted = self.discards_returned = 0
-        self.hit_value_usd = self.evicted_bytes = self.returned_usd = 0.0
+        self.hit_value_usd = 0.0
 
 
 class ResidentSet:
@@ -46,10 +46,6 @@ class ResidentSet:
     quotas : CategoryQuotas
         Counts the bytes; belongs to this set from now on.
     rules : EvictionRules
-    shadow : ShadowLru or None
-        Compares with the least-recently-used order.
-    may_switch : bool
-        Whether that order takes over while the shadow says that it earns more.
     ghost_cells : int
         Power of two; evicted entries that are remembered, eight bytes each.
 
@@ -71,20 +67,15 @@ class ResidentSet:
         quotas: CategoryQuotas,
         rules: EvictionRules | None = None,
         *,
-        shadow: ShadowLru | None = None,
-        may_switch: bool = False,
         ghost_cells: int = 131_072,
     ) -> None:
         self.quotas = quotas
         self._rules = rules or EvictionRules()
-        self._shadow = shadow
-        self._may_switch = may_switch and shadow is not None
         self._slots = EntrySlots()
         self._expiry = SlotHeap(self._slots.expires_at, self._slots.expiry_positions)
         self._ghosts = GhostTable(ghost_cells)
         self._categories: dict[str, _Category] = {}
         self._by_index: list[_Category] = []
-        self._is_by_recency = False
         self.on_freed: Callable[[int, str], None] = _ignore
 
     def __len__(self) -> int:
@@ -108,11 +99,6 @@ class ResidentSet:
     def size_of(self, row: int) -> int:
         """Return what the entry in a row takes, bytes."""
         return self._slots.size_bytes[row]
-
-    @property
-    def is_by_recency(self) -> bool:
-        """Whether the least-recently-used order is in force in place of value."""
-        return self._is_by_recency
 
     def admit(self, candidate: Candidate, now: float) -> Admission:
         """Take an entry in, and name what has to go for it.
@@ -142,13 +128,12 @@ class ResidentSet:
         category = self._category(candidate.category)
         fingerprint = fingerprint_number(candidate.fingerprint)
         worth_usd = candidate.value.worth_usd(self._rules.usd_per_second)
-        is_proven = self._note_request(category, candidate, fingerprint, worth_usd, now)
+        is_proven = self._note_request(category, candidate, fingerprint)
         if candidate.expires_at <= now or not self.quotas.can_fit(category.name, candidate.size_bytes):
             category.refused += 1
             return Admission(False, tuple(evictions))
         if candidate.is_discard and not is_proven and self._needs_room(candidate):
             category.refused += 1
-            category.evicted_bytes += candidate.size_bytes
             self._ghosts.add(fingerprint)
             return Admission(False, tuple(evictions))
         evictions += self._make_room(candidate)
@@ -172,11 +157,6 @@ class ResidentSet:
         category.hits += 1
         category.hit_value_usd += max(0.0, worth_usd)
         category.queue.note_hit(slot, now)
-        if self._shadow is not None:
-            self._shadow.note_hit(
-                slots.fingerprint[slot], slots.size_bytes[slot], worth_usd, slots.expires_at[slot], now
-            )
-            self._follow_shadow()
         return True
 
     def note_near_miss(self, neighbours: Iterable[Neighbour], now: float) -> None:
@@ -203,8 +183,16 @@ class ResidentSet:
         for (slot, _), share in zip(near, shares, strict=True):
             self._by_index[self._slots.category[slot]].queue.note_near_miss(slot, share, now)
 
-    def reprice(self, entry_id: str, value: HitValue, now: float) -> bool:
-        """Give an entry another value, say a lower precision after an audit.
+    def rescale(self, entry_id: str, factor: float, now: float) -> bool:
+        """Change what an entry is worth, after an audit or a report changed its precision.
+
+        Parameters
+        ----------
+        entry_id : str
+        factor : float, at least 0
+            New precision over old one.
+        now : float
+            Unix time, seconds.
 
         Returns
         -------
@@ -214,8 +202,7 @@ class ResidentSet:
         slot = self._slots.slot_of(entry_id)
         if slot is None:
             return False
-        worth_usd = value.worth_usd(self._rules.usd_per_second)
-        self._by_index[self._slots.category[slot]].queue.reprice(slot, worth_usd, now)
+        self._by_index[self._slots.category[slot]].queue.reprice(slot, self._slots.worth_usd[slot] * factor, now)
         return True
 
     def remove(self, entry_id: str) -> bool:
@@ -249,49 +236,30 @@ class ResidentSet:
         """
         return self._expired(now, limit)
 
-    def begin_window(self) -> None:
-        """Halve what the marginal values are made of, so that they follow the traffic."""
-        for category in self._by_index:
-            category.evicted_bytes *= 0.5
-            category.returned_usd *= 0.5
-
     def figures(self) -> dict[str, CategoryFigures]:
         """Return every category's figures, in the order of first use."""
         return {category.name: self._figures(category) for category in self._by_index}
 
-    def shadow_report(self) -> ShadowReport | None:
-        """Return the comparison with the least-recently-used order, None without a shadow."""
-        return None if self._shadow is None else self._shadow.report()
-
     def memory_bytes(self) -> int:
         """Return what the bookkeeping takes, bytes."""
         queues = sum(category.queue.memory_bytes() for category in self._by_index)
-        shadow = 0 if self._shadow is None else self._shadow.memory_bytes()
         return (
-            self._slots.memory_bytes() + self._expiry.memory_bytes() + queues + self._ghosts.memory_bytes() + shadow
+            self._slots.memory_bytes() + self._expiry.memory_bytes() + queues + self._ghosts.memory_bytes()
         )  # fmt: skip
 
     def _category(self, name: str) -> _Category:
         category = self._categories.get(name)
         if category is None:
             queue = CategoryQueue(self._slots, self._rules)
-            queue.is_by_recency = self._is_by_recency
             category = self._categories[name] = _Category(name, len(self._by_index), queue)
             self._by_index.append(category)
         return category
 
-    def _note_request(
-        self, category: _Category, candidate: Candidate, fingerprint: int, worth_usd: float, now: float
-    ) -> bool:
+    def _note_request(self, category: _Category, candidate: Candidate, fingerprint: int) -> bool:
         """Count a candidate, and return whether it is known to have been asked before."""
         is_ghost = self._ghosts.take(fingerprint)
-        if is_ghost:
-            category.returned_usd += max(0.0, worth_usd)
         category.discards_predicted += candidate.is_discard
         category.discards_returned += candidate.is_discard and is_ghost
-        if self._shadow is not None:
-            self._shadow.note_miss(fingerprint, candidate.size_bytes, worth_usd, candidate.expires_at, now)
-            self._follow_shadow()
         return is_ghost or candidate.is_returning
 
     def _needs_room(self, candidate: Candidate) -> bool:
@@ -304,7 +272,6 @@ class ResidentSet:
             slot = category.queue.pop_victim()
             size_bytes = self._slots.size_bytes[slot]
             category.evicted += 1
-            category.evicted_bytes += size_bytes
             self._ghosts.add(self._slots.fingerprint[slot])
             self._expiry.remove(slot)
             self.quotas.release(name, size_bytes)
@@ -356,14 +323,8 @@ class ResidentSet:
         self.on_freed(slot, entry_id)
         return entry_id
 
-    def _follow_shadow(self) -> None:
-        if self._may_switch and self._shadow is not None and self._shadow.is_recency_better != self._is_by_recency:
-            self._is_by_recency = self._shadow.is_recency_better
-            for category in self._by_index:
-                category.queue.is_by_recency = self._is_by_recency
-
     def _figures(self, category: _Category) -> CategoryFigures:
-        name, lost = category.name, category.evicted_bytes
+        name = category.name
         return CategoryFigures(
             entries=len(category.queue),
             used_bytes=self.quotas.used_bytes(name),
@@ -375,9 +336,6 @@ class ResidentSet:
             admitted=category.admitted,
             refused=category.refused,
             evicted=category.evicted,
-            evicted_bytes=lost,
-            returned_usd=category.returned_usd,
-            marginal_usd_per_byte=category.returned_usd / lost if lost else 0.0,
             discards_predicted=category.discards_predicted,
             discards_returned=category.discards_returned,
         )

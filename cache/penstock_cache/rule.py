@@ -19,7 +19,7 @@ import numpy as np
 
 from penstock_cache.entries import FloatArray
 from penstock_cache.errors import RuleError
-from penstock_cache.guards.agreement import GuardReport, compare
+from penstock_cache.guards.agreement import GuardReport, examine
 from penstock_cache.guards.signature import PromptSignature, signature_of
 from penstock_cache.pair_features import FEATURE_NAMES, feature_set_id, pair_features
 from penstock_cache.word_evidence import WordEvidence
@@ -239,13 +239,17 @@ class Judgement:
     cosine : float
         Of that candidate.
     reason : str
-        ``served``, ``no_neighbour``, ``implausible``, ``below_threshold``, or ``guard:`` and the veto's name.
+        ``served``, ``no_neighbour``, ``implausible``, ``below_threshold``, ``opinion``, or ``guard:`` and the veto's
+        name.
+    best_id : str or None
+        The best candidate, served or not; None when none got so far.
     """
 
     entry_id: str | None
     probability: float
     cosine: float
     reason: str
+    best_id: str | None = None
 
 
 class DecisionRule:
@@ -319,19 +323,17 @@ class DecisionRule:
         reason = "implausible"
         kept: list[Screened] = []
         for candidate in near:
-            report = compare(prompt.signature, candidate.judged.signature)
-            if not report.vetoes:
+            report = examine(prompt.signature, candidate.judged.signature)
+            if not isinstance(report, str):
                 kept.append(Screened(candidate, report, self._features(prompt, candidate, report)))
             elif candidate is near[0]:
-                reason = f"guard:{report.vetoes[0]}"
+                reason = f"guard:{report}"
         if not kept:
             return [], reason
         if not self.asks_verifier:
             return kept, "below_threshold"
         probabilities = self._probabilities([item.features for item in kept])
-        plausible = [
-            item for item, p in zip(kept, probabilities, strict=True) if p >= self._min_plausible
-        ]  # fmt: skip
+        plausible = [item for item, p in zip(kept, probabilities, strict=True) if p >= self._min_plausible]
         if not plausible:
             return [], reason if reason.startswith("guard") else "implausible"
         reachable = self._reachable(plausible, threshold) if threshold > 0.0 else plausible
@@ -363,14 +365,13 @@ class DecisionRule:
         candidate = screened[best].candidate
         is_served = probabilities[best] >= threshold
         reason = "served" if is_served else "below_threshold"
-        return Judgement(candidate.entry_id if is_served else None, probabilities[best], candidate.cosine, reason)
+        served_id = candidate.entry_id if is_served else None
+        return Judgement(served_id, probabilities[best], candidate.cosine, reason, candidate.entry_id)
 
     def _reachable(self, screened: Sequence[Screened], threshold: float) -> list[Screened]:
         """Keep candidates that would be served if the second encoder found no difference at all."""
         most = self._probabilities([with_verifier(item.features, 1.0) for item in screened])
-        return [
-            item for item, p in zip(screened, most, strict=True) if item.candidate.evidence.shrunk(p) >= threshold
-        ]  # fmt: skip
+        return [item for item, p in zip(screened, most, strict=True) if item.candidate.evidence.shrunk(p) >= threshold]
 
     def _probabilities(self, rows: Sequence[FloatArray]) -> list[float]:
         return [float(p) for p in self._model(np.stack(rows))]
@@ -414,9 +415,7 @@ def rule_features(
     verified: float,
 ) -> FloatArray:
     """Return the features of a pair as serving and training both compute them, shape (f,), float32."""
-    shared = pair_features(
-        one.signature, other.signature, report, cosine=cosine, verify_cosine=verified
-    )  # fmt: skip
+    shared = pair_features(one.signature, other.signature, report, cosine=cosine, verify_cosine=verified)
     return np.concatenate([shared, words.features(one.signature, other.signature)])
 
 

@@ -105,17 +105,23 @@ def entry_command(entry_id: str, url: str, as_json: bool) -> int:
 @click.argument("entry_id", required=False)
 @click.option("--category", help="Delete all entries of a category.")
 @click.option("--all", "is_all", is_flag=True, help="Delete all entries of the key.")
+@click.option("--shared", "is_shared", is_flag=True, help="With --all or --category: those shared by all tenants.")
 @_shared_options
-def delete_command(entry_id: str | None, category: str | None, is_all: bool, url: str, as_json: bool) -> int:
+def delete_command(
+    entry_id: str | None, category: str | None, is_all: bool, is_shared: bool, url: str, as_json: bool
+) -> int:
     """Delete an entry, a category, or everything that the key has in the cache."""
     if (entry_id is not None) + (category is not None) + is_all != 1:
         raise click.UsageError("name either an entry, --category or --all")
+    if is_shared and entry_id is not None:
+        raise click.UsageError("--shared goes with --category or --all")
     if entry_id is not None:
         done = _ask("DELETE", url, _entry_path(entry_id))
     else:
         from urllib.parse import urlencode  # noqa: PLC0415 - only when called for
 
-        done = _ask("DELETE", url, "" if category is None else f"?{urlencode({'category': category})}")
+        wanted = ({"category": category} if category is not None else {}) | ({"shared": "true"} if is_shared else {})
+        done = _ask("DELETE", url, f"?{urlencode(wanted)}" if wanted else "")
     if as_json:
         return _write_json(done)
     click.echo(f"deleted: {done['deleted']}")

@@ -67,6 +67,18 @@ class CacheMetrics:
             ("category",),
             registry=registry,
         )
+        self.judgements = Counter(
+            "penstock_cache_judgements",
+            "Opinions asked of a model on two `answers` of an audit or two `questions` of the grey zone, by outcome.",
+            ("kind", "outcome"),
+            registry=registry,
+        )
+        self.judge_cost = Counter(
+            "penstock_cache_judge_cost_usd",
+            "What these opinions cost, USD; on the account of audits.",
+            ("kind",),
+            registry=registry,
+        )
         self.wrong_reports = Counter(
             "penstock_cache_wrong_reports", "Hits that a tenant reported as wrong.", ("category",), registry=registry
         )

@@ -66,11 +66,34 @@ class CacheAuditSettings(Section):
         0.85,
         description="Answers at least this close count as the same; its own disagreement is subtracted.",
     )
+    judge: Name | None = Field(
+        None,
+        description="Deployment that is asked whether two answers say the same, before the cosine is; on the same "
+        "account. Name a cheap one that answers without thinking aloud.",
+    )
+    judge_timeout_seconds: Seconds = Field(20.0, description="Deadline of one opinion; past it, the cosine decides.")
     wrong_hit_cost_usd: CostUsd = Field(
         0.0,
         description="What one wrong hit costs, USD: a category goes off when that is proven to be more than its hits "
         "save. With 0 only the false-hit budget decides.",
     )
+
+
+class CacheGreyZoneSettings(Section):
+    """Prompts that the rule finds near, but not certain enough to serve, shown to a model in the background."""
+
+    model: Name | None = Field(
+        None,
+        description="Deployment that is asked whether two questions ask the same; paid from the account of audits. "
+        "Without one, none is asked.",
+    )
+    from_probability: Share = Field(0.5, description="Pairs that the rule finds less likely are not asked about.")
+    waits: bool = Field(
+        False,
+        description="The request waits for the opinion and is served by it; else it is a miss, and the entry serves "
+        "the same question the next time.",
+    )
+    timeout_seconds: Seconds = Field(5.0, description="Deadline of one opinion; past it, the request is a miss.")
 
 
 class CacheLoadSettings(Section):
@@ -128,4 +151,7 @@ class CacheSettings(Section):
     )
     store: CacheStoreSettings = Field(default_factory=CacheStoreSettings, description="Where stored answers lie.")
     audit: CacheAuditSettings = Field(default_factory=CacheAuditSettings, description="Measuring wrong hits.")
+    grey_zone: CacheGreyZoneSettings = Field(
+        default_factory=CacheGreyZoneSettings, description="A model's opinion where the rule is unsure."
+    )
     load: CacheLoadSettings = Field(default_factory=CacheLoadSettings, description="Relief of overloaded models.")

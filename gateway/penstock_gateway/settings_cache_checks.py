@@ -22,6 +22,7 @@ def check_cache(settings: Settings, source: SettingsSource) -> None:
     if cache.rule not in ("default", "none") and not (Path(cache.rule) / MANIFEST_FILE).is_file():
         hint = "make one with penstock-train cache-calibrate, or write rule: default"
         source.report(("cache", "rule"), f"{cache.rule} holds no decision rule", hint)
+    _check_models(settings, source)
     known = sorted({*DEFAULT_POLICIES, *cache.categories})
     for index, entry in enumerate(settings.client_keys):
         named = [("cache_category", entry.cache_category), *(("cache_categories", n) for n in entry.cache_categories)]
@@ -56,6 +57,17 @@ def check_cache(settings: Settings, source: SettingsSource) -> None:
         source.report(("cache", "categories"), f"the reserves add up to {total:.2f} of max_bytes", "lower some of them")
     if cache.max_answer_bytes > cache.max_bytes:
         source.report(("cache", "max_answer_bytes"), "is larger than max_bytes", "lower it, or raise max_bytes")
+
+
+def _check_models(settings: Settings, source: SettingsSource) -> None:
+    """Report models that are to give opinions and are no deployment."""
+    names = sorted(deployment.name for deployment in settings.deployments)
+    for section, field, name in (
+        ("audit", "judge", settings.cache.audit.judge),
+        ("grey_zone", "model", settings.cache.grey_zone.model),
+    ):
+        if name is not None and name not in names:
+            source.report(("cache", section, field), f"no deployment is called {name!r}", _hint(name, names))
 
 
 def _check_store(settings: Settings, source: SettingsSource) -> None:

@@ -273,3 +273,21 @@ async def test_get_under_a_load_of_concurrent_callers_returns_to_each_its_own(st
     outcomes = await asyncio.gather(*callers, return_exceptions=True)
     assert wrong == []
     assert [outcome for outcome in outcomes if isinstance(outcome, Exception)] == []
+
+
+@pytest.mark.redis
+async def test_counter_of_two_gateways_never_rises_above_its_most(redis_url: str) -> None:
+    """Many at once, from two connections, add while there is room, and what is given back is free."""
+    stores = [RedisDocumentStore(RedisClient(redis_url), **PATIENT) for _ in range(2)]
+    try:
+        added = await asyncio.gather(
+            *(stores[n % 2].add_within("audits:7", 3, most=100, ttl_seconds=60.0) for n in range(50))
+        )
+        assert sum(added) == 33
+        assert not await stores[0].add_within("audits:7", 2, most=100, ttl_seconds=60.0)
+        assert await stores[1].add_within("audits:7", -3, most=None, ttl_seconds=60.0)
+        assert await stores[0].add_within("audits:7", 4, most=100, ttl_seconds=60.0)
+        assert await stores[0].add_within("audits:8", 100, most=100, ttl_seconds=60.0)
+    finally:
+        for store in stores:
+            await store.aclose()

@@ -13,11 +13,10 @@ from penstock_cache.entries import Neighbour
 from penstock_cache.eviction import EvictionRules, HitValue
 from penstock_cache.quotas import CategoryQuota, CategoryQuotas
 from penstock_cache.residency import ResidentSet
-from penstock_cache.shadow import ShadowLru
 
 CAPACITY = 1_000
 QUOTAS = {
-    "faq": CategoryQuota(200, 600, least_reserve_bytes=50),
+    "faq": CategoryQuota(200, 600),
     "code": CategoryQuota(300, None, weight=2.0),
     "chat": CategoryQuota(0, 400),
 }
@@ -31,14 +30,12 @@ class ResidencyMachine(RuleBasedStateMachine):
 
     ids = Bundle("ids")
 
-    @initialize(probation_share=st.sampled_from([0.0, 0.1, 0.5]), window=st.integers(1, 20), may_switch=st.booleans())
-    def start(self, probation_share: float, window: int, may_switch: bool) -> None:
+    @initialize(probation_share=st.sampled_from([0.0, 0.1, 0.5]))
+    def start(self, probation_share: float) -> None:
         """Begin with an empty set."""
         self.residents = ResidentSet(
             CategoryQuotas(CAPACITY, QUOTAS),
             EvictionRules(probation_share=probation_share),
-            shadow=ShadowLru(CAPACITY, sample_bits=0, window_requests=window),
-            may_switch=may_switch,
             ghost_cells=16,
         )
         self.model: dict[str, tuple[str, int, float]] = {}
@@ -92,10 +89,10 @@ class ResidencyMachine(RuleBasedStateMachine):
         """Credit some entries for a near miss, the same one twice perhaps."""
         self.residents.note_near_miss([Neighbour(entry_id, cosine) for entry_id in entry_ids], self.now)
 
-    @rule(entry_id=ids, value=values)
-    def reprice(self, entry_id: str, value: HitValue) -> None:
+    @rule(entry_id=ids, factor=st.floats(0, 4))
+    def rescale(self, entry_id: str, factor: float) -> None:
         """Change what an entry is worth."""
-        assert self.residents.reprice(entry_id, value, self.now) is (entry_id in self.model)
+        assert self.residents.rescale(entry_id, factor, self.now) is (entry_id in self.model)
 
     @rule(entry_id=ids)
     def remove(self, entry_id: str) -> None:
@@ -111,12 +108,6 @@ class ResidencyMachine(RuleBasedStateMachine):
         assert len(gone) == min(limit, len(due))
         assert [self.model.pop(each.entry_id)[2] for each in gone] == [ends for ends, _ in due[: len(gone)]]
         return multiple()
-
-    @rule(marginal=st.dictionaries(st.sampled_from(NAMES), st.floats(0, 1)), chunk=st.integers(1, 200))
-    def retune(self, marginal: dict[str, float], chunk: int) -> None:
-        """Move reserves between categories."""
-        self.residents.quotas.retune(marginal, chunk)
-        self.residents.begin_window()
 
     @invariant()
     def holds_what_the_model_holds(self) -> None:

@@ -156,9 +156,36 @@ async def test_shared_entry_is_trusted_less_by_a_report_and_deleted_by_trusted_k
         for _ in range(3):
             assert (await call(gateway, "POST", f"/entries/{entry_id}/wrong", BOB))[1]["is_deleted"] is False
         assert sample(await metrics(gateway), "penstock_cache_wrong_reports_total", category="faq") == 1
+        residents = gateway.app.pipeline.cache.services.cache.parts.mirror.residents  # type: ignore[union-attr]
+        worth_usd = residents._slots.worth_usd[residents.row_of(entry_id)]
+        assert worth_usd == pytest.approx(0.018 * 8 / 9, rel=0.01)  # of its cost; waiting for it was nearly nothing
         # 0.9 with one wrong hit is (8 · 0.9) / 9 = 0.8, which is still served; with two it is 0.72.
         assert (await ask(gateway, WORDINGS[0], BOB))["x-penstock-cache"] == "hit-semantic"
         assert (await call(gateway, "DELETE", f"/entries/{entry_id}", ANN))[1]["deleted"] == 1
+
+
+async def test_shared_entries_are_deleted_together_by_trusted_keys_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One call clears what all tenants share, of a category or at all, and leaves the caller's own."""
+    semantic(monkeypatch, rule(points=((0.3, 0.75),)))
+    config = CONFIG.replace("rate: 1", "rate: 0").replace("cache_under_load: true", "may_share_answers: true")
+    config = config.replace("max_stale_seconds: 600", "is_shared_across_tenants: true")
+    async with start(tmp_path, config) as gateway:
+        await primed(gateway)
+        await ask(gateway, "print the date", ANN | {"x-penstock-cache-category": "code"})
+        services = gateway.app.pipeline.cache.services  # type: ignore[union-attr]
+        await services.drain()
+        await eventually(lambda: len(services.cache.parts.mirror) == 3)
+        status, refused = await call(gateway, "DELETE", "?shared=true", BOB)
+        assert (status, refused["error"]["code"]) == (403, "cache_shared")
+        assert (await call(gateway, "DELETE", "?shared=true&category=medical"))[1]["deleted"] == 0
+        assert len(services.cache.parts.mirror) == 3
+        monkeypatch.setenv("PENSTOCK_API_KEY", "a" * 32)
+        assert await command(gateway, "delete", "--category", "faq", "--shared") == 0
+        await eventually(lambda: len(services.cache.parts.mirror) == 1)
+        assert (await call(gateway, "DELETE", "?shared=true"))[1]["deleted"] == 0
+        assert (await call(gateway, "DELETE"))[1]["deleted"] == 1
 
 
 async def test_cache_of_a_tenant_is_deleted_by_category_or_as_a_whole(tmp_path: Path) -> None:
@@ -268,6 +295,7 @@ async def test_cache_commands_show_and_delete_over_http(tmp_path: Path, capsys: 
         (["delete", ".."], 2, "32 hexadecimal digits"),
         (["delete"], 2, "--category"),
         (["delete", "0" * 32, "--all"], 2, "--all"),
+        (["delete", "0" * 32, "--shared"], 2, "--shared"),
         (["delete", "--category", "fac"], 1, "'faq'"),
     ],
 )

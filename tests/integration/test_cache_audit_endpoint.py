@@ -203,6 +203,29 @@ async def test_audit_that_fails_is_counted_and_finds_nothing(
         assert (await report(gateway))["false_hit_rate"]["audits"] == 0
 
 
+@pytest.mark.redis
+async def test_audits_of_two_gateways_on_one_redis_are_paid_from_one_account(tmp_path: Path, redis_url: str) -> None:
+    """What one gateway has spent today is gone for the other, too."""
+    model = Model()
+    store = "store: {kind: redis, redis_url: '${REDIS}', lookup_timeout_seconds: 5, write_timeout_seconds: 5}"
+    config = CONFIG.replace("max_usd_per_day: 100}", f"max_usd_per_day: 1.61}}\n  {store}")  # the longest costs 1.6
+    path = tmp_path / "penstock.yaml"
+    path.write_text(config)
+    settings = load_settings(path, ENVIRONMENT | {"REDIS": redis_url})
+    async with running(settings, model) as one:
+        await primed(one)
+        assert (await ask(one, WORDINGS[0]))["x-penstock-cache"] == "hit-semantic"
+        await audited(one, 1)
+    assert model.audits == 1  # a control does not fit any more
+    async with running(settings, model) as other:
+        mirror = other.app.pipeline.cache.services.cache.parts.mirror  # type: ignore[union-attr]
+        await eventually(lambda: len(mirror) == 2)
+        assert (await ask(other, WORDINGS[1]))["x-penstock-cache"] == "hit-semantic"
+        text = await idle(other)
+        assert sample(text, "penstock_cache_audits_total", category="faq", outcome="over_limit") == 1
+    assert model.audits == 1
+
+
 async def test_category_goes_off_by_proof_shadows_and_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only when the lower bound of the error is above the budget hits stop; look-ups and audits go on until it is sure
     that they would be right again."""

@@ -17,6 +17,7 @@ from penstock_cache.judging import EntryJudge
 from penstock_cache.load_policy import LoadPolicy, ModelCapacity
 from penstock_cache.lookups import Hit
 from penstock_gateway.caching.agreement import AnswerComparison
+from penstock_gateway.caching.audit_accounts import OwnAccount
 from penstock_gateway.caching.audit_books import AuditBooks, BookKeeper
 from penstock_gateway.caching.auditor import AuditCase, Auditor
 from penstock_gateway.caching.model_calls import ModelCalls
@@ -92,7 +93,7 @@ class Parts:
             AnswerComparison(verify, 0.85),
             self.steering,
             self.judge,
-            self.account,
+            OwnAccount(self.account),
             rate=rate,
             metrics=self.metrics,
             clock=lambda: self.now,

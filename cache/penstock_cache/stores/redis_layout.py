@@ -11,6 +11,7 @@ Owns key names, the hash tags, and every Lua script; nothing else names a key. R
     penstock:<schema>:{s<k>}:log                    stream of changes of the tenants of shard k: ids, no content
     penstock:<schema>:{s<k>}:head                   hash, number of the last change and an epoch drawn when it began
     penstock:<schema>:{s<k>}:tenants                set of the tenants that have written to shard k
+    penstock:<schema>:{c:<name>}                    a number that all gateways add to, until it expires
 
 ``<tenant>`` is a digest of the tenant's name. One hash tag per tenant keeps a tenant in one slot of a cluster, so that
 a document, its pointer and its record change together, in one script. The log is not in that slot, because followers
@@ -66,6 +67,11 @@ class TenantKeys:
     def pointer(self, fingerprint: bytes) -> bytes:
         """Return the key of the exact tier's pointer."""
         return self._prefix + b"x:" + fingerprint.hex().encode()
+
+
+def counter_key(name: str) -> bytes:
+    """Return the key of a shared counter."""
+    return f"{_PREFIX}{{c:{name}}}".encode()
 
 
 class ShardKeys:
@@ -137,6 +143,17 @@ for i, id in ipairs(ARGV) do
   if gone + known > 0 then removed = removed + 1 end
 end
 return removed
+"""
+
+# KEYS: counter. ARGV: amount, most or '', TTL in ms. Returns 1 when it was added, 0 when it would be too much.
+ADD_WITHIN = b"""
+local total = redis.call('INCRBY', KEYS[1], ARGV[1])
+if ARGV[2] ~= '' and total > tonumber(ARGV[2]) then
+  redis.call('DECRBY', KEYS[1], ARGV[1])
+  return 0
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+return 1
 """
 
 # KEYS: records, expiries. ARGV: now in Unix ms. Returns how many entries were swept, at most 200.

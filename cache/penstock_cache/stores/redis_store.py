@@ -25,7 +25,7 @@ from penstock_cache.stores.changes import (
     encode_record,
 )
 from penstock_cache.stores.redis_commands import Argument, RedisCommands
-from penstock_cache.stores.redis_layout import DELETE, PUT, READ, SWEEP, TenantKeys, pseudonym
+from penstock_cache.stores.redis_layout import ADD_WITHIN, DELETE, PUT, READ, SWEEP, TenantKeys, counter_key, pseudonym
 from penstock_cache.stores.redis_log import BLOCK_SECONDS, RedisIndexLog, scan_stored
 
 _PROBE_SECONDS = 1.0  # nobody waits for it, so it may take as long as a connection over TLS
@@ -176,6 +176,33 @@ class RedisDocumentStore:
                 in_turn = cast(int, reply)
                 swept += in_turn
         return swept
+
+    async def add_within(self, name: str, amount: int, *, most: int | None, ttl_seconds: float) -> bool:
+        """Add to a counter that all gateways share, in one step, unless it would rise above `most`.
+
+        Parameters
+        ----------
+        name : str
+        amount : int
+            May be negative.
+        most : int or None
+            None adds in any case.
+        ttl_seconds : float
+            How long the counter lives after its last change.
+
+        Returns
+        -------
+        bool
+            Whether it was added.
+
+        Raises
+        ------
+        StoreUnavailable
+        """
+        bound = b"" if most is None else str(most).encode()
+        end = self._clock() + self._write_seconds
+        key, ttl_ms = counter_key(name), int(ttl_seconds * 1000)
+        return await self._guarded(self._writes, end, b"EVAL", ADD_WITHIN, 1, key, amount, bound, ttl_ms) == 1
 
     def follow(self) -> AsyncGenerator[IndexEvent, None]:
         """Yield what any gateway stores and removes."""

@@ -86,13 +86,15 @@ class AnswerComparison:
         self._min_cosine = min_cosine
         self._judge = judge
 
-    async def agree(self, question: str, one: str, other: str) -> bool:
+    async def agree(self, question: str, one: str, other: str, *, may_ask: bool = True) -> bool:
         """Whether two answers say the same.
 
         Parameters
         ----------
         question : str
         one, other : str
+        may_ask : bool
+            Whether the judge may see them.
 
         Returns
         -------
@@ -100,7 +102,7 @@ class AnswerComparison:
         """
         if normalised(one) == normalised(other):
             return True
-        if self._judge is not None:
+        if self._judge is not None and may_ask:
             verdict = await self._judge(question, one, other)
             if verdict is not None:
                 return verdict

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
 
-from penstock_cache.audit import AuditAccount, audit_draw
+from penstock_cache.audit import audit_draw
 from penstock_cache.entries import CachedDocument
 from penstock_cache.judging import EntryJudge
+from penstock_cache.lookups import SHARED_TENANT
 from penstock_gateway.caching.agreement import AnswerComparison, answer_text
+from penstock_gateway.caching.audit_accounts import Account
 from penstock_gateway.caching.model_calls import ModelCalls
 from penstock_gateway.caching.steering import CategorySteering, SearchTerms
 from penstock_gateway.decisions import RouteDecision
@@ -101,7 +103,7 @@ class Auditor:
     steering : CategorySteering
     judge : EntryJudge
         Is told what is found about an entry.
-    account : AuditAccount
+    account : Account
     rate : float, in [0, 1]
         Share of served hits.
     metrics : CacheMetrics
@@ -119,7 +121,7 @@ class Auditor:
         comparison: AnswerComparison,
         steering: CategorySteering,
         judge: EntryJudge,
-        account: AuditAccount,
+        account: Account,
         *,
         rate: float,
         metrics: CacheMetrics,
@@ -220,7 +222,7 @@ class Auditor:
         fresh = answer_text(await self._ask(case, bill) if answer is None else answer)
         if served is None or fresh is None:
             raise _AuditSkippedError("unusable")
-        is_right = await self._comparison.agree(case.question, served, fresh)
+        is_right = await self._agree(case, served, fresh)
         is_unsteady = await self._control(case, bill, fresh) if has_control else None
         self._note(case, is_disagreement=not is_right, is_control=False)
         if is_unsteady is not None:
@@ -241,12 +243,17 @@ class Auditor:
         if other is None:
             self._count(case, "control_unusable")
             return None
-        return not await self._comparison.agree(case.question, fresh, other)
+        return not await self._agree(case, fresh, other)
+
+    async def _agree(self, case: AuditCase, one: str, other: str) -> bool:
+        """Compare two answers; where one is of an entry that tenants share, no model reads them side by side."""
+        is_one_tenants = case.document.tenant != SHARED_TENANT
+        return await self._comparison.agree(case.question, one, other, may_ask=is_one_tenants)
 
     async def _ask(self, case: AuditCase, bill: _Bill) -> bytes:
         """Call the model on the account: the most that it may cost is held before, and what it did cost charged."""
         request, name = case.request, case.decision.chosen
-        hold = self._account.reserve(self._calls.most_usd(request, name), self._clock())
+        hold = await self._account.reserve(self._calls.most_usd(request, name), self._clock())
         if hold is None:
             raise _AuditSkippedError("over_limit")
         charged_usd = hold.cost_usd  # what a call costs whose end nobody saw
@@ -255,7 +262,7 @@ class Auditor:
             if reply.cost_usd is not None:
                 charged_usd = reply.cost_usd
         finally:
-            self._account.settle(hold, charged_usd)
+            await self._account.settle(hold, charged_usd)
             bill.cost_usd += charged_usd
             self._metrics.audit_cost.labels(case.category).inc(float(charged_usd))
             self._steering.note_spending()

@@ -60,6 +60,10 @@ class ModelCalls:
         self._deployments = deployments
         self._upstreams = upstreams
 
+    def has(self, name: str) -> bool:
+        """Whether a deployment of this name is in force."""
+        return name in self._deployments()
+
     def most_usd(self, request: ChatRequest, name: str) -> Decimal:
         """Return what a call may cost: the estimated prompt, and the longest answer that the request allows.
 

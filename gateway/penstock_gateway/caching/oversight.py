@@ -23,10 +23,13 @@ from penstock_cache.judging import EntryJudge
 from penstock_cache.lookups import Verifier
 from penstock_cache.rule import DecisionRule
 from penstock_gateway.caching.agreement import AnswerComparison, AnswerJudge
+from penstock_gateway.caching.audit_accounts import Account, OwnAccount, SharedAccount, SharedCounters
 from penstock_gateway.caching.audit_books import BookKeeper
 from penstock_gateway.caching.auditor import Auditor, Finding
+from penstock_gateway.caching.grey_zone import GreyZone
 from penstock_gateway.caching.load_signals import LoadSignals, load_policy
 from penstock_gateway.caching.model_calls import ModelCalls
+from penstock_gateway.caching.model_judge import ModelJudge
 from penstock_gateway.caching.steering import CategorySteering
 from penstock_gateway.deployments import Deployment
 from penstock_gateway.metrics_cache import CacheMetrics
@@ -48,12 +51,15 @@ class Oversight:
         None when nothing is answered from other wordings.
     judge : EntryJudge or None
         Is told of wrong hits.
+    grey_zone : GreyZone or None
+        None when no model is asked where the rule is unsure.
     """
 
     steering: CategorySteering
     load: LoadSignals
     auditor: Auditor | None
     judge: EntryJudge | None
+    grey_zone: GreyZone | None
     _keeper: BookKeeper
     _writing: asyncio.Task[None]
 
@@ -61,6 +67,8 @@ class Oversight:
         """Give up audits under way and write what has been found."""
         if self.auditor is not None:
             await self.auditor.aclose()
+        if self.grey_zone is not None:
+            await self.grey_zone.aclose()
         self._writing.cancel()
         await asyncio.gather(self._writing, return_exceptions=True)
         await self._keeper.close()
@@ -94,7 +102,11 @@ class Watched:
 
 
 async def start_oversight(
-    settings: CacheSettings, watched: Watched, *, answer_judge: AnswerJudge | None = None
+    settings: CacheSettings,
+    watched: Watched,
+    *,
+    answer_judge: AnswerJudge | None = None,
+    counters: SharedCounters | None = None,
 ) -> Oversight:
     """Build what watches over a cache.
 
@@ -103,7 +115,9 @@ async def start_oversight(
     settings : CacheSettings
     watched : Watched
     answer_judge : AnswerJudge, optional
-        Decides where two answers differ in their words.
+        Decides where two answers differ in their words; default: the model that the settings name.
+    counters : SharedCounters, optional
+        Where the account is kept when other gateways spend from it, too.
     """
     rule = None if watched.judge is None else watched.judge.rule
 
@@ -114,14 +128,20 @@ async def start_oversight(
     keeper = await BookKeeper.open(folder, "" if rule is None else rule_digest(rule), note_problem)
     load = LoadSignals(load_policy(settings.load, watched.deployments()), settings.load, time.time)
     steering = CategorySteering(watched.policies, rule, load.policy, settings, keeper, watched.metrics, time.time)
-    auditor = None
+    auditor = grey_zone = None
     if watched.judge is not None and watched.verifier is not None:
+        calls = ModelCalls(watched.deployments, watched.upstreams)
+        account = _account(settings, keeper, counters, note_problem)
+        if answer_judge is None and settings.audit.judge is not None:
+            seconds = settings.audit.judge_timeout_seconds
+            answer_judge = _model_judge(settings.audit.judge, seconds, calls, account, watched.metrics).same_answer
+        grey_zone = _grey_zone(settings, watched.judge, calls, account, watched.metrics)
         auditor = Auditor(
-            ModelCalls(watched.deployments, watched.upstreams),
+            calls,
             AnswerComparison(watched.verifier, settings.audit.agreement_cosine, answer_judge),
             steering,
             watched.judge,
-            AuditAccount(Decimal(str(settings.audit.max_usd_per_day)), state=keeper.books.account),
+            account,
             rate=settings.audit.rate,
             metrics=watched.metrics,
             clock=time.time,
@@ -129,7 +149,34 @@ async def start_oversight(
             on_finding=watched.on_finding,
         )
     writing = asyncio.create_task(keeper.run(), name="cache-audit-books")
-    return Oversight(steering, load, auditor, watched.judge, keeper, writing)
+    return Oversight(steering, load, auditor, watched.judge, grey_zone, keeper, writing)
+
+
+def _account(
+    settings: CacheSettings,
+    keeper: BookKeeper,
+    counters: SharedCounters | None,
+    note_problem: Callable[[str], None],
+) -> Account:
+    """Return what audits and opinions are paid from: one account of all gateways where the store counts for them."""
+    limit_usd = Decimal(str(settings.audit.max_usd_per_day))
+    if counters is not None:
+        return SharedAccount(counters, limit_usd, note_problem)
+    return OwnAccount(AuditAccount(limit_usd, state=keeper.books.account), keeper.note_change)
+
+
+def _model_judge(name: str, seconds: float, calls: ModelCalls, account: Account, metrics: CacheMetrics) -> ModelJudge:
+    return ModelJudge(calls, name, account, timeout_seconds=seconds, metrics=metrics, clock=time.time)
+
+
+def _grey_zone(
+    settings: CacheSettings, judge: EntryJudge, calls: ModelCalls, account: Account, metrics: CacheMetrics
+) -> GreyZone | None:
+    zone = settings.grey_zone
+    if zone.model is None:
+        return None
+    model = _model_judge(zone.model, zone.timeout_seconds, calls, account, metrics)
+    return GreyZone(model, judge, from_probability=zone.from_probability, waits=zone.waits, metrics=metrics)
 
 
 def rule_digest(rule: DecisionRule) -> str:

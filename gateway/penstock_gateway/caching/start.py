@@ -29,6 +29,7 @@ from penstock_cache.quotas import CategoryQuota, CategoryQuotas
 from penstock_cache.residency import ResidentSet
 from penstock_cache.rule import PairModel, load_rule
 from penstock_cache.stores.replication import IndexFollower
+from penstock_gateway.caching.audit_accounts import SharedCounters
 from penstock_gateway.caching.auditor import Finding
 from penstock_gateway.caching.desk import CacheDesk
 from penstock_gateway.caching.oversight import Watched, start_oversight
@@ -131,6 +132,8 @@ async def start_cache(cache: CacheSettings, pipeline: Pipeline, store: DocumentS
         on_problem=note_problem,
         on_removed=(lambda _: None) if judge is None else judge.forget,
     )
+    if judge is not None:
+        judge.on_evidence = lambda entry_id, factor: _rescale(mirror, entry_id, factor)
     answers = AnswerCache(
         CacheParts(
             store=store,
@@ -154,7 +157,8 @@ async def start_cache(cache: CacheSettings, pipeline: Pipeline, store: DocumentS
         metrics,
         lambda finding: _write_down(finding, pipeline.events),
     )
-    oversight = await start_oversight(cache, watched)
+    counters = store if isinstance(store, SharedCounters) else None
+    oversight = await start_oversight(cache, watched, counters=counters)
     services = CacheServices(answers, cache, {}, lambda: pipeline.deployments, metrics, oversight, finding=finding)
     follower = IndexFollower(mirror, encoder_id=encoder_id, dimension=dimension, on_problem=note_problem)
     running = RunningCache(CacheDesk(services), finding, verifier, follower, [])
@@ -183,6 +187,10 @@ def _write_down(finding: Finding, events: EventLog | None) -> None:
         is_steady=finding.is_steady,
         prompts=None if is_shared else (case.question, case.document.prompt),
     )
+
+
+def _rescale(mirror: IndexMirror, entry_id: str, factor: float) -> None:
+    mirror.residents.rescale(entry_id, factor, time.time())
 
 
 def encoder_id_of(pipeline: Pipeline) -> str:

@@ -232,10 +232,35 @@ class Visit:
         self, look: Lookup, chosen: ChosenPolicy, decision: RouteDecision, terms: SearchTerms, accepts: Accepts
     ) -> Hit | None:
         """Look for another wording; in the shadow only, while audits keep the category off."""
+        question = look.key.last_user_text
+        started = time.perf_counter()
+        found = await self._find(look, chosen, terms, accepts)
+        seconds = time.perf_counter() - started
+        zone = self._services.oversight.grey_zone
+        if zone is not None and isinstance(found, Miss) and terms.is_served and await zone.consider(question, found):
+            found = await self._find(look, chosen, terms, accepts)
+        if found is None:
+            return None
+        self._services.oversight.steering.note_lookup(
+            chosen.category, terms, found, call_cost_usd=decision.estimated_cost_usd or 0.0, seconds=seconds
+        )
+        if isinstance(found, Miss):
+            self._note_miss(look, chosen.category, found)
+            return None
+        case = AuditCase(self._request, decision, found.document, question, chosen.category, terms)
+        if terms.is_served:
+            self._served_case = case
+            return self._served(found)
+        self._shadow_case = case
+        self._note_miss(look, chosen.category, Miss("switched_off"))
+        return None
+
+    async def _find(
+        self, look: Lookup, chosen: ChosenPolicy, terms: SearchTerms, accepts: Accepts
+    ) -> Hit | Miss | None:
         vector = self._reading.vector
         assert vector is not None
-        started = time.perf_counter()
-        found = await self._guarded(
+        return await self._guarded(
             self._services.cache.find_semantic(
                 look,
                 vector,
@@ -247,23 +272,6 @@ class Visit:
                 is_shadow=not terms.is_served,
             )
         )
-        if found is None:
-            return None
-        seconds = time.perf_counter() - started
-        self._services.oversight.steering.note_lookup(
-            chosen.category, terms, found, call_cost_usd=decision.estimated_cost_usd or 0.0, seconds=seconds
-        )
-        if isinstance(found, Miss):
-            self._note_miss(look, chosen.category, found)
-            return None
-        question = look.key.last_user_text
-        case = AuditCase(self._request, decision, found.document, question, chosen.category, terms)
-        if terms.is_served:
-            self._served_case = case
-            return self._served(found)
-        self._shadow_case = case
-        self._note_miss(look, chosen.category, Miss("switched_off"))
-        return None
 
     async def _store(self, answer: bytes, decision: RouteDecision, settlement: Settlement, *, is_stream: bool) -> None:
         try:

@@ -28,6 +28,7 @@ from penstock_gateway.pipeline import Pipeline
 
 _MAX_REPORTS: Final = 10_000
 _ENTRY_ID: Final = re.compile(r"[0-9a-f]{32}")
+_SHARED_REFUSAL: Final = "Shared entries are deleted only by keys that may share answers."
 _T = TypeVar("_T")
 
 EntryId = Annotated[str, Path(description="As in the header `x-penstock-cache-entry`.")]
@@ -81,14 +82,18 @@ def _add_overview(routes: APIRouter, pipeline: Pipeline) -> None:
         return _json(await diagnose(services, _tenant(request), labels))
 
     @routes.delete("/v1/cache", summary="Delete all of the caller's entries, or those of a category")
-    async def delete_all(request: Request, category: Annotated[str | None, Query()] = None) -> Response:
-        """Delete the caller's entries for good; answered when the store has done it."""
+    async def delete_all(
+        request: Request, category: Annotated[str | None, Query()] = None, shared: Annotated[bool, Query()] = False
+    ) -> Response:
+        """Delete the caller's entries for good, or those shared by all; answered when the store has done it."""
         services = _services(pipeline)
-        _refuse_unknown_parameters(request, frozenset({"category"}))
-        tenant = _tenant(request)
+        _refuse_unknown_parameters(request, frozenset({"category", "shared"}))
+        if shared and not _rights(request).may_share_answers:
+            raise Forbidden(_SHARED_REFUSAL, code="cache_shared")
+        tenant = SHARED_TENANT if shared else _tenant(request)
         if category is not None:
             await _check_category(services, tenant, category)
-        else:
+        elif not shared:
             services.samples.forget(tenant)
         count = await _stored(services.cache.delete_all(tenant, category))
         return _json({"object": "cache.deletion", "category": category, "deleted": count})
@@ -109,7 +114,7 @@ def _add_entries(routes: APIRouter, pipeline: Pipeline) -> None:
         services, tenant = _services(pipeline), _tenant(request)
         document = await _entry(services, tenant, entry_id)
         if not _may_delete(request, document):
-            raise Forbidden("This entry is shared; only keys that may share answers delete it.", code="cache_shared")
+            raise Forbidden(_SHARED_REFUSAL, code="cache_shared")
         count = await _stored(services.cache.delete(document.tenant, [entry_id]))
         return _json({"object": "cache.deletion", "id": entry_id, "deleted": count})
 

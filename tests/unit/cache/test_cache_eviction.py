@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from array import array
-from collections.abc import Iterable
 
 import pytest
 from hypothesis import given
@@ -15,7 +14,7 @@ from penstock_cache import discard
 from penstock_cache.discard import predict_discard
 from penstock_cache.entry_slots import EntrySlots
 from penstock_cache.eviction import CategoryQueue, EvictionRules, HitValue, near_miss_credits, value_density
-from penstock_cache.shadow import GhostTable, ShadowLru, fingerprint_number
+from penstock_cache.ghosts import GhostTable, fingerprint_number
 from penstock_cache.slot_heap import NOWHERE, SlotHeap
 
 FAR = 1e9  # an end so far away that the life left counts in full
@@ -324,18 +323,6 @@ def test_category_queue_with_an_entry_without_credit_evicts_it_next() -> None:
     assert ours.pop() == "kept"
 
 
-def test_category_queue_by_recency_evicts_the_longest_untouched_whatever_its_worth() -> None:
-    """With one value for all, GreedyDual is the least-recently-used order: dear entries go when nobody touches them."""
-    ours = _Queue(EvictionRules(probation_share=0.0, newcomer_credit=1.0))
-    ours.queue.is_by_recency = True
-    for turn in range(4):
-        ours.add(f"dear{turn}", worth_usd=100.0)
-    for turn in range(4):
-        ours.pop()
-        ours.add(f"cheap{turn}", worth_usd=0.001)
-    assert all(name.startswith("cheap") for name in ours.pop_all())
-
-
 @pytest.mark.parametrize(
     "fields",
     [
@@ -435,49 +422,3 @@ def test_fingerprint_number_of_a_digest_is_never_the_empty_cell() -> None:
     assert fingerprint_number(b"\x02" + bytes(15)) == 2
     with pytest.raises(ValueError, match="8 bytes"):
         fingerprint_number(b"short")
-
-
-def _play_shadow(shadow: ShadowLru, requests: Iterable[tuple[int, bool]]) -> None:
-    for number, (fingerprint, is_ours) in enumerate(requests):
-        note = shadow.note_hit if is_ours else shadow.note_miss
-        note(fingerprint, 10, 1.0, FAR, float(number))
-
-
-def test_shadow_lru_that_earns_more_takes_over_for_longer_each_time() -> None:
-    """When recency earns more by the margin it takes over: for one window, then two, then four."""
-    shadow = ShadowLru(1_000, sample_bits=0, window_requests=10, margin=0.1)
-    states = []
-    for _ in range(14):
-        _play_shadow(shadow, [(1, False)] * 10)  # always in the shadow, never in ours
-        states.append(shadow.is_recency_better)
-    assert states == [True, False, True, True, False, True, True, True, True, False, True, True, True, True]
-    report = shadow.report()
-    assert report.regret_usd == report.shadow_usd == 10 * 14 - 1
-    assert report.windows == 14
-
-
-def test_shadow_lru_that_earns_no_more_never_takes_over() -> None:
-    """While our hits are worth as much as the shadow's, value stays in force."""
-    shadow = ShadowLru(1_000, sample_bits=0, window_requests=10, margin=0.1)
-    _play_shadow(shadow, [(number % 7, True) for number in range(200)])
-    assert not shadow.is_recency_better
-    assert shadow.report().regret_usd == 0.0
-
-
-def test_shadow_lru_of_few_bytes_forgets_the_least_recent_and_the_expired() -> None:
-    """The shadow holds what a least-recently-used cache of its bytes would, and counts no expired entry as a hit."""
-    shadow = ShadowLru(20, sample_bits=0, window_requests=4)
-    _play_shadow(shadow, [(1, False), (2, False), (3, False), (1, False)])  # 1 was pushed out by 3
-    assert shadow.report().shadow_usd == 0.0
-    for number in range(4):
-        shadow.note_miss(9, 10, 1.0, 0.5, float(number))  # expired when it is asked again
-    assert shadow.report().shadow_usd == 0.0
-
-
-def test_shadow_lru_that_samples_follows_its_share_of_fingerprints() -> None:
-    """One fingerprint in 2**bits is followed, told by other bits than a ghost's cell."""
-    shadow = ShadowLru(1 << 20, sample_bits=3, window_requests=1)
-    draws = random.Random(0)
-    _play_shadow(shadow, [(draws.getrandbits(64), False) for _ in range(8_000)])
-    # A binomial of 8,000 draws at 1/8 has a standard deviation of 30; five of them.
-    assert abs(shadow.report().windows - 1_000) < 150

@@ -80,11 +80,10 @@ def test_quotas_charged_or_released_beyond_what_there_is_are_refused() -> None:
     "fields",
     [
         {"reserve_bytes": -1}, {"reserve_bytes": 10, "cap_bytes": 9}, {"weight": 0.0}, {"weight": float("nan")},
-        {"reserve_bytes": 5, "least_reserve_bytes": 6},
     ],
 )  # fmt: skip
 def test_category_quota_that_contradicts_itself_is_refused(fields: dict[str, float]) -> None:
-    """Least reserve, reserve and cap stand in this order, and a weight is above 0."""
+    """Reserve and cap stand in this order, and a weight is above 0."""
     with pytest.raises(ValueError, match="quota"):
         CategoryQuota(**fields)  # type: ignore[arg-type]
 
@@ -98,13 +97,10 @@ def test_quotas_with_more_reserved_than_there_is_are_refused() -> None:
 
 
 quota = st.builds(
-    lambda reserve, cap, weight, least: CategoryQuota(
-        reserve, None if cap is None else max(cap, reserve), weight, min(least, reserve)
-    ),
+    lambda reserve, cap, weight: CategoryQuota(reserve, None if cap is None else max(cap, reserve), weight),
     st.integers(0, CAPACITY // 4),  # four of them fill the capacity
     st.none() | st.integers(1, CAPACITY),
     st.floats(0.1, 10.0),
-    st.integers(0, 100),
 )
 
 
@@ -129,37 +125,3 @@ def test_quotas_under_any_stream_keep_capacity_caps_and_reserves(
         held[name].append(size_bytes)
         assert filled.total_bytes == sum(map(sum, held.values())) <= CAPACITY
         assert all(filled.used_bytes(each) == sum(held[each]) <= filled.cap_bytes(each) for each in NAMES)
-
-
-@given(
-    st.dictionaries(st.sampled_from(NAMES), quota),
-    st.lists(st.tuples(st.dictionaries(st.sampled_from(NAMES), st.floats(0.0, 1.0)), st.integers(1, 500)), max_size=20),
-)
-def test_retuning_by_any_marginal_values_conserves_reserves_and_keeps_their_limits(
-    quotas: dict[str, CategoryQuota], windows: list[tuple[dict[str, float], int]]
-) -> None:
-    """Reserves move from where a byte earns less to where it earns more; their sum, least values and caps stay."""
-    tuned = CategoryQuotas(CAPACITY, quotas)
-    reserved = sum(each.reserve_bytes for each in quotas.values())
-    for marginal, chunk_bytes in windows:
-        before = tuned.quotas
-        moved = tuned.retune(marginal, chunk_bytes)
-        after = tuned.quotas
-        assert sum(each.reserve_bytes for each in after.values()) == reserved
-        for name, each in after.items():
-            assert quotas[name].least_reserve_bytes <= each.reserve_bytes
-            assert each.reserve_bytes <= max(tuned.cap_bytes(name), quotas[name].reserve_bytes)
-        if moved is None:
-            assert after == before
-        else:
-            giver, taker = moved
-            assert marginal.get(taker, 0.0) > marginal.get(giver, 0.0)
-            assert 0 < after[taker].reserve_bytes - before[taker].reserve_bytes <= chunk_bytes
-
-
-def test_retuning_with_equal_values_moves_nothing() -> None:
-    """Without a difference there is no reason to move."""
-    tuned = CategoryQuotas(CAPACITY, {"a": CategoryQuota(100), "b": CategoryQuota(100)})
-    assert tuned.retune({"a": 0.5, "b": 0.5}, 10) is None
-    assert tuned.retune({"a": 0.5, "b": 0.1}, 10) == ("b", "a")
-    assert tuned.quota("a").reserve_bytes == 110

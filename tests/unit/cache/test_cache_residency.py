@@ -13,7 +13,6 @@ from penstock_cache.entries import Neighbour
 from penstock_cache.eviction import EvictionRules, HitValue
 from penstock_cache.quotas import CategoryQuota, CategoryQuotas
 from penstock_cache.residency import ResidentSet
-from penstock_cache.shadow import ShadowLru
 
 NOW = 1_000.0
 RULES = EvictionRules(usd_per_second=0.0, probation_share=0.0)
@@ -126,7 +125,6 @@ def test_admission_of_an_evicted_request_that_returns_outlives_newcomers() -> No
             residents.remove("other")
             fingerprint = _candidate("e0").fingerprint
             assert residents.admit(_candidate("returned", fingerprint=fingerprint), NOW).is_admitted
-            assert residents.figures()["chat"].returned_usd == 1.0
         else:
             residents.remove("e0")
             residents.admit(_candidate("known", is_returning=True), NOW)
@@ -155,22 +153,22 @@ def test_near_misses_around_an_entry_save_it_without_any_hit() -> None:
     assert _gone(residents.admit(_candidate("new"), NOW)) == [("e1", EvictionReason.ROOM)]
 
 
-def test_reprice_of_an_entry_found_wrong_makes_it_the_next_victim() -> None:
-    """An entry whose hits are expected to do harm goes before all others."""
+def test_rescaling_of_an_entry_found_wrong_makes_it_the_next_victim() -> None:
+    """An entry whose hits are right less often than thought is worth as much less."""
     residents = _filled()
-    assert residents.reprice("e9", HitValue(10.0, precision=0.2, error_cost_usd=100.0), NOW)
-    assert not residents.reprice("gone", HitValue(1.0), NOW)
+    assert residents.rescale("e9", 0.01, NOW)
+    assert not residents.rescale("gone", 0.5, NOW)
     assert _gone(residents.admit(_candidate("new"), NOW)) == [("e9", EvictionReason.ROOM)]
 
 
 def test_remove_of_an_entry_frees_its_bytes_and_forgets_it() -> None:
-    """A deleted entry is gone at once, and its return earns it nothing."""
+    """A deleted entry is gone at once, and was not evicted, so its return is nobody's second request."""
     residents = _filled(1)
     assert residents.remove("e0")
     assert not residents.remove("e0")
     assert residents.quotas.total_bytes == 0
-    residents.admit(_candidate("e0"), NOW)
-    assert residents.figures()["chat"].returned_usd == 0.0
+    residents.admit(_candidate("e0", is_discard=True), NOW)
+    assert residents.figures()["chat"].discards_returned == 0
 
 
 def test_expire_up_to_a_limit_takes_the_longest_expired_first() -> None:
@@ -185,19 +183,6 @@ def test_expire_up_to_a_limit_takes_the_longest_expired_first() -> None:
     assert len(residents) == 1
 
 
-def test_marginal_value_of_a_category_is_what_evicted_bytes_turned_out_to_cost() -> None:
-    """Evicted entries that come back soon price the byte that was missing, and windows let old ones fade."""
-    residents = _filled()
-    residents.admit(_candidate("new", cost_usd=50.0), NOW)  # evicts e0, worth 1 USD, 100 bytes
-    assert residents.figures()["chat"].marginal_usd_per_byte == 0.0
-    residents.admit(_candidate("e0 again", fingerprint=_candidate("e0").fingerprint), NOW)  # evicts e1
-    assert residents.figures()["chat"].marginal_usd_per_byte == pytest.approx(1.0 / 200)
-    residents.begin_window()
-    assert residents.figures()["chat"].marginal_usd_per_byte == pytest.approx(1.0 / 200)
-    residents.admit(_candidate("x", cost_usd=50.0), NOW)
-    assert residents.figures()["chat"].marginal_usd_per_byte == pytest.approx(0.5 / 200)
-
-
 def test_figures_of_each_category_state_bytes_reserves_and_caps() -> None:
     """The figures are those of the quotas and the queues."""
     residents = _set(quotas={"code": CategoryQuota(200, 500)}, rules=EvictionRules(probation_share=0.5))
@@ -208,23 +193,6 @@ def test_figures_of_each_category_state_bytes_reserves_and_caps() -> None:
     assert (code.entries, code.used_bytes, code.probation_bytes) == (2, 150, 50)
     assert (code.reserve_bytes, code.cap_bytes, code.admitted) == (200, 500, 2)
     assert residents.figures()["chat"].cap_bytes == 1_000
-
-
-def test_resident_set_whose_shadow_earns_more_turns_to_recency_and_back() -> None:
-    """Where the set may switch, the least-recently-used order is in force while the shadow says so."""
-    for may_switch in (False, True):
-        shadow = ShadowLru(1_000, sample_bits=0, window_requests=5)
-        residents = _set(shadow=shadow, may_switch=may_switch)
-        seen = set()
-        for number in range(40):  # one request that never hits: every copy is deleted before it comes again
-            residents.admit(_candidate(f"e{number}", fingerprint=bytes(16)), NOW)
-            residents.remove(f"e{number}")
-            seen.add(residents.is_by_recency)
-        assert seen == ({False, True} if may_switch else {False})
-        report = residents.shadow_report()
-        assert report is not None
-        assert report.regret_usd > 0.0
-    assert _set().shadow_report() is None
 
 
 def test_resident_set_given_the_same_calls_gives_the_same_answers() -> None:

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from penstock_cache.guards import GUARD_NAMES, VETO_GUARDS, GuardReport, PromptSignature, Verdict, compare, signature_of
+from penstock_cache.guards.agreement import examine
 from penstock_cache.guards.readings import read_tokens
 from penstock_cache.guards.stems import form_of, stem_of
 from penstock_cache.guards.tokens import normal_form, tokenise
@@ -134,3 +135,15 @@ def test_stem_of_synonyms_is_one_key() -> None:
     """Close synonyms meet in one key."""
     assert stem_of("purchased") == stem_of("buy")
     assert stem_of("repairing") == stem_of("fix")
+
+
+def test_examine_of_any_two_texts_is_the_first_veto_of_compare_or_all_of_it() -> None:
+    """Stopping early changes nothing but the work: what is served reads the same report that training does."""
+    signatures = [signature_of(text) for pair in PAIRS for text in pair]
+    outcomes = set()
+    for one in signatures:
+        for other in signatures:
+            report, found = compare(one, other), examine(one, other)
+            assert found == (report.vetoes[0] if report.vetoes else report)
+            outcomes.add(found if isinstance(found, str) else "")
+    assert {"", "antonyms", "order", "language"} <= outcomes

@@ -50,6 +50,8 @@ def problems(tmp_path, text: str, environ: dict[str, str] | None = None) -> list
             "client_keys: [{name: a, key: '${K}', cache_category: fak}]",
             "client_keys[0].cache_category: no cache category is called 'fak' (did you mean 'faq'?)",
         ),
+        ("cache: {audit: {judge: smal}}", "cache.audit.judge: no deployment is called 'smal'"),
+        ("cache: {grey_zone: {model: smal}}", "cache.grey_zone.model: no deployment is called 'smal'"),
         (
             "cache: {header_categories: [fak]}",
             "cache.header_categories: no cache category is called 'fak' (did you mean 'faq'?)",
