@@ -106,7 +106,7 @@ def semantic(monkeypatch: pytest.MonkeyPatch, decided_by: DecisionRule | None = 
         return EntryJudge(used, start.verifier_of(verifier)), verifier, None  # type: ignore[arg-type]
 
     parts = RoutingParts(artifact, FakeEncoderService())  # type: ignore[arg-type]
-    monkeypatch.setattr(wiring, "load_routing", lambda _: (parts, None))
+    monkeypatch.setattr(wiring, "load_routing", lambda *_: (parts, None))
     monkeypatch.setattr(start, "_judge", judge)
 
 
