@@ -122,10 +122,10 @@ class TimedJudge(EntryJudge):
         self._laps.add("verify", started)
         return unit
 
-    async def judge(self, text: str, near: Any, threshold: float) -> Any:
+    async def judge(self, text: str, near: Any, threshold: float, *, tenant: str | None = None) -> Any:
         """Judge and note the time."""
         started = time.perf_counter_ns()
-        found = await super().judge(text, near, threshold)
+        found = await super().judge(text, near, threshold, tenant=tenant)
         self._laps.add("decide", started)
         return found
 

@@ -88,7 +88,7 @@ def _encoders(
 def _with_runs_of(encoder: PromptEncoder, rows: int) -> PromptEncoder:
     """Show what batching would save where the manifest forbids it for the vectors' sake."""
     manifest = msgspec.structs.replace(encoder.manifest, rows_per_run=rows)
-    return PromptEncoder(manifest, encoder._tokenizer, encoder._session)
+    return PromptEncoder(manifest, encoder._tokenizer._tokenizer, encoder._session)
 
 
 def _exported_fp32(scratch: Path, say: Callable[[str], None]) -> list[Path]:

@@ -349,7 +349,7 @@ async def test_stop_with_open_requests_ends_them_after_the_grace(settings, is_st
 async def test_router_failure_shows_in_the_metrics(tmp_path, monkeypatch) -> None:
     """A router that fails answers with the default arm, and the counter that operators watch rises."""
 
-    async def broken(_: str) -> None:
+    async def broken(*_: object) -> None:
         raise ValueError("broken")
 
     path = tmp_path / "penstock.yaml"
@@ -357,7 +357,8 @@ async def test_router_failure_shows_in_the_metrics(tmp_path, monkeypatch) -> Non
     async with running(load_settings(path, {}), lambda _: PLAIN) as gateway:
         parts = gateway.app.pipeline.chooser.parts
         assert parts is not None
-        monkeypatch.setattr(parts.encoder, "encode", broken)
+        for way in ("encode", "read"):  # with the joined graph, and without
+            monkeypatch.setattr(parts.encoder, way, broken)
         assert (await gateway.chat(model="auto")).status == 200
         assert "penstock_router_failures_total 1.0" in await gateway.metrics()
 
