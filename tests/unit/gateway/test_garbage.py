@@ -5,10 +5,18 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from penstock_gateway.garbage import LATEST_AFTER_SECONDS, LOOK_SECONDS, QUIET_AFTER_SECONDS, collect_when_quiet
+from penstock_gateway import garbage
+from penstock_gateway.garbage import (
+    LATEST_AFTER_SECONDS,
+    LOOK_SECONDS,
+    QUIET_AFTER_SECONDS,
+    collect_when_quiet,
+    give_free_memory_back,
+)
 
 
 class Hours:
@@ -56,3 +64,13 @@ def test_garbage_of_old_objects_is_left_to_the_quiet_moments() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("has_trim", [True, False])
+def test_free_memory_is_given_back_where_the_c_library_can(monkeypatch: pytest.MonkeyPatch, has_trim: bool) -> None:
+    """Without glibc nothing happens, and nothing breaks."""
+    asked: list[int] = []
+    library = SimpleNamespace(malloc_trim=asked.append) if has_trim else SimpleNamespace()
+    monkeypatch.setattr(garbage, "ctypes", SimpleNamespace(CDLL=lambda _: library))
+    give_free_memory_back()
+    assert asked == ([0] if has_trim else [])
