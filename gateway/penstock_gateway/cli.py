@@ -202,12 +202,12 @@ def check_config_command(path: Path | None, insecure: bool, as_json: bool) -> in
 )
 @_json_option
 def doctor_command(path: Path | None, url: str | None, offline: bool, deadline: float, as_json: bool) -> int:
-    r"""Look at installation, configuration, providers (nothing is spent), Redis, GPU, clock and ports; say what to fix.
+    """Look at installation, configuration, providers (nothing is spent), Redis, GPU, clock and ports; say what to fix.
 
     \b
     penstock doctor                       exit code 1 when something must be fixed
     penstock doctor --json --offline      for machines, without asking anybody
-    """
+    """  # noqa: D301 - click reads the character
     from penstock_gateway.doctor_run import examine_all
     from penstock_gateway.settings_report import finding_lines
 

@@ -14,13 +14,13 @@ _SHELLS = ("bash", "zsh", "fish")
 @click.command("completion")
 @click.argument("shell", type=click.Choice(_SHELLS))
 def completion_command(shell: str) -> int:
-    r"""Write what SHELL needs to complete commands and options.
+    """Write what SHELL needs to complete commands and options.
 
     \b
     bash:  eval "$(penstock completion bash)"                              in ~/.bashrc
     zsh:   eval "$(penstock completion zsh)"                               in ~/.zshrc
     fish:  penstock completion fish > ~/.config/fish/completions/penstock.fish
-    """
+    """  # noqa: D301 - click reads the character
     from click.shell_completion import get_completion_class
 
     writer = get_completion_class(shell)

@@ -49,11 +49,11 @@ def encode_server_command(
     tls_key: Path | None,
     insecure: bool,
 ) -> int:
-    r"""Serve prompt vectors to gateways whose encoder.remote names this address, until interrupted.
+    """Serve prompt vectors to gateways whose encoder.remote names this address, until interrupted.
 
     \b
     penstock encode-server --listen unix:/run/penstock/encoder.sock --encoder minilm-l6-v2
-    """
+    """  # noqa: D301 - click reads the character
     import asyncio
 
     from penstock_gateway.remote_encoder.address import EncoderAddress

@@ -31,14 +31,14 @@ _OUTCOME = (
 @click.option("--url", default=DEFAULT_URL, show_default=True, help="Where the gateway listens.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON document.")
 def explain_command(decision_id: str, url: str, as_json: bool) -> int:
-    r"""Show why a request was answered by the model that answered it, and what it cost.
+    """Show why a request was answered by the model that answered it, and what it cost.
 
     DECISION_ID is in the header x-penstock-decision-id of its answer. The gateway keeps the last ones
     (decisions.keep); the key in $PENSTOCK_API_KEY sees its own tenant's alone.
 
     \b
     penstock explain dec_5abe459ba5d87ce4b8a2f5c1
-    """
+    """  # noqa: D301 - click reads the character
     if not _DECISION_ID.fullmatch(decision_id):
         raise click.UsageError("a decision id begins with dec_, as in the header x-penstock-decision-id")
     decision = ask("GET", url, f"/v1/decisions/{decision_id}")

@@ -22,7 +22,7 @@ from penstock_gateway.commands.admin_client import write_json
 @click.option("--public-key", help="Ed25519 key, base64, that must have signed it.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON document.")
 def fetch_artifact_command(url: str, folder: Path, digest: str, public_key: str | None, as_json: bool) -> int:
-    r"""Copy the artifact folder at URL (s3://…, gs://…, a path) to FOLDER, once its digest has been checked.
+    """Copy the artifact folder at URL (s3://…, gs://…, a path) to FOLDER, once its digest has been checked.
 
     \b
     penstock artifact fetch s3://routers/support /artifact/router --digest sha256:…
@@ -30,7 +30,7 @@ def fetch_artifact_command(url: str, folder: Path, digest: str, public_key: str 
     s3:// and gs:// need the extra 'ship', other stores their fsspec package beside it (adlfs …). Credentials come from
     where the clients look for them: variables, files, the identity of the pod. A FOLDER that already has this artifact
     is left as it is.
-    """
+    """  # noqa: D301 - click reads the character
     from penstock_routers.errors import RouterError
 
     try:

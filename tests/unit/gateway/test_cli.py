@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from penstock_gateway import cli, doctor, settings_report
@@ -323,6 +324,21 @@ def test_route_shows_gain_with_its_error_and_aligned_costs(
 def test_usd_amounts_of_different_length_get_the_same_decimals() -> None:
     """Amounts can be compared at a glance; none is rounded."""
     assert settings_report.aligned_usd(["0.1", None, "0.000025"]) == ["0.100000", "-", "0.000025"]
+
+
+def test_help_of_every_command_keeps_its_examples_on_lines_of_their_own() -> None:
+    """Click takes the character backspace for "as it stands"; written out, it would be shown and the lines joined."""
+    seen = 0
+    waiting: list[click.Command] = [cli.penstock]
+    while waiting:
+        command = waiting.pop()
+        assert "\\b" not in (command.help or ""), command.name
+        seen += "\b" in (command.help or "")
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            found = (command.get_command(context, name) for name in command.list_commands(context))
+            waiting += [each for each in found if each is not None]
+    assert seen >= 5
 
 
 def test_help_promises_what_the_router_does(capsys: pytest.CaptureFixture[str]) -> None:
