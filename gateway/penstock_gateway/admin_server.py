@@ -47,7 +47,7 @@ class AdminServer:
         self._host = host
         self._port = port
         self._http = http
-        self._server: _QuietServer | None = None
+        self._server: QuietServer | None = None
         self._serving: asyncio.Task[None] | None = None
         self._listener: socket.socket | None = None
 
@@ -79,7 +79,7 @@ class AdminServer:
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=int(STOP_SECONDS),
         )
-        self._server = _QuietServer(config)
+        self._server = QuietServer(config)
         self._serving = asyncio.get_running_loop().create_task(self._server.serve([self._listener]))
         coming_up = asyncio.get_running_loop().create_task(self._server.is_up.wait())
         await asyncio.wait((coming_up, self._serving), timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -103,7 +103,7 @@ class AdminServer:
             self._listener.close()
 
 
-class _QuietServer(uvicorn.Server):
+class QuietServer(uvicorn.Server):
     """A server that takes no signals, as the process has one that does, and that says when it is up."""
 
     def __init__(self, config: uvicorn.Config) -> None:

@@ -161,7 +161,7 @@ async def read_body(head: RequestHead, receive: Receive, *, max_bytes: int) -> b
     whole = None if head.exchange is None else head.exchange.take_whole_body()
     if whole is not None and len(whole) > max_bytes:
         raise _too_large(max_bytes)
-    body = await _receive_in_time(receive, max_bytes) if whole is None else whole
+    body = await receive_whole(receive, max_bytes) if whole is None else whole
     if not body and head.asks_upgrade:
         raise InvalidRequest(
             "Send the request without an Upgrade header: only HTTP/1.1 is spoken here.", code="upgrade_not_supported"
@@ -310,7 +310,8 @@ def _read_control(head: RequestHead, name: bytes, value: str) -> None:
         )
 
 
-async def _receive_in_time(receive: Receive, max_bytes: int) -> bytes:
+async def receive_whole(receive: Receive, max_bytes: int) -> bytes:
+    """Return a body as it was sent; raises what `read_body` raises for one that is large, late or left alone."""
     try:
         async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
             return await _receive_all(receive, max_bytes)

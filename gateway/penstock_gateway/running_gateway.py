@@ -40,6 +40,7 @@ from penstock_gateway.settings_redis_checks import RedisFeature
 from penstock_gateway.settings_secrets import SecretFileError
 from penstock_gateway.spending_start import RunningSpending, rules_of, start_spending
 from penstock_gateway.tracing.export import TracingNotInstalled, start_tracing
+from penstock_gateway.workers.states import WorkerState
 from penstock_gateway.wiring import RoutingFinding, reconfigure, warn_of_floors
 
 _log = logging.getLogger("penstock.app")
@@ -106,12 +107,15 @@ class RunningGateway:
         On what the configuration of the start uses.
     admin_port : int or None
         That the admin API listens on; None while it does not.
+    other_workers : callable or None
+        As `console.contract.ConsoleParts.others`.
     """
 
     def __init__(self, parts: GatewayParts) -> None:
         self.parts = parts
         self.reload: Reload | None = None
         self.admin_port: int | None = None
+        self.other_workers: Callable[[int], Awaitable[list[WorkerState]]] | None = None
         self._lasting = Lasting()
         self.first_hold = self._lasting.hold()
         self._stack = AsyncExitStack()
@@ -287,7 +291,7 @@ class RunningGateway:
             raise StartProblem(str(error)) from None
 
     def _console_of(self, admin: AdminParts, secret: str) -> Console:
-        return Console(ConsoleParts(admin, self.parts.pipeline, self.parts.watch), secret)
+        return Console(ConsoleParts(admin, self.parts.pipeline, self.parts.watch, self.other_workers), secret)
 
     def _what_is_known(self) -> Known:
         """Return what keys may name, by the configuration in force."""

@@ -35,7 +35,11 @@ __all__ = [
 CONFIGURATION_VARIABLE = "PENSTOCK_CONFIG"
 DEFAULT_FILE = Path("penstock.yaml")
 
-_OPTIONS: dict[str, SettingKey] = {"--host": ("server", "host"), "--port": ("server", "port")}
+_OPTIONS: dict[str, SettingKey] = {
+    "--host": ("server", "host"),
+    "--port": ("server", "port"),
+    "--workers": ("server", "workers"),
+}
 
 _NOTHING_FOUND = (
     "there is no configuration and no provider key, so there is no model to call",
@@ -50,6 +54,7 @@ def load_settings(
     *,
     host: str | None = None,
     port: int | None = None,
+    workers: int | None = None,
     is_insecure: bool = False,
     must_route: bool = False,
 ) -> Settings:
@@ -61,7 +66,7 @@ def load_settings(
         The file. None: ``PENSTOCK_CONFIG``, then ``./penstock.yaml``, then the environment alone.
     environ : mapping of str to str
         ``PENSTOCK__SECTION__SETTING`` variables lie over the file; ``${VARIABLE}`` references are looked up here.
-    host, port : str, int, optional
+    host, port, workers : str, int, int, optional
         Command-line options; they lie over everything.
     is_insecure : bool
         Accept a non-loopback address without client keys.
@@ -79,7 +84,8 @@ def load_settings(
         With all problems: place, setting, what is wrong, nearest match.
     """
     path = path or find_configuration(environ)
-    options = {"--host": host, "--port": None if port is None else str(port)}
+    options = {"--host": host}
+    options |= {name: None if n is None else str(n) for name, n in (("--port", port), ("--workers", workers))}
     overrides = {name: (_OPTIONS[name], text) for name, text in options.items() if text is not None}
     source = read_source(path, environ, overrides)
     if source.problems and not source.tree:

@@ -64,6 +64,13 @@ class ServerSettings(Section):
         description="`Host` names accepted besides loopback names and `host` itself; `*.example.org` takes a domain.",
     )
     max_body_bytes: int = Field(20_971_520, ge=1024, le=1_073_741_824, description="Largest request body, bytes.")
+    workers: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that share the port, one a core at most. What they count together (keys, budgets, "
+        "spend) needs `ledger.kind: redis`; limits of this file are divided among them (docs/workers.md).",
+    )
     max_in_flight: int = Field(1024, ge=1, le=100_000, description="Requests in progress before new ones get a 503.")
     keep_alive_seconds: int = Field(
         75, ge=1, le=3600, description="How long a connection may be idle; longer than that of a proxy in front."

@@ -6,7 +6,7 @@ Owns the list of settings that keep their value. Read `RESTART_SETTINGS`, then `
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -48,6 +48,7 @@ RESTART_SETTINGS: Final[tuple[tuple[str, ...], ...]] = (
     *(("routing", name) for name in _ROUTER_SETTINGS),
     ("server", "host"),
     ("server", "port"),
+    ("server", "workers"),
     ("server", "keep_alive_seconds"),
     ("server", "drain_seconds"),
     ("server", "reload_on_change"),
@@ -85,8 +86,12 @@ class ConfigurationReader:
         Command-line option.
     port : int, optional
         Command-line option.
+    workers : int, optional
+        Command-line option.
     is_insecure : bool
         Command-line option.
+    adapt : callable
+        Returns the settings that this process lives by, when it is one of several workers.
     """
 
     def __init__(
@@ -96,13 +101,21 @@ class ConfigurationReader:
         *,
         host: str | None = None,
         port: int | None = None,
+        workers: int | None = None,
         is_insecure: bool = False,
+        adapt: Callable[[Settings], Settings] = lambda settings: settings,
     ) -> None:
         self._path = path or find_configuration(environ)
         self._environ = dict(environ)
         self._host = host
         self._port = port
+        self._workers = workers
+        self._adapt = adapt
         self._is_insecure = is_insecure
+
+    def first(self) -> Settings:
+        """Read and check what the process starts with; blocks. Raises `ConfigurationError`."""
+        return self._load(self._host, self._port)
 
     def read(self, running: Settings) -> NewConfiguration:
         """Read and check the configuration; blocks.
@@ -139,7 +152,10 @@ class ConfigurationReader:
         return digest.digest()
 
     def _load(self, host: str | None, port: int | None) -> Settings:
-        return load_settings(self._path, self._environ, host=host, port=port, is_insecure=self._is_insecure)
+        loaded = load_settings(
+            self._path, self._environ, host=host, port=port, workers=self._workers, is_insecure=self._is_insecure
+        )
+        return self._adapt(loaded)
 
     def _files(self, running: Settings) -> Iterator[Path]:
         if self._path is not None:

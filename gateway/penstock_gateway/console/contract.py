@@ -13,6 +13,7 @@ from typing import Any
 from penstock_gateway.artifact_watch import ArtifactWatch
 from penstock_gateway.endpoints.admin_requests import AdminParts
 from penstock_gateway.pipeline import Pipeline
+from penstock_gateway.workers.states import WorkerState, state_of, together
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +27,21 @@ class ConsoleParts:
     pipeline : Pipeline
     watch : ArtifactWatch or None
         What follows the source of artifacts; None when nothing does.
+    others : callable or None
+        Returns what the other workers of this gateway know, given how many records are wanted of each; None when there
+        are none.
     """
 
     admin: AdminParts
     pipeline: Pipeline
     watch: ArtifactWatch | None = None
+    others: Callable[[int], Awaitable[list[WorkerState]]] | None = None
+
+    async def state(self, records: int) -> WorkerState:
+        """Return what all workers know of their last requests and of the deployments; `records` requests at most."""
+        if self.others is None:
+            return state_of(self.pipeline, records)
+        return together([state_of(self.pipeline, records), *await self.others(records)], records)
 
     @property
     def events_folder(self) -> Path | None:

@@ -35,7 +35,7 @@ async def events_page(parts: ConsoleParts, asked: Asked) -> Page:
         "events": [],
     }
     if kind == "requests":
-        rows = [_request_row(*record) for record in parts.pipeline.decisions.newest(READ)]
+        rows = [_request_row(*record) for record in (await parts.state(READ)).records]
         values["rows"] = [row for row in rows if row["error_code"] or not only_errors][:SHOWN]
     elif folder is not None:
         try:
@@ -49,7 +49,11 @@ async def events_page(parts: ConsoleParts, asked: Asked) -> Page:
 
 async def decision_page(parts: ConsoleParts, asked: Asked) -> Page:
     """Show one decision with all its candidates, and what it came to."""
-    found = parts.pipeline.decisions.find_any(asked.query.get("id", ""))
+    wanted = asked.query.get("id", "")
+    found = parts.pipeline.decisions.find_any(wanted)
+    if found is None and parts.others is not None:
+        records = (await parts.state(parts.pipeline.decisions.keep)).records
+        found = next((record for record in records if record[1].id == wanted), None)
     if found is None:
         raise NotFound("This decision is not remembered any more; only recent ones are.", code="decision_not_found")
     tenant, decision, settlement = found

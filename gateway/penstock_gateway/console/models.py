@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
-from penstock_gateway.attempts.lanes import Lane
 from penstock_gateway.console.contract import Asked, ConsoleParts, Page
 from penstock_gateway.console.recent import LOOKED_AT, ModelFigures, summarise
 from penstock_gateway.money.price_text import price_fields
+from penstock_gateway.workers.states import CLOSED, LaneState
 
 
 async def models_page(parts: ConsoleParts, asked: Asked) -> Page:
     """Show every deployment and its health."""
     pipeline = parts.pipeline
-    recent = summarise(pipeline.decisions.newest(LOOKED_AT))
-    lanes = {lane.name: lane for lane in pipeline.attempts.runner.book}
+    state = await parts.state(LOOKED_AT)
+    recent = summarise(state.records)
     rows = [
-        _row(lanes.get(name), recent.models.get(name, ModelFigures()))
+        _row(state.lanes.get(name), recent.models.get(name, ModelFigures()))
         | {
             "name": name,
             "model": deployment.model,
@@ -36,23 +35,18 @@ async def models_page(parts: ConsoleParts, asked: Asked) -> Page:
         }
         for name, deployment in pipeline.deployments.items()
     ]
-    return Page("models.html", {"rows": rows, "looked_at": recent.requests})
+    return Page("models.html", {"rows": rows, "looked_at": recent.requests, "workers": pipeline.settings.server.workers})
 
 
-def _row(lane: Lane | None, figures: ModelFigures) -> dict[str, Any]:
-    state, wait = "unknown", 0.0
-    if lane is not None:
-        wait = lane.breaker.closed_seconds(time.perf_counter())
-        state = lane.breaker.state.value
-        if state == "closed" and wait > 0:
-            state = "cooling"
+def _row(lane: LaneState | None, figures: ModelFigures) -> dict[str, Any]:
+    state = "unknown" if lane is None else lane.state
     return {
         "figures": figures,
         "error_share": figures.errors / figures.requests if figures.requests else None,
         "state": {"closed": "healthy", "half_open": "being probed"}.get(state, state),
-        "is_well": state == "closed",
-        "wait_seconds": wait,
-        "in_flight": 0 if lane is None else lane.slots.in_flight,
-        "waiting": 0 if lane is None else lane.slots.waiting,
-        "limit": None if lane is None else lane.slots.limit,
+        "is_well": state == CLOSED,
+        "wait_seconds": 0.0 if lane is None else lane.wait_seconds,
+        "in_flight": 0 if lane is None else lane.in_flight,
+        "waiting": 0 if lane is None else lane.waiting,
+        "limit": None if lane is None else lane.limit,
     }

@@ -14,6 +14,7 @@ from penstock_gateway.console.rendering import moment
 from penstock_gateway.endpoints.admin_spend import accounts_of, budget_views, spend_view
 from penstock_gateway.errors import GatewayError
 from penstock_gateway.ledger.contract import Period
+from penstock_gateway.workers.states import CLOSED, COOLING
 
 
 async def overview_page(parts: ConsoleParts, asked: Asked) -> Page:
@@ -27,8 +28,8 @@ async def live_part(parts: ConsoleParts, asked: Asked) -> Page:
 
 
 async def _values(parts: ConsoleParts) -> dict[str, Any]:
-    pipeline = parts.pipeline
-    recent = summarise(pipeline.decisions.newest(LOOKED_AT))
+    pipeline, state = parts.pipeline, await parts.state(LOOKED_AT)
+    recent = summarise(state.records)
     spend, problem = await _spend(parts)
     is_long = (recent.last_at or 0.0) - (recent.first_at or 0.0) > 86_400.0
     labels = [moment(at, "%m-%d %H:%M" if is_long else "%H:%M:%S") for at in (recent.first_at, recent.last_at)]
@@ -39,27 +40,20 @@ async def _values(parts: ConsoleParts) -> dict[str, Any]:
         "p50_ms": quantile(recent.durations_ms, 0.5),
         "p99_ms": quantile(recent.durations_ms, 0.99),
         "overhead_ms": quantile(recent.overheads_ms, 0.5),
-        "in_flight": sum(lane.slots.in_flight for lane in pipeline.attempts.runner.book),
+        "in_flight": sum(lane.in_flight for lane in state.lanes.values()),
         "chart": columns(recent.columns, (labels[0], labels[1])),
         "models": sorted(recent.models.items(), key=lambda item: (-item[1].requests, item[0])),
-        "codes": _codes(parts),
+        "codes": sorted(state.errors.items(), key=lambda item: (-item[1], item[0]))[:8],
         "reasons": sorted(recent.reasons.items(), key=lambda item: (-item[1], item[0])),
         "spend": spend,
         "spend_problem": problem,
         "baseline": pipeline.settings.baseline,
         "has_cache": pipeline.cache is not None,
-        "closed": [lane.name for lane in pipeline.attempts.runner.book if lane.breaker.state.value != "closed"],
+        "closed": [name for name, lane in state.lanes.items() if lane.state not in (CLOSED, COOLING)],
         "artifact": pipeline.chooser.artifact_id,
         "refusal": None if watch is None else watch.refusal,
         "port": pipeline.settings.server.port,
     }
-
-
-def _codes(parts: ConsoleParts) -> list[tuple[str, int]]:
-    """Return errors by code since the start: requests that were refused before a decision are among them."""
-    samples = [sample for family in parts.pipeline.metrics.errors.collect() for sample in family.samples]
-    counts = [(sample.labels["code"], int(sample.value)) for sample in samples if sample.value]
-    return sorted(counts, key=lambda item: (-item[1], item[0]))[:8]
 
 
 def _shares(recent: Recent) -> dict[str, float | None]:

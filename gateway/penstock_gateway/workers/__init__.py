@@ -1,0 +1,1 @@
+"""Several processes of one gateway on one port: who starts them, what each may take, what they ask each other."""

@@ -1,0 +1,214 @@
+"""How one worker asks another: HTTP over a socket file that only this user may open.
+
+Owns the paths of the socket files, the deadline, and what a worker that does not answer comes to. What is asked are the
+gateway's own paths, with the caller's own credential, and a few that exist here alone. Read `Peers.ask_all`, then
+`PeerServer`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import uvicorn
+
+from penstock_gateway.admin_server import QuietServer
+from penstock_gateway.asgi import Receive, Scope, Send
+from penstock_gateway.bounded_http import BoundedHttp
+from penstock_gateway.reloading import ReloadOutcome
+
+_log = logging.getLogger("penstock.workers")
+
+ASK_SECONDS: Final = 2.0
+"""For a worker's answer; one that hangs must not keep a scrape from the others' figures."""
+RELOAD_SECONDS: Final = 90.0
+MAX_ANSWER_BYTES: Final = 64 << 20
+_STOP_SECONDS: Final = 2
+_HOPS: Final = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"upgrade", b"te"})
+
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+RawHeaders = Sequence[tuple[bytes, bytes]]
+
+
+class Question(msgspec.Struct, frozen=True):
+    """A request to another worker.
+
+    Attributes
+    ----------
+    method, target : str
+        Target is path and query.
+    headers : sequence of (bytes, bytes)
+    body : bytes
+    """
+
+    method: str
+    target: str
+    headers: RawHeaders = ()
+    body: bytes = b""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What another worker said.
+
+    Attributes
+    ----------
+    worker : int
+    status : int
+        0: it does not run (its socket is closed); 504: it did not answer in time.
+    headers : list of (bytes, bytes)
+    body : bytes
+    """
+
+    worker: int
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes = b""
+
+
+class Peers:
+    """The other workers of this gateway.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the socket files; nobody else can look into it.
+    index : int
+        Of this worker.
+    count : int
+        Of all.
+    """
+
+    def __init__(self, folder: Path, index: int, count: int) -> None:
+        self.folder = folder
+        self.index = index
+        self.count = count
+
+    async def ask_all(self, question: Question, seconds: float = ASK_SECONDS) -> list[Answer]:
+        """Ask every other worker at once.
+
+        Parameters
+        ----------
+        question : Question
+        seconds : float
+
+        Returns
+        -------
+        list of Answer
+            In the order of the workers; always one of each.
+        """
+        others = [worker for worker in range(self.count) if worker != self.index]
+        asked = (asyncio.to_thread(_ask, socket_path(self.folder, worker), worker, question, seconds) for worker in others)
+        return list(await asyncio.gather(*asked))
+
+
+def socket_path(folder: Path, worker: int) -> Path:
+    """Return where a worker listens for the others."""
+    return folder / f"worker-{worker}.sock"
+
+
+class PeerServer:
+    """Answers the other workers; fulfils `reloading.Trigger`, as one of them may ask for a reload.
+
+    Parameters
+    ----------
+    app : callable
+        The gateway's application, by ASGI, without what asks other workers.
+    folder : Path
+    index : int
+        Of this worker.
+    """
+
+    def __init__(self, app: AsgiApp, folder: Path, index: int) -> None:
+        self._app = app
+        self._path = socket_path(folder, index)
+        self._server: QuietServer | None = None
+        self._serving: asyncio.Task[None] | None = None
+
+    def start(self, reload: Callable[[str], Awaitable[ReloadOutcome]]) -> None:
+        """Listen from now on."""
+        self._path.unlink(missing_ok=True)  # of the process that had this place before
+        config = uvicorn.Config(
+            self._app,
+            uds=str(self._path),
+            http=BoundedHttp,
+            loop="none",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=_STOP_SECONDS,
+        )
+        self._server = QuietServer(config)
+        self._serving = asyncio.get_running_loop().create_task(self._server.serve(), name="penstock-peers")
+
+    async def aclose(self) -> None:
+        """Stop listening; safe to call twice."""
+        server, serving = self._server, self._serving
+        self._server = self._serving = None
+        if server is None or serving is None:
+            return
+        server.should_exit = True
+        _, late = await asyncio.wait((serving,), timeout=_STOP_SECONDS + 1)
+        for task in late:
+            server.force_exit = True
+            task.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        self._path.unlink(missing_ok=True)
+
+
+class _SocketFileConnection(http.client.HTTPConnection):
+    """The standard library's, over a socket file."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        super().__init__("localhost", timeout=seconds)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def _ask(path: Path, worker: int, question: Question, seconds: float) -> Answer:
+    """Ask one worker; blocks."""
+    connection = _SocketFileConnection(path, seconds)
+    try:
+        connection.connect()
+    except (FileNotFoundError, ConnectionRefusedError):
+        return Answer(worker, 0, [])
+    except OSError as error:
+        return _no_answer(worker, error)
+    try:
+        connection.putrequest(question.method, question.target, skip_host=True, skip_accept_encoding=True)
+        has_host = False
+        for name, value in question.headers:
+            if name not in _HOPS:
+                has_host = has_host or name == b"host"
+                connection.putheader(name.decode("latin-1"), value)
+        if not has_host:
+            connection.putheader("host", "localhost")
+        connection.putheader("content-length", str(len(question.body)))
+        connection.endheaders(question.body or None)
+        answered = connection.getresponse()
+        headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answered.getheaders()]
+        return Answer(worker, answered.status, headers, answered.read(MAX_ANSWER_BYTES))
+    except (ConnectionError, http.client.RemoteDisconnected):  # it ended while it was asked: it is gone
+        return Answer(worker, 0, [])
+    except (OSError, http.client.HTTPException) as error:
+        return _no_answer(worker, error)
+    finally:
+        connection.close()
+
+
+def _no_answer(worker: int, error: Exception) -> Answer:
+    _log.warning("worker_does_not_answer", extra={"worker": worker, "problem": type(error).__name__})
+    return Answer(worker, 504, [])
