@@ -16,6 +16,7 @@ from typing import Final
 import uvicorn
 
 from penstock_gateway.asgi import Receive, Scope, Send
+from penstock_gateway.listening import bound_socket
 
 _log = logging.getLogger("penstock.admin")
 
@@ -123,14 +124,9 @@ class QuietServer(uvicorn.Server):
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound."""
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    bound = socket.socket(family, kind, protocol)
+    """Return a socket that listens."""
+    bound = bound_socket(host, port)
     try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind(address)
         bound.listen(_BACKLOG)
     except OSError:
         bound.close()

@@ -130,18 +130,13 @@ spend_group.add_command(reconcile_command)
 @_config_option
 @click.option("--host", help="Address to bind, over the configuration's.")
 @click.option("--port", type=click.IntRange(0, 65_535), help="TCP port, over the configuration's.")
+@click.option("--workers", type=click.IntRange(1, 64), help="Processes that share the port; see docs/workers.md.")
 @click.option("--insecure", is_flag=True, help="Accept a non-loopback address without client keys.")
-def serve_command(path: Path | None, host: str | None, port: int | None, insecure: bool) -> int:
+def serve_command(path: Path | None, host: str | None, port: int | None, workers: int | None, insecure: bool) -> int:
     """Run the gateway until interrupted."""
-    settings = _load(path, host=host, port=port, is_insecure=insecure)
-    given_host, given_port = host, port
+    settings = _load(path, host=host, port=port, workers=workers, is_insecure=insecure)
     from penstock_gateway.accounts.start import start_problem
-    from penstock_gateway.app import create_app
-    from penstock_gateway.configurations import reloading_app
-    from penstock_gateway.doctor import port_problem
-    from penstock_gateway.server import free_port, serve
-    from penstock_gateway.settings_model_checks import routing_obstacle
-    from penstock_gateway.settings_restart import ConfigurationReader
+    from penstock_gateway.listening import bound_socket, port_problem
 
     problem = port_problem(settings.server.host, settings.server.port)
     if problem is not None:
@@ -150,18 +145,34 @@ def serve_command(path: Path | None, host: str | None, port: int | None, insecur
         raise click.ClickException(f"{problem}; stop what listens there, or change admin.port")
     if (problem := start_problem(settings)) is not None:
         raise click.ClickException(problem)
-    host = settings.server.host
+    if settings.server.workers > 1:
+        from penstock_gateway.workers.supervisor import supervise
+        from penstock_gateway.workers.task import WorkerTask
+
+        listener = bound_socket(settings.server.host, settings.server.port)
+        _say_address(settings, listener.getsockname()[1], f" in {settings.server.workers} workers")
+        task = WorkerTask(None if path is None else str(path), host, port, workers, insecure)
+        return 0 if supervise(settings, listener, task) else EXIT_REFUSED
+    from penstock_gateway.app import create_app
+    from penstock_gateway.configurations import reloading_app
+    from penstock_gateway.server import serve
+    from penstock_gateway.settings_model_checks import routing_obstacle
+    from penstock_gateway.settings_restart import ConfigurationReader
+
     app = create_app(settings)
-    listener = None if settings.server.port else free_port(host)
-    port = settings.server.port if listener is None else listener.getsockname()[1]
+    own = None if settings.server.port else bound_socket(settings.server.host, 0)
     off = "" if app.pipeline.chooser.parts is not None else f"; routing off: {routing_obstacle(settings)}"
-    count = len(settings.deployments)
+    _say_address(settings, settings.server.port if own is None else own.getsockname()[1], off)
+    reader = ConfigurationReader(path, os.environ, host=host, port=port, workers=workers, is_insecure=insecure)
+    return 0 if serve(settings, reloading_app(app, settings, reader), listener=own) else EXIT_REFUSED
+
+
+def _say_address(settings: Settings, port: int, more: str) -> None:
+    """Tell where the gateway listens, and with what."""
+    host, count = settings.server.host, len(settings.deployments)
     deployments = f"{count} deployment{'' if count == 1 else 's'}, default {settings.default_arm}"
     base_url = f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{port}/v1"
-    click.echo(f"penstock {version()}: base URL {base_url} with {deployments}{off}", err=True)
-    reader = ConfigurationReader(path, os.environ, host=given_host, port=given_port, is_insecure=insecure)
-    is_served = serve(settings, reloading_app(app, settings, reader), listener=listener)
-    return 0 if is_served else EXIT_REFUSED
+    click.echo(f"penstock {version()}: base URL {base_url} with {deployments}{more}", err=True)
 
 
 @penstock.command("check-config")
@@ -372,14 +383,19 @@ def version() -> str:
 
 
 def _load(
-    path: Path | None, *, host: str | None = None, port: int | None = None, is_insecure: bool = False
+    path: Path | None,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    workers: int | None = None,
+    is_insecure: bool = False,
 ) -> Settings:
     """Load the settings, or show every problem and leave."""
     from penstock_gateway.configuration_problems import ConfigurationError
     from penstock_gateway.settings import load_settings
 
     try:
-        return load_settings(path, os.environ, host=host, port=port, is_insecure=is_insecure)
+        return load_settings(path, os.environ, host=host, port=port, workers=workers, is_insecure=is_insecure)
     except ConfigurationError as error:
         _show_problems(error, err=True)
         raise click.exceptions.Exit(EXIT_REFUSED) from None

@@ -7,12 +7,14 @@ it changes. Read `reloading_app`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from penstock_gateway.app import PenstockApp
 from penstock_gateway.asgi import Receive, Scope, Send
 from penstock_gateway.lasting import Lasting
 from penstock_gateway.metrics_reload import ReloadMetrics
 from penstock_gateway.reload_triggers import FileWatch, HangUpSignal
-from penstock_gateway.reloading import Generation, ReloadingApp, Trigger
+from penstock_gateway.reloading import Generation, ReloadingApp, ReloadOthers, Trigger
 from penstock_gateway.running_gateway import PreparedConfiguration
 from penstock_gateway.settings_models import Settings
 from penstock_gateway.settings_restart import ConfigurationReader
@@ -79,7 +81,14 @@ class NextConfiguration:
             await self._prepared.hold.release()
 
 
-def reloading_app(app: PenstockApp, settings: Settings, reader: ConfigurationReader) -> ReloadingApp:
+def reloading_app(
+    app: PenstockApp,
+    settings: Settings,
+    reader: ConfigurationReader,
+    *,
+    triggers: Sequence[Trigger] | None = None,
+    reload_others: ReloadOthers | None = None,
+) -> ReloadingApp:
     """Return a gateway whose configuration can change while it serves.
 
     Parameters
@@ -88,6 +97,10 @@ def reloading_app(app: PenstockApp, settings: Settings, reader: ConfigurationRea
         Of `settings`, not started.
     settings : Settings
     reader : ConfigurationReader
+    triggers : sequence of Trigger, optional
+        In place of SIGHUP.
+    reload_others : callable, optional
+        See `ReloadingApp`.
 
     Returns
     -------
@@ -101,7 +114,7 @@ def reloading_app(app: PenstockApp, settings: Settings, reader: ConfigurationRea
     async def build(new: Settings) -> Generation:
         return NextConfiguration(app, new)
 
-    triggers: list[Trigger] = [HangUpSignal()]
+    asking: list[Trigger] = [HangUpSignal()] if triggers is None else list(triggers)
     reloading = ReloadingApp(
         FirstConfiguration(app),
         settings,
@@ -109,7 +122,8 @@ def reloading_app(app: PenstockApp, settings: Settings, reader: ConfigurationRea
         build=build,
         lasting=lasting,
         metrics=ReloadMetrics(app.pipeline.metrics.registry),
-        triggers=triggers,
+        triggers=asking,
+        reload_others=reload_others,
     )
 
     async def reload() -> dict[str, object]:
@@ -117,5 +131,5 @@ def reloading_app(app: PenstockApp, settings: Settings, reader: ConfigurationRea
 
     app.running.reload = reload
     if settings.server.reload_on_change:
-        triggers.append(FileWatch(lambda: reader.fingerprint(reloading.settings)))
+        asking.append(FileWatch(lambda: reader.fingerprint(reloading.settings)))
     return reloading

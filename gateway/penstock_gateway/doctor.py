@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import platform
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +20,7 @@ from penstock_gateway.configuration_problems import ConfigurationError
 from penstock_gateway.doctor_cache import examine_cache
 from penstock_gateway.doctor_machine import port_holder
 from penstock_gateway.findings import Finding
+from penstock_gateway.listening import port_problem
 from penstock_gateway.settings import Settings, find_configuration, load_settings, note_settings
 from penstock_gateway.settings_deployments import model_folder
 from penstock_gateway.settings_models import RoutingSettings
@@ -222,28 +222,3 @@ def _port(host: str, port: int, subject: str = "port") -> Finding:
     return Finding(
         "warn", subject, f"{problem}: {holder} listens there", f"stop it, or {other}; fine if it is Penstock"
     )
-
-
-def port_problem(host: str, port: int) -> str | None:
-    """Return why an address cannot be bound, or None when it can.
-
-    Parameters
-    ----------
-    host : str
-    port : int
-        0 is always free.
-
-    Returns
-    -------
-    str or None
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        return f"{host}:{port} cannot be bound: {error.strerror or error}"
-    return None

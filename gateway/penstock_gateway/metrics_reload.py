@@ -19,8 +19,8 @@ class ReloadMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.reloads = Counter(
             "penstock_config_reloads",
-            "Times the configuration was read again: reloaded, refused (it is wrong), or failed (it could not be "
-            "started); after the last two the one before goes on.",
+            "Times the configuration was read again: reloaded, refused (it is wrong), failed (it could not be started; "
+            "after these two the one before goes on), or partial (another worker did not take it).",
             ("result",),
             registry=registry,
         )

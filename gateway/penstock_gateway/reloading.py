@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
@@ -29,6 +29,14 @@ START_SECONDS: Final = 60.0
 CLOSE_SECONDS: Final = 30.0
 MAX_DRAINING: Final = 32
 """Older configurations with requests under way; a further reload waits until somebody tries again."""
+
+
+BY_WORKER: Final = "worker"
+"""The trigger of a reload that another worker asks for."""
+NOT_RUNNING: Final = "not_running"
+"""Of a worker that reads the configuration when it starts."""
+
+ReloadOthers = Callable[[], Awaitable[Mapping[int, str]]]
 
 
 class StartProblem(Exception):
@@ -66,6 +74,7 @@ class ReloadResult(StrEnum):
     RELOADED = "reloaded"
     REFUSED = "refused"  # it is wrong, or nothing can be exchanged at the moment
     FAILED = "failed"  # it could not be built or started
+    PARTIAL = "partial"  # it is in force in this process, and not in every other worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +94,8 @@ class ReloadOutcome:
         Settings that differ from those before, by name.
     needs_restart : tuple of str
         Settings that differ in the file and keep their old value until the process is started again.
+    workers : mapping of int to str
+        What it came to in the other workers, by their number; empty when there are none.
     """
 
     result: ReloadResult
@@ -93,10 +104,11 @@ class ReloadOutcome:
     problems: tuple[Problem, ...] = ()
     changed: tuple[str, ...] = ()
     needs_restart: tuple[str, ...] = ()
+    workers: Mapping[int, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain values; no setting's value is among them."""
-        return {
+        shown = {
             "result": self.result.value,
             "at": self.at,
             "generation": self.generation,
@@ -104,6 +116,7 @@ class ReloadOutcome:
             "changed": list(self.changed),
             "needs_restart": list(self.needs_restart),
         }
+        return {**shown, "workers": {str(n): text for n, text in self.workers.items()}} if self.workers else shown
 
 
 class Trigger(Protocol):
@@ -146,6 +159,9 @@ class ReloadingApp:
         Closed last.
     triggers : sequence of Trigger
     metrics : ReloadMetrics or None
+    reload_others : callable or None
+        Has the other workers of this gateway read the configuration, too, and returns what it came to in each; called
+        when this process has it in force, unless another worker asked.
 
     Attributes
     ----------
@@ -163,6 +179,7 @@ class ReloadingApp:
         lasting: Lasting,
         triggers: Sequence[Trigger] = (),
         metrics: ReloadMetrics | None = None,
+        reload_others: ReloadOthers | None = None,
     ) -> None:
         self.last_problem: ReloadOutcome | None = None
         self._serving = _Serving(first, 1)
@@ -172,6 +189,7 @@ class ReloadingApp:
         self._lasting = lasting
         self._triggers = triggers
         self._metrics = metrics
+        self._reload_others = reload_others
         self._closing: dict[asyncio.Task[None], _Serving] = {}
         self._running: asyncio.Task[ReloadOutcome] | None = None
         self._queued: asyncio.Task[ReloadOutcome] | None = None
@@ -237,6 +255,8 @@ class ReloadingApp:
         self._running, self._queued = self._queued, None
         try:
             outcome = await self._exchange()
+            if outcome.result is ReloadResult.RELOADED and self._reload_others is not None and trigger != BY_WORKER:
+                outcome = _with_workers(outcome, await self._reload_others())
         except Exception as error:  # the edge of a reload: whatever it was, the gateway serves on
             _log.exception("reload_failed")
             outcome = self._failed(error)
@@ -347,16 +367,19 @@ class ReloadingApp:
     def _note(self, outcome: ReloadOutcome, trigger: str) -> None:
         """Log and count how a reload ended."""
         is_done = outcome.result is ReloadResult.RELOADED
+        is_in_force = is_done or outcome.result is ReloadResult.PARTIAL
         self.last_problem = None if is_done else outcome
         if self._metrics is not None:
             self._metrics.reloads.labels(outcome.result.value).inc()
             self._metrics.is_current.set(is_done)
         fields: dict[str, object] = {"generation": outcome.generation, "trigger": trigger}
-        if is_done:
+        if is_in_force:
             self._note_loaded()
             _log.info("configuration_reloaded", extra={**fields, "changed": list(outcome.changed)})
             if outcome.needs_restart:
                 _log.warning("settings_need_restart", extra={**fields, "settings": list(outcome.needs_restart)})
+            if not is_done:
+                _log.error("configuration_not_everywhere", extra={**fields, "workers": dict(outcome.workers)})
             return
         for problem in outcome.problems:
             place = {"where": problem.where, "setting": problem.setting, "hint": problem.hint}
@@ -369,3 +392,9 @@ class ReloadingApp:
     def _show_draining(self) -> None:
         if self._metrics is not None:
             self._metrics.draining.set(len(self._closing))
+
+
+def _with_workers(outcome: ReloadOutcome, workers: Mapping[int, str]) -> ReloadOutcome:
+    """Return the outcome of all workers."""
+    is_everywhere = all(result in (ReloadResult.RELOADED, NOT_RUNNING) for result in workers.values())
+    return replace(outcome, workers=workers, result=outcome.result if is_everywhere else ReloadResult.PARTIAL)

@@ -26,11 +26,21 @@ _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime
 
 
 class JsonLineFormatter(logging.Formatter):
-    """Formats a record as one JSON object: time, level, event, and the record's extra fields."""
+    """Formats a record as one JSON object: time, level, event, and the record's extra fields.
+
+    Parameters
+    ----------
+    fields : mapping of str to JSON value
+        Of every line.
+    """
+
+    def __init__(self, fields: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.fields = dict(fields or {})
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line without its line end."""
-        fields = {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
+        fields = self.fields | {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
         if record.exc_info and record.exc_info[0] is not None:
             fields["exception"] = self.formatException(record.exc_info)
         return _line(record.created, record.levelname.lower(), record.name, record.getMessage(), fields)
@@ -64,9 +74,10 @@ class _BatchHandler(logging.Handler):
     the lock away. Formatting here takes 15 µs, and the thread wakes 20 times a second at most.
     """
 
-    def __init__(self, stream: IO[str], on_drop: Callable[[], None]) -> None:
+    def __init__(self, stream: IO[str], on_drop: Callable[[], None], fields: Mapping[str, Any]) -> None:
         super().__init__()
-        self.setFormatter(JsonLineFormatter())
+        self.setFormatter(JsonLineFormatter(fields))
+        self.fields = dict(fields)
         self._stream = stream
         self._on_drop = on_drop
         self._lines: deque[str] = deque()
@@ -109,7 +120,13 @@ class _BatchHandler(logging.Handler):
                 self._on_drop()
 
 
-def start_request_log(*, level: str, on_drop: Callable[[], None], stream: IO[str] | None = None) -> Callable[[], None]:
+def start_request_log(
+    *,
+    level: str,
+    on_drop: Callable[[], None],
+    stream: IO[str] | None = None,
+    fields: Mapping[str, Any] | None = None,
+) -> Callable[[], None]:
     """Send the ``penstock`` loggers, and the server's errors, to a stream, in batches and bounded.
 
     Parameters
@@ -120,13 +137,15 @@ def start_request_log(*, level: str, on_drop: Callable[[], None], stream: IO[str
         Called once for every line that did not fit.
     stream : text stream, optional
         Standard error by default.
+    fields : mapping of str to JSON value, optional
+        Of every line.
 
     Returns
     -------
     callable
         Stops the writer after flushing what is queued; the loggers are as they were.
     """
-    handler = _BatchHandler(stream or sys.stderr, on_drop)
+    handler = _BatchHandler(stream or sys.stderr, on_drop, fields or {})
     before = logging.getLogger("penstock").level
     set_log_level(level)
     # uvicorn warns about every malformed request, so that anyone who can connect could fill the log: errors only.
@@ -166,7 +185,8 @@ def log_request(logger: logging.Logger, fields: Mapping[str, Any]) -> None:
     if not logger.handlers and not parent.propagate and len(parent.handlers) == 1:
         handler = parent.handlers[0]
         if isinstance(handler, _BatchHandler):
-            handler.keep(_line(time.time(), "info", logger.name, "request", fields))
+            shown = {**handler.fields, **fields} if handler.fields else fields
+            handler.keep(_line(time.time(), "info", logger.name, "request", shown))
             return
     logger.info("request", extra=dict(fields))
 

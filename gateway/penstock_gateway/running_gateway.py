@@ -40,8 +40,8 @@ from penstock_gateway.settings_redis_checks import RedisFeature
 from penstock_gateway.settings_secrets import SecretFileError
 from penstock_gateway.spending_start import RunningSpending, rules_of, start_spending
 from penstock_gateway.tracing.export import TracingNotInstalled, start_tracing
-from penstock_gateway.workers.states import WorkerState
 from penstock_gateway.wiring import RoutingFinding, reconfigure, warn_of_floors
+from penstock_gateway.workers.states import WorkerState
 
 _log = logging.getLogger("penstock.app")
 
@@ -107,6 +107,8 @@ class RunningGateway:
         On what the configuration of the start uses.
     admin_port : int or None
         That the admin API listens on; None while it does not.
+    worker : int or None
+        Number of this process among the workers of one gateway; in every line of the log. None when it is alone.
     other_workers : callable or None
         As `console.contract.ConsoleParts.others`.
     """
@@ -115,6 +117,7 @@ class RunningGateway:
         self.parts = parts
         self.reload: Reload | None = None
         self.admin_port: int | None = None
+        self.worker: int | None = None
         self.other_workers: Callable[[int], Awaitable[list[WorkerState]]] | None = None
         self._lasting = Lasting()
         self.first_hold = self._lasting.hold()
@@ -132,7 +135,8 @@ class RunningGateway:
             For something that whoever runs the gateway can mend.
         """
         settings, pipeline, watch = self.parts.settings, self.parts.pipeline, self.parts.watch
-        stop_log = start_request_log(level=settings.log.level, on_drop=pipeline.metrics.log_dropped.inc)
+        fields = None if self.worker is None else {"worker": self.worker}
+        stop_log = start_request_log(level=settings.log.level, on_drop=pipeline.metrics.log_dropped.inc, fields=fields)
         self._stop_by("log", lambda: asyncio.to_thread(stop_log))
         self._say_findings()
         self._stop_by("encoder", lambda: _close_encoder(pipeline, watch))

@@ -14,13 +14,13 @@ import uvicorn
 from penstock_gateway.app import PenstockApp, create_app
 from penstock_gateway.bounded_http import BoundedHttp
 from penstock_gateway.garbage import collect_when_quiet, spare_old_objects
-from penstock_gateway.http_edge import HttpEdge
+from penstock_gateway.http_edge import AsgiApp, HttpEdge
 from penstock_gateway.reloading import ReloadingApp
 from penstock_gateway.settings import Settings
 from penstock_gateway.settings_models import ServerSettings
 
 
-def server_for(app: PenstockApp | ReloadingApp, *, host: str, port: int) -> _Server:
+def server_for(app: PenstockApp | ReloadingApp, *, host: str, port: int, front: AsgiApp | None = None) -> _Server:
     """Return a server for `app` that is not running yet.
 
     Parameters
@@ -29,6 +29,8 @@ def server_for(app: PenstockApp | ReloadingApp, *, host: str, port: int) -> _Ser
     host : str
     port : int
         0 takes a free port.
+    front : callable, optional
+        What requests go to instead, and which hands them on to `app`.
 
     Returns
     -------
@@ -39,7 +41,7 @@ def server_for(app: PenstockApp | ReloadingApp, *, host: str, port: int) -> _Ser
         return app.settings.server if isinstance(app, ReloadingApp) else app.pipeline.settings.server
 
     config = uvicorn.Config(
-        HttpEdge(app, settings),
+        HttpEdge(front or app, settings),
         host=host,
         port=port,
         http=BoundedHttp,
@@ -79,40 +81,12 @@ class _Server(uvicorn.Server):
             collecting.cancel()
 
 
-def free_port(host: str) -> socket.socket:
-    """Bind a free TCP port, so that it can be told before the server runs.
-
-    Parameters
-    ----------
-    host : str
-
-    Returns
-    -------
-    socket
-        Bound, not yet listening.
-
-    Raises
-    ------
-    OSError
-        The address cannot be bound.
-    """
-    family, kind, protocol, _, address = socket.getaddrinfo(
-        host.strip("[]"), 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    bound = socket.socket(family, kind, protocol)
-    try:
-        bound.bind(address)
-    except OSError:
-        bound.close()
-        raise
-    return bound
-
-
 def serve(
     settings: Settings,
     app: PenstockApp | ReloadingApp | None = None,
     *,
     listener: socket.socket | None = None,
+    front: AsgiApp | None = None,
 ) -> bool:
     """Serve until interrupted.
 
@@ -123,13 +97,16 @@ def serve(
         Made from `settings` already.
     listener : socket, optional
         Bound already; in place of the configured address.
+    front : callable, optional
+        See `server_for`.
 
     Returns
     -------
     bool
         False when it could not start; the log says why.
     """
-    server = server_for(app or create_app(settings), host=settings.server.host, port=settings.server.port)
+    host, port = settings.server.host, settings.server.port
+    server = server_for(app or create_app(settings), host=host, port=port, front=front)
     server.collects_garbage = True
     spare_old_objects()
     try:

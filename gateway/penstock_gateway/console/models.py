@@ -35,7 +35,9 @@ async def models_page(parts: ConsoleParts, asked: Asked) -> Page:
         }
         for name, deployment in pipeline.deployments.items()
     ]
-    return Page("models.html", {"rows": rows, "looked_at": recent.requests, "workers": pipeline.settings.server.workers})
+    return Page(
+        "models.html", {"rows": rows, "looked_at": recent.requests, "workers": pipeline.settings.server.workers}
+    )
 
 
 def _row(lane: LaneState | None, figures: ModelFigures) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from penstock_gateway.endpoints.admin_requests import read_object
 from penstock_gateway.errors import Conflict
 
-_STATUS = {"reloaded": 200, "refused": 422, "failed": 500}
+_STATUS = {"reloaded": 200, "refused": 422, "failed": 500, "partial": 500}
 
 
 def reload_routes(find: Callable[[], Callable[[], Awaitable[dict[str, Any]]] | None]) -> APIRouter:

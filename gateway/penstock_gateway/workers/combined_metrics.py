@@ -22,7 +22,7 @@ class _Metric:
 
 
 def combined(texts: Mapping[int, str]) -> str:
-    """Return one exposition of several workers'.
+    r"""Return one exposition of several workers'.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ itself passes untouched. Read `WorkerEdge.__call__`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any, Final
 
 import msgspec

@@ -103,7 +103,9 @@ class Peers:
             In the order of the workers; always one of each.
         """
         others = [worker for worker in range(self.count) if worker != self.index]
-        asked = (asyncio.to_thread(_ask, socket_path(self.folder, worker), worker, question, seconds) for worker in others)
+        asked = (
+            asyncio.to_thread(_ask, socket_path(self.folder, worker), worker, question, seconds) for worker in others
+        )
         return list(await asyncio.gather(*asked))
 
 

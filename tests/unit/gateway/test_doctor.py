@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from penstock_gateway import doctor
-from penstock_gateway.doctor import examine, port_problem
+from penstock_gateway.doctor import examine
 from penstock_gateway.findings import Finding
 from penstock_gateway.wiring import RoutingFinding
 from penstock_routers.installation import install_command

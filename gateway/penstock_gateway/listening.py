@@ -1,0 +1,60 @@
+"""Takes a TCP address before the server runs that answers there: a port in use is then an error and not an exit.
+
+Read `bound_socket`.
+"""
+
+from __future__ import annotations
+
+import socket
+
+
+def bound_socket(host: str, port: int) -> socket.socket:
+    """Bind an address.
+
+    Parameters
+    ----------
+    host : str
+    port : int
+        0 takes a free one.
+
+    Returns
+    -------
+    socket
+        Bound, not yet listening.
+
+    Raises
+    ------
+    OSError
+        The address cannot be taken.
+    """
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def port_problem(host: str, port: int) -> str | None:
+    """Return why an address cannot be bound, or None when it can.
+
+    Parameters
+    ----------
+    host : str
+    port : int
+        0 is always free.
+
+    Returns
+    -------
+    str or None
+    """
+    try:
+        bound_socket(host, port).close()
+    except OSError as error:
+        return f"{host}:{port} cannot be bound: {error.strerror or error}"
+    return None
