@@ -74,7 +74,7 @@ class Watched:
             heard = b""
         if not heard:
             asyncio.get_running_loop().remove_reader(self._control)
-            _log.warning("worker_left_alone", extra={"process": os.getpid()})
+            _log.warning("worker_left_alone", extra={"process_id": os.getpid()})
             signal.raise_signal(signal.SIGTERM)
             return
         assert self._reload is not None

@@ -36,6 +36,8 @@ SOUND_SECONDS: Final = 10.0
 """A worker that has lived so long is started anew at once; others after a pause that doubles."""
 PAUSES: Final = (0.2, 30.0)
 """Shortest and longest pause, seconds."""
+TAKES_TURNS: Final = {"UV_TCP_SINGLE_ACCEPT": "1"}
+"""Otherwise libuv takes all connections that wait, and those that one client opens end up in one worker."""
 _COMMAND: Final = (sys.executable, "-m", "penstock_gateway.workers.process")
 
 
@@ -159,6 +161,7 @@ class Supervisor:
             process = await asyncio.create_subprocess_exec(
                 *self._command,
                 stdin=asyncio.subprocess.PIPE,
+                env={**TAKES_TURNS, **os.environ},
                 pass_fds=(self._listener.fileno(), theirs.fileno()),
                 process_group=0,  # a terminal's signals come to this process alone, which passes them on
             )
@@ -184,7 +187,7 @@ class Supervisor:
             heard = b""
         if heard:
             worker.is_ready.set()
-            _log.info("worker_ready", extra={"worker": worker.index, "process": worker.process.pid})
+            _log.info("worker_ready", extra={"worker": worker.index, "process_id": worker.process.pid})
         else:
             asyncio.get_running_loop().remove_reader(worker.control)
 

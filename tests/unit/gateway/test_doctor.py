@@ -11,6 +11,7 @@ import pytest
 from penstock_gateway import doctor
 from penstock_gateway.doctor import examine
 from penstock_gateway.findings import Finding
+from penstock_gateway.listening import port_problem
 from penstock_gateway.wiring import RoutingFinding
 from penstock_routers.installation import install_command
 
