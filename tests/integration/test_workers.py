@@ -38,6 +38,19 @@ deployments:
   - {{name: small, base_url: '{url}', price: {{input: 0, output: {price}}}}}
   - {{name: slow, base_url: '{url}', price: {{input: 0, output: 1}}}}
 """
+CONFIG_OF_KEYS = """
+server: {{port: 0}}
+admin: {{port: 0}}
+redis: {{url: '${{REDIS}}'}}
+ledger: {{kind: redis}}
+client_keys:
+  - {{name: app, key: '${{APP_KEY}}', budgets: [{{period: total, limit_usd: 0.002}}]}}
+routing: {{artifact: none, default_arm: small}}
+deployments:
+  - {{name: small, base_url: '{url}', price: {{input: 0, output: 10}}}}
+"""
+AFFORDABLE = 40
+"""Answers of five tokens at 10 USD a million that 0.002 USD pays."""
 
 
 @dataclass
@@ -142,9 +155,9 @@ def write(folder: Path, upstream: ChatUpstream, *, price: int = 10, more: str = 
 
 
 @contextmanager
-def running_fleet(folder: Path) -> Iterator[Fleet]:
-    """Run the gateway of the folder's configuration until every worker is ready."""
-    with process(SERVE, folder, READY) as (started, port):
+def running_fleet(folder: Path, **environment: str) -> Iterator[Fleet]:
+    """Run the gateway of the folder's configuration, once every worker is ready."""
+    with process(SERVE, folder, READY, **environment) as (started, port):
         fleet = Fleet(started, port, folder)
         eventually(lambda: True if len(fleet.pids()) == WORKERS else None)
         yield fleet
@@ -287,3 +300,34 @@ def test_workers_whose_watcher_is_killed_end_by_themselves(fleet: Fleet) -> None
     eventually(lambda: True if not any(is_running(pid) for pid in pids) else None)
     with pytest.raises(ConnectionError):
         call(fleet.port, "/readyz")
+
+
+def test_budget_on_redis_is_one_for_all_workers_and_console_and_reload_speak_for_all(
+    tmp_path: Path, upstream: ChatUpstream, redis_url: str
+) -> None:
+    """Workers that are asked at once never spend a key's budget twice; the first one's admin port shows both."""
+    (tmp_path / "penstock.yaml").write_text(CONFIG_OF_KEYS.format(url=upstream.base_url), encoding="utf-8")
+    key = "app-0123456789abcdef"
+    with running_fleet(tmp_path, APP_KEY=key, REDIS=redis_url) as fleet, ThreadPoolExecutor(8) as users:
+
+        def use(number: int) -> list[int]:
+            statuses = []
+            for _ in range(15):
+                body = {"model": "small", "max_tokens": OUTPUT_TOKENS, "messages": [{"role": "user", "content": "Hi"}]}
+                answer, _ = call(fleet.port, "/v1/chat/completions", body, key=key)
+                statuses.append(answer.status)
+            return statuses
+
+        statuses = [status for user in [users.submit(use, number) for number in range(8)] for status in user.result()]
+        assert statuses.count(200) == AFFORDABLE
+        assert set(statuses) == {200, 429}
+        (line,) = [line for line in fleet.log() if line["event"] == "admin_api_listens"]
+        admin = Client(line["address"].rpartition(":")[2])
+        page = admin.ask("GET", "/console/models")[1].decode()
+        assert f">{AFFORDABLE}</td>" in page, page[page.index("<main") :]
+        ids = [line["decision_id"] for line in fleet.log() if line["event"] == "request"]
+        shown = [admin.ask("GET", f"/console/decision?id={decision_id}")[0] for decision_id in ids]
+        assert set(shown) == {200}
+        assert len({line["worker"] for line in fleet.log() if line["event"] == "request"}) == WORKERS
+        status, outcome = admin.json("POST", "/admin/reload", {})
+        assert (status, outcome["result"], outcome["workers"]) == (200, "reloaded", {"1": "reloaded"})
