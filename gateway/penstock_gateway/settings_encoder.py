@@ -26,6 +26,11 @@ class EncoderSettings(Section):
         description="Address of a `penstock encode-server` that has the encoder of `routing.encoder`: `unix:/path`, "
         "`tcp://host:port` or `tls://host:port`; default: prompts are encoded in this process.",
     )
+    in_workers: Literal["auto", "own", "shared"] = Field(
+        "auto",
+        description="With `server.workers`: each its `own` encoder, or one process with a `shared` one that is started "
+        "with them; `auto`: shared where a GPU encodes, as CPUs spend less on their own (ADR 0015).",
+    )
     secret: LongKey | None = Field(
         None, description="Secret of that server, by reference only: `${VARIABLE}`, at least 16 characters."
     )

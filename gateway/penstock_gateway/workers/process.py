@@ -122,7 +122,7 @@ def main() -> int:
         port=task.port,
         workers=task.workers,
         is_insecure=task.is_insecure,
-        adapt=lambda settings: settings_of_worker(settings, task.index),
+        adapt=lambda settings: settings_of_worker(settings, task.index, task.encoder),
     )
     try:
         return work(task, reader)

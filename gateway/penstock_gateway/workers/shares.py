@@ -5,6 +5,8 @@ Pure. Read `settings_of_worker`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from penstock_gateway.settings_models import Settings
 
 
@@ -27,7 +29,30 @@ def share_of(amount: int, index: int, count: int) -> int:
     return max(1, amount // count + (index < amount % count))
 
 
-def settings_of_worker(settings: Settings, index: int) -> Settings:
+def shares_encoder(settings: Settings, has_gpu_build: Callable[[], bool]) -> bool:
+    """Say whether one process encodes for all workers.
+
+    Parameters
+    ----------
+    settings : Settings
+        As configured.
+    has_gpu_build : callable
+        Whether the installed ONNX Runtime can use a GPU.
+    """
+    encoder, routing = settings.encoder, settings.routing
+    if settings.server.workers == 1 or encoder.remote is not None or routing.artifact == "none":
+        return False
+    if encoder.in_workers != "auto":
+        return encoder.in_workers == "shared"
+    return routing.device == "cuda" or (routing.device == "auto" and has_gpu_build())
+
+
+def encoder_address(folder: str) -> str:
+    """Return where the process listens that encodes for all workers."""
+    return f"unix:{folder}/encoder.sock"
+
+
+def settings_of_worker(settings: Settings, index: int, encoder: str | None = None) -> Settings:
     """Return the settings that one of ``server.workers`` processes lives by.
 
     Parameters
@@ -36,6 +61,8 @@ def settings_of_worker(settings: Settings, index: int) -> Settings:
         As configured.
     index : int
         Of the worker, from 0.
+    encoder : str, optional
+        Address of the process that encodes for all.
 
     Returns
     -------
@@ -76,6 +103,7 @@ def settings_of_worker(settings: Settings, index: int) -> Settings:
             }
         ),
         "ledger": ledger.model_copy(update={"expected_replicas": min(1000, ledger.expected_replicas * count)}),
+        "encoder": settings.encoder if encoder is None else settings.encoder.model_copy(update={"remote": encoder}),
         "admin": settings.admin if is_first else settings.admin.model_copy(update={"port": None}),
         "cache": cache.model_copy(
             update={

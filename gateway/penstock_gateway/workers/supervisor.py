@@ -14,15 +14,18 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Final
 
 import msgspec
 
 from penstock_gateway.request_log import start_request_log
+from penstock_gateway.settings_deployments import model_folder
 from penstock_gateway.settings_models import Settings
+from penstock_gateway.workers.shares import encoder_address, shares_encoder
 from penstock_gateway.workers.task import RELOAD, WorkerTask
 
 _log = logging.getLogger("penstock.workers")
@@ -33,22 +36,25 @@ START_SECONDS: Final = 120.0
 STOP_SECONDS: Final = 20.0
 """Beyond ``server.drain_seconds``: for closing the ledger and the log of events."""
 SOUND_SECONDS: Final = 10.0
-"""A worker that has lived so long is started anew at once; others after a pause that doubles."""
+"""A process that has lived so long is started anew after the shortest pause; for others the pause doubles."""
 PAUSES: Final = (0.2, 30.0)
 """Shortest and longest pause, seconds."""
 TAKES_TURNS: Final = {"UV_TCP_SINGLE_ACCEPT": "1"}
 """Otherwise libuv takes all connections that wait, and those that one client opens end up in one worker."""
-_COMMAND: Final = (sys.executable, "-m", "penstock_gateway.workers.process")
+ENCODER: Final = "encoder"
+_FIRST: Final = "0"
+_WORKER_COMMAND: Final = (sys.executable, "-m", "penstock_gateway.workers.process")
+_ENCODER_COMMAND: Final = (sys.executable, "-m", "penstock_gateway.workers.encoder_process")
 
 
-@dataclass(slots=True)
-class _Worker:
-    """One place of a worker, and the process that has it now."""
+@dataclass(slots=True, eq=False)
+class _Child:
+    """A process that was started, and our end of the socket to it, if there is one."""
 
-    index: int
+    name: str
     process: asyncio.subprocess.Process
-    control: socket.socket
     started_at: float
+    control: socket.socket | None = None
     is_ready: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -65,6 +71,8 @@ class Supervisor:
         What is the same for all: the command line's options.
     command : sequence of str
         Starts a worker.
+    encoder_command : sequence of str
+        Starts the process that encodes for all; empty for none.
     clock : callable
         Monotonic seconds.
     """
@@ -75,7 +83,8 @@ class Supervisor:
         listener: socket.socket,
         task: WorkerTask,
         *,
-        command: Sequence[str] = _COMMAND,
+        command: Sequence[str] = _WORKER_COMMAND,
+        encoder_command: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._count = settings.server.workers
@@ -83,8 +92,9 @@ class Supervisor:
         self._listener = listener
         self._task = task
         self._command = command
+        self._encoder_command = encoder_command
         self._clock = clock
-        self._workers: dict[int, _Worker] = {}
+        self._children: dict[str, _Child] = {}
         self._is_stopping = asyncio.Event()
         self._had_terminal = os.isatty(2)
         self._signals = 0
@@ -102,83 +112,103 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
-        with tempfile.TemporaryDirectory(
-            prefix="penstock-"
-        ) as folder:  # of mode 0700: the workers trust who can open it
-            if not await self._first_starts(folder):
-                return self._is_stopping.is_set()
-            keeping = [loop.create_task(self._keep(index, folder)) for index in range(self._count)]
-            await self._is_stopping.wait()
-            await self._end()
-            await asyncio.gather(*keeping)
-        return True
+        # of mode 0700: the workers trust whoever can open what is in it
+        with tempfile.TemporaryDirectory(prefix="penstock-", ignore_cleanup_errors=True) as folder:
+            encoder = encoder_address(folder) if self._encoder_command else None
+            self._task = msgspec.structs.replace(self._task, count=self._count, folder=folder, encoder=encoder)
+            try:
+                return await self._run()
+            finally:
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                    loop.remove_signal_handler(number)
 
-    async def _first_starts(self, folder: str) -> bool:
+    async def _run(self) -> bool:
+        keeping = []
+        if self._encoder_command:
+            keeping.append(asyncio.create_task(self._keep(ENCODER, self._start_encoder)))
+        has_started = await self._first_starts()
+        if has_started:
+            for index in range(self._count):
+                keeping.append(asyncio.create_task(self._keep(str(index), self._worker_starter(index))))
+            await self._is_stopping.wait()
+        was_told = self._is_stopping.is_set()
+        self._is_stopping.set()
+        await self._end()
+        await asyncio.gather(*keeping)
+        return has_started or was_told
+
+    async def _first_starts(self) -> bool:
         """Start one worker and wait for it: what keeps it from starting is said once and not by every one."""
-        worker = await self._started(0, folder)
-        ways = [asyncio.ensure_future(wait) for wait in (worker.is_ready.wait(), worker.process.wait())]
-        ways.append(asyncio.ensure_future(self._is_stopping.wait()))
+        worker = await self._worker_starter(0)()
+        ways = [
+            asyncio.ensure_future(wait)
+            for wait in (worker.is_ready.wait(), worker.process.wait(), self._is_stopping.wait())
+        ]
         await asyncio.wait(ways, timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         for way in ways:
             way.cancel()
-        if worker.is_ready.is_set() and not self._is_stopping.is_set():
-            return True
-        if worker.process.returncode is None:
-            if not self._is_stopping.is_set():
-                _log.error("worker_not_ready", extra={"worker": 0, "seconds": START_SECONDS})
-            await self._end()
-        return False
+        if worker.process.returncode is None and not worker.is_ready.is_set() and not self._is_stopping.is_set():
+            _log.error("worker_not_ready", extra={"worker": _FIRST, "seconds": START_SECONDS})
+        return worker.is_ready.is_set()
 
-    async def _keep(self, index: int, folder: str) -> None:
-        """Have a place filled until the end."""
+    async def _keep(self, name: str, start: Callable[[], Awaitable[_Child]]) -> None:
+        """Have a process running until the end."""
         pause = PAUSES[0]
         while not self._is_stopping.is_set():
-            worker = self._workers.get(index) or await self._started(index, folder)
-            code = await worker.process.wait()
-            self._forget(worker)
+            child = self._children.get(name) or await start()
+            code = await child.process.wait()
+            self._forget(child)
             if self._is_stopping.is_set():
                 return
-            lived = self._clock() - worker.started_at
+            lived = self._clock() - child.started_at
             pause = PAUSES[0] if lived >= SOUND_SECONDS else min(pause * 2, PAUSES[1])
-            fields = {"worker": index, "code": code, "lived_seconds": round(lived, 1), "again_in_seconds": pause}
+            fields = {"worker": name, "code": code, "lived_seconds": round(lived, 1), "again_in_seconds": pause}
             _log.error("worker_ended", extra=fields)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._is_stopping.wait()
 
-    async def _started(self, index: int, folder: str) -> _Worker:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        task = msgspec.structs.replace(
-            self._task,
-            index=index,
-            count=self._count,
-            listener=self._listener.fileno(),
-            control=theirs.fileno(),
-            folder=folder,
-        )
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *self._command,
-                stdin=asyncio.subprocess.PIPE,
-                env={**TAKES_TURNS, **os.environ},
-                pass_fds=(self._listener.fileno(), theirs.fileno()),
-                process_group=0,  # a terminal's signals come to this process alone, which passes them on
-            )
-        finally:
-            theirs.close()
-        worker = _Worker(index, process, ours, self._clock())
-        self._workers[index] = worker
-        asyncio.get_running_loop().add_reader(ours, self._hear, worker)
-        assert process.stdin is not None
-        with suppress(ConnectionError):  # it has ended already
-            process.stdin.write(msgspec.json.encode(task))
-            await process.stdin.drain()
-            process.stdin.close()
-        return worker
+    def _worker_starter(self, index: int) -> Callable[[], Awaitable[_Child]]:
+        async def start() -> _Child:
+            ours, theirs = socket.socketpair()
+            ours.setblocking(False)
+            listener, control = self._listener.fileno(), theirs.fileno()
+            with theirs:
+                child = await self._start(str(index), self._command, ours, pass_fds=(listener, control))
+                task = msgspec.structs.replace(self._task, index=index, listener=listener, control=control)
+                assert child.process.stdin is not None
+                with suppress(ConnectionError):  # it has ended already
+                    child.process.stdin.write(msgspec.json.encode(task))
+                    await child.process.stdin.drain()
+                    child.process.stdin.close()
+            asyncio.get_running_loop().add_reader(ours, self._hear, child)
+            return child
 
-    def _hear(self, worker: _Worker) -> None:
+        return start
+
+    async def _start_encoder(self) -> _Child:
+        """Start the process that encodes for all; the open end of its standard input tells it that we are there."""
+        assert self._task.encoder is not None
+        return await self._start(ENCODER, (*self._encoder_command, "--listen", self._task.encoder), None)
+
+    async def _start(
+        self, name: str, command: Sequence[str], control: socket.socket | None, *, pass_fds: Sequence[int] = ()
+    ) -> _Child:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            env={**TAKES_TURNS, **os.environ},
+            pass_fds=pass_fds,
+            process_group=0,  # a terminal's signals come to this process alone, which passes them on
+        )
+        child = self._children[name] = _Child(name, process, self._clock(), control)
+        if self._is_stopping.is_set():  # told while it was being started
+            self._send(signal.SIGTERM, [child])
+        return child
+
+    def _hear(self, worker: _Child) -> None:
         """Note that a worker takes requests, or that its end of the socket is closed."""
+        assert worker.control is not None
         try:
             heard = worker.control.recv(64)
         except BlockingIOError:
@@ -187,50 +217,60 @@ class Supervisor:
             heard = b""
         if heard:
             worker.is_ready.set()
-            _log.info("worker_ready", extra={"worker": worker.index, "process_id": worker.process.pid})
+            _log.info("worker_ready", extra={"worker": worker.name, "process_id": worker.process.pid})
         else:
             asyncio.get_running_loop().remove_reader(worker.control)
 
-    def _forget(self, worker: _Worker) -> None:
-        asyncio.get_running_loop().remove_reader(worker.control)
-        worker.control.close()
-        self._workers.pop(worker.index, None)
+    def _forget(self, child: _Child) -> None:
+        if child.control is not None:
+            asyncio.get_running_loop().remove_reader(child.control)
+            child.control.close()
+        self._children.pop(child.name, None)
 
     def _stop(self) -> None:
         """End all workers in an orderly way; asked again, at once."""
         self._signals += 1
         self._is_stopping.set()
         if self._signals > 1:
-            self._send(signal.SIGINT)  # which a server that is stopping takes as an order not to wait
+            self._send(signal.SIGINT, self._workers())  # to a server that is stopping, the order not to wait
 
     def _hang_up(self) -> None:
         """Have the configuration read, by one worker that tells the others; stop when the terminal is gone."""
         if self._had_terminal and not os.isatty(2):
             self._stop()
             return
-        for _, worker in sorted(self._workers.items()):
-            if worker.is_ready.is_set():
+        for worker in self._workers():
+            if worker.is_ready.is_set() and worker.control is not None:
                 with suppress(OSError):
                     worker.control.send(RELOAD)
                     return
         _log.warning("reload_without_worker")
 
     async def _end(self) -> None:
-        """End all workers: in an orderly way, and after `STOP_SECONDS` beyond the drain by force."""
-        self._send(signal.SIGTERM)
-        ending = [asyncio.ensure_future(worker.process.wait()) for worker in self._workers.values()]
+        """End all processes: in an orderly way, and after `STOP_SECONDS` beyond the drain by force."""
+        await self._ended(self._workers())
+        await self._ended(list(self._children.values()))  # the one that encodes for them is needed until then
+
+    async def _ended(self, children: list[_Child]) -> None:
+        self._send(signal.SIGTERM, children)
+        ending = {asyncio.ensure_future(child.process.wait()): child for child in children}
         if not ending:
             return
         _, late = await asyncio.wait(ending, timeout=self._stop_seconds)
         if late:
-            _log.error("workers_killed", extra={"count": len(late), "seconds": self._stop_seconds})
-            self._send(signal.SIGKILL)
+            killed = [ending[end] for end in late]
+            fields = {"workers": sorted(child.name for child in killed), "seconds": self._stop_seconds}
+            _log.error("workers_killed", extra=fields)
+            self._send(signal.SIGKILL, killed)
             await asyncio.wait(late)
 
-    def _send(self, number: signal.Signals) -> None:
-        for worker in list(self._workers.values()):
+    def _workers(self) -> list[_Child]:
+        return [child for name, child in sorted(self._children.items()) if name != ENCODER]
+
+    def _send(self, number: signal.Signals, children: list[_Child]) -> None:
+        for child in children:
             with suppress(ProcessLookupError):
-                worker.process.send_signal(number)
+                child.process.send_signal(number)
 
 
 def supervise(settings: Settings, listener: socket.socket, task: WorkerTask) -> bool:
@@ -244,11 +284,24 @@ def supervise(settings: Settings, listener: socket.socket, task: WorkerTask) -> 
     task : WorkerTask
     """
     stop_log = start_request_log(level=settings.log.level, on_drop=lambda: None)
+    encoder_command: tuple[str, ...] = ()
+    if shares_encoder(settings, _has_gpu_build):
+        folder = str(model_folder(settings.routing.encoder))
+        encoder_command = (*_ENCODER_COMMAND, "--encoder", folder, "--device", settings.routing.device)
 
     async def run() -> bool:
-        return await Supervisor(settings, listener, task).run()
+        return await Supervisor(settings, listener, task, encoder_command=encoder_command).run()
 
     try:
         return asyncio.run(run())
     finally:
         stop_log()
+
+
+def _has_gpu_build() -> bool:
+    """Whether the build of ONNX Runtime for GPUs is installed; it is not imported here."""
+    try:
+        metadata.distribution("onnxruntime-gpu")
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -35,6 +35,8 @@ class WorkerTask(msgspec.Struct, frozen=True):
         File descriptors: the shared socket, bound and listening; and the socket to the process that watches this one.
     folder : str
         Where workers listen for each other.
+    encoder : str or None
+        Address of the process that encodes for all.
     """
 
     config: str | None = None
@@ -47,3 +49,4 @@ class WorkerTask(msgspec.Struct, frozen=True):
     listener: int = -1
     control: int = -1
     folder: str = ""
+    encoder: str | None = None
