@@ -26,8 +26,8 @@ from support.learning_traffic import call, eventually, process
 
 WORKERS = 2
 UNWRITTEN_SECONDS = 1.0
-"""What a process answered in its last moment may not be on disk when it is killed (0.1 s are promised), and a client may
-read it a moment later."""
+"""What a process answered in its last moment may not be on disk when it is killed (0.1 s are promised), and a client
+may read it a moment later."""
 SERVE = [sys.executable, "-m", "penstock_gateway", "serve", "--config", "penstock.yaml", "--workers", str(WORKERS)]
 READY = r"base URL http://127.0.0.1:(\d+)/v1"
 CONFIG = """

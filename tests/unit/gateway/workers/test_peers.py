@@ -1,0 +1,66 @@
+"""Workers that ask each other over socket files."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import stat
+from pathlib import Path
+
+from penstock_gateway.asgi import Receive, Scope, Send, read_body, read_head, send_body
+from penstock_gateway.reloading import ReloadOutcome, ReloadResult
+from penstock_gateway.workers.peers import Peers, PeerServer, Question, socket_path
+from support.running_gateway import eventually
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with what was asked."""
+    body = await read_body(read_head(scope), receive, max_bytes=1000)
+    text = (
+        f"{scope['method']} {scope['path']}?{scope['query_string'].decode()} {dict(scope['headers'])[b'x-a'].decode()} "
+    )
+    await send_body(send, 201, text.encode() + body, "text/plain")
+
+
+async def reload(trigger: str) -> ReloadOutcome:
+    """Do nothing."""
+    return ReloadOutcome(ReloadResult.RELOADED, 0.0, 1)
+
+
+async def test_question_arrives_whole_and_a_worker_that_does_not_run_is_told_apart_from_a_silent_one(
+    tmp_path: Path,
+) -> None:
+    """Status 0 for a socket that nobody has, 504 for one whose owner says nothing in time."""
+    server = PeerServer(echo, tmp_path, 1)
+    server.start(reload)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(socket_path(tmp_path, 2)))
+        silent.listen()
+        path = socket_path(tmp_path, 1)
+        await eventually(path.exists)
+        headers = [(b"content-type", b"application/json"), (b"x-a", b"b"), (b"connection", b"keep-alive")]
+        question = Question("POST", "/v1/feedback?c=d", headers, b'{"e": 1}')
+        answers = await Peers(tmp_path, 0, 4).ask_all(question, 0.3)
+    assert [(answer.worker, answer.status) for answer in answers] == [(1, 201), (2, 504), (3, 0)]
+    assert answers[0].body == b'POST /v1/feedback?c=d b {"e": 1}'
+    await server.aclose()
+    await server.aclose()
+    assert not path.exists()
+
+
+async def test_socket_file_of_a_worker_that_was_killed_is_taken_over(tmp_path: Path) -> None:
+    """What a killed process left does not keep its successor from listening."""
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(socket_path(tmp_path, 1)))
+    server = PeerServer(echo, tmp_path, 1)
+    server.start(reload)
+
+    def answers() -> bool:
+        return stat.S_ISSOCK(socket_path(tmp_path, 1).stat().st_mode) if socket_path(tmp_path, 1).exists() else False
+
+    await eventually(answers)
+    await asyncio.sleep(0)
+    headers = [(b"content-type", b"application/json"), (b"x-a", b"b")]
+    (answer,) = await Peers(tmp_path, 0, 2).ask_all(Question("POST", "/x", headers))
+    assert answer.status == 201
+    await server.aclose()

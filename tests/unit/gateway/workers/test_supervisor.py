@@ -1,0 +1,123 @@
+"""The process that starts workers: one first, the rest then, each anew when it ends, all of them to an end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from penstock_gateway.listening import bound_socket
+from penstock_gateway.settings_models import ServerSettings, Settings
+from penstock_gateway.workers import supervisor as module
+from penstock_gateway.workers.supervisor import Supervisor
+from penstock_gateway.workers.task import WorkerTask
+from support.running_gateway import eventually
+
+WORKER = """
+import json, os, pathlib, signal, socket, sys, time
+task = json.loads(sys.stdin.read())
+folder = pathlib.Path(sys.argv[1])
+starts = len(list(folder.glob(f"start-{task['index']}-*")))
+(folder / f"start-{task['index']}-{starts}").write_text(json.dumps({**task, "pid": os.getpid()}))
+how = sys.argv[2]
+if how == "refuses":
+    sys.exit(1)
+if how == "clings":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if how == "crashes" and task["index"] == 1 and starts < 2:
+    sys.exit(3)
+control = socket.socket(fileno=task["control"])
+listener = socket.socket(fileno=task["listener"])
+control.send(b"R")
+while heard := control.recv(1):
+    (folder / f"heard-{task['index']}").write_bytes(heard)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PAUSES", (0.01, 0.05))
+    monkeypatch.setattr(module, "STOP_SECONDS", 0.3)
+
+
+def started(folder: Path, index: int) -> list[dict[str, object]]:
+    """Return what the processes of a place were told, in their order; half-written files are left out."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob(f"start-{index}-*"))]
+    return [json.loads(text) for text in texts if text]
+
+
+@asynccontextmanager
+async def running(folder: Path, how: str, workers: int = 2) -> AsyncIterator[tuple[Supervisor, asyncio.Task[bool]]]:
+    """Run workers that do as they are told."""
+    (folder / "worker.py").write_text(WORKER, encoding="utf-8")
+    settings = Settings(server=ServerSettings(workers=workers, drain_seconds=0))
+    command = (sys.executable, str(folder / "worker.py"), str(folder), how)
+    with bound_socket("127.0.0.1", 0) as listener:
+        supervisor = Supervisor(settings, listener, WorkerTask("penstock.yaml"), command=command)
+        run = asyncio.create_task(supervisor.run())
+        try:
+            yield supervisor, run
+        finally:
+            run.cancel()
+            await asyncio.gather(run, return_exceptions=True)
+
+
+async def test_workers_are_told_who_they_are_and_one_of_them_to_read_the_configuration(tmp_path: Path) -> None:
+    """Each has its number, and the sockets by their descriptors; a hang-up signal reaches the first alone."""
+    async with running(tmp_path, "works") as (_, run):
+        await eventually(lambda: bool(started(tmp_path, 0) and started(tmp_path, 1)))
+        (first,), (second,) = started(tmp_path, 0), started(tmp_path, 1)
+        assert (first["index"], second["index"]) == (0, 1)
+        assert (first["count"], first["config"], first["encoder"]) == (2, "penstock.yaml", None)
+        assert first["folder"] == second["folder"]
+        assert oct(Path(str(first["folder"])).stat().st_mode)[-3:] == "700"
+        signal.raise_signal(signal.SIGHUP)
+        await eventually((tmp_path / "heard-0").exists)
+        assert not (tmp_path / "heard-1").exists()
+        signal.raise_signal(signal.SIGTERM)
+        assert await run is True
+    assert not Path(str(first["folder"])).exists()
+
+
+async def test_first_worker_that_refuses_to_start_ends_it_all(tmp_path: Path) -> None:
+    """The others are not started, so the reason is said once."""
+    async with running(tmp_path, "refuses") as (_, run):
+        assert await asyncio.wait_for(run, 30) is False
+    assert len(started(tmp_path, 0)) == 1
+    assert started(tmp_path, 1) == []
+
+
+async def test_worker_that_ends_is_started_again_with_a_growing_pause(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The other one goes on, and the log says which, how and how long until the next try."""
+    async with running(tmp_path, "crashes") as (_, run):
+        await eventually(lambda: len(started(tmp_path, 1)) == 3)
+        signal.raise_signal(signal.SIGTERM)
+        assert await run is True
+    assert len(started(tmp_path, 0)) == 1
+    ended = [record for record in caplog.records if record.message == "worker_ended"]
+    assert [(record.worker, record.code, record.again_in_seconds) for record in ended] == [  # type: ignore[attr-defined]
+        ("1", 3, 0.02),
+        ("1", 3, 0.04),
+    ]
+
+
+async def test_worker_that_does_not_end_is_killed_after_its_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stop has an end, and what had to be killed is named."""
+    caplog.set_level("INFO", logger="penstock.workers")
+    async with running(tmp_path, "clings") as (_, run):
+        await eventually(lambda: bool(started(tmp_path, 0) and started(tmp_path, 1)))
+        await eventually(lambda: sum(record.message == "worker_ready" for record in caplog.records) == 2)
+        signal.raise_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(run, 30) is True
+    (killed,) = [record for record in caplog.records if record.message == "workers_killed"]
+    assert killed.workers == ["0", "1"]  # type: ignore[attr-defined]
