@@ -30,6 +30,22 @@ def test_streams_bench_in_quick_mode_brings_every_chunk(repository_root: Path) -
     assert result["largest_excess_gap_ms"] >= 0.0
 
 
+def test_workers_bench_in_quick_mode_has_both_workers_answer(repository_root: Path) -> None:
+    """One worker and two answer by name and routed, and the second of the two does its part."""
+    done = bench(repository_root, "workers", "--quick", "--json")
+    assert done.returncode == 0, done.stderr + done.stdout
+    rows = json.loads(done.stdout)["rows"]
+    assert [(row["request"], row["workers"]) for row in rows] == [
+        ("by name", 1),
+        ("by name", 2),
+        ("auto", 1),
+        ("auto", 2),
+    ]
+    assert all(row["per_second"] > 0 and row["cpu_us"] > 0 and row["memory_mb"] > 0 for row in rows)
+    assert [row["busiest_share"] for row in rows if row["workers"] == 1] == [1.0, 1.0]
+    assert all(0.5 <= row["busiest_share"] < 1.0 for row in rows if row["workers"] == 2)
+
+
 def test_streams_bench_whose_streams_break_says_so_and_fails(repository_root: Path) -> None:
     """A dropped stream is the exit code 1, with what the first one met."""
     done = bench(repository_root, "streams", "--quick", "--streams", "5", "--model", "cut", "--json")

@@ -270,6 +270,7 @@ def test_worker_that_is_killed_under_load_is_replaced_and_no_answer_is_lost_or_c
             killed_at = time.monotonic()
             eventually(lambda: True if len(fleet.pids()) == WORKERS + 1 else None)
             eventually(lambda: True if set(fleet.samples("penstock_requests_total")) == {"0", "1"} else None)
+            assert sorted(fleet.samples("penstock_worker_starts").values()) == [1.0, 2.0]
         finally:
             is_over.set()
         answers = [answer for user in running for answer in user.result()]

@@ -18,6 +18,7 @@ from typing import Final
 from urllib.parse import parse_qs
 
 import msgspec
+from prometheus_client import Gauge
 
 from penstock_gateway.app import PenstockApp, create_app
 from penstock_gateway.asgi import Receive, Scope, Send, send_body
@@ -161,6 +162,11 @@ def work(task: WorkerTask, reader: ConfigurationReader) -> int:
         answers = await peers.ask_all(Question("GET", f"{_STATE_PATH}?records={records // task.count}"))
         return [decode_state(answer.body) for answer in answers if answer.status == 200]
 
+    Gauge(
+        "penstock_worker_starts",
+        "How often this worker's place has been filled since the gateway was started.",
+        registry=gateway.pipeline.metrics.registry,
+    ).set(task.starts)
     gateway.running.worker, gateway.running.other_workers = task.index, states
 
     async def answer_peer(scope: Scope, receive: Receive, send: Send) -> None:

@@ -7,6 +7,7 @@ Each worker is a process of its own program, never a fork of this one. Read `Sup
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import signal
@@ -126,10 +127,11 @@ class Supervisor:
         keeping = []
         if self._encoder_command:
             keeping.append(asyncio.create_task(self._keep(ENCODER, self._start_encoder)))
-        has_started = await self._first_starts()
+        starters = [self._worker_starter(index) for index in range(self._count)]
+        has_started = await self._first_starts(starters[0])
         if has_started:
-            for index in range(self._count):
-                keeping.append(asyncio.create_task(self._keep(str(index), self._worker_starter(index))))
+            for index, start in enumerate(starters):
+                keeping.append(asyncio.create_task(self._keep(str(index), start)))
             await self._is_stopping.wait()
         was_told = self._is_stopping.is_set()
         self._is_stopping.set()
@@ -137,9 +139,9 @@ class Supervisor:
         await asyncio.gather(*keeping)
         return has_started or was_told
 
-    async def _first_starts(self) -> bool:
+    async def _first_starts(self, start: Callable[[], Awaitable[_Child]]) -> bool:
         """Start one worker and wait for it: what keeps it from starting is said once and not by every one."""
-        worker = await self._worker_starter(0)()
+        worker = await start()
         ways = [
             asyncio.ensure_future(wait)
             for wait in (worker.is_ready.wait(), worker.process.wait(), self._is_stopping.wait())
@@ -169,13 +171,17 @@ class Supervisor:
                     await self._is_stopping.wait()
 
     def _worker_starter(self, index: int) -> Callable[[], Awaitable[_Child]]:
+        starts = itertools.count(1)
+
         async def start() -> _Child:
             ours, theirs = socket.socketpair()
             ours.setblocking(False)
             listener, control = self._listener.fileno(), theirs.fileno()
             with theirs:
                 child = await self._start(str(index), self._command, ours, pass_fds=(listener, control))
-                task = msgspec.structs.replace(self._task, index=index, listener=listener, control=control)
+                task = msgspec.structs.replace(
+                    self._task, index=index, listener=listener, control=control, starts=next(starts)
+                )
                 assert child.process.stdin is not None
                 with suppress(ConnectionError):  # it has ended already
                     child.process.stdin.write(msgspec.json.encode(task))

@@ -37,6 +37,8 @@ class WorkerTask(msgspec.Struct, frozen=True):
         Where workers listen for each other.
     encoder : str or None
         Address of the process that encodes for all.
+    starts : int
+        How often this place has been filled, this time included.
     """
 
     config: str | None = None
@@ -50,3 +52,4 @@ class WorkerTask(msgspec.Struct, frozen=True):
     control: int = -1
     folder: str = ""
     encoder: str | None = None
+    starts: int = 1

@@ -102,6 +102,7 @@ async def test_worker_that_ends_is_started_again_with_a_growing_pause(
         signal.raise_signal(signal.SIGTERM)
         assert await run is True
     assert len(started(tmp_path, 0)) == 1
+    assert [task["starts"] for task in started(tmp_path, 1)] == [1, 2, 3]
     ended = [record for record in caplog.records if record.message == "worker_ended"]
     assert [(record.worker, record.code, record.again_in_seconds) for record in ended] == [  # type: ignore[attr-defined]
         ("1", 3, 0.02),
