@@ -6,9 +6,14 @@ Read `bound_socket`.
 from __future__ import annotations
 
 import socket
+import sys
+from typing import Final
+
+SPREADS_CONNECTIONS: Final = sys.platform == "linux"
+"""Whether the kernel spreads connections over sockets that share an address (socket(7), ``SO_REUSEPORT``)."""
 
 
-def bound_socket(host: str, port: int) -> socket.socket:
+def bound_socket(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
     """Bind an address.
 
     Parameters
@@ -16,6 +21,8 @@ def bound_socket(host: str, port: int) -> socket.socket:
     host : str
     port : int
         0 takes a free one.
+    is_shared : bool
+        Others may be bound to the same address, if they are shared as well.
 
     Returns
     -------
@@ -33,6 +40,8 @@ def bound_socket(host: str, port: int) -> socket.socket:
     bound = socket.socket(family, kind, protocol)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         bound.bind(address)
     except OSError:
         bound.close()

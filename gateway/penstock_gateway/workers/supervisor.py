@@ -1,6 +1,6 @@
 """The process that starts the workers, starts one anew that has ended, and passes on what it is told.
 
-It serves nothing itself: it holds the listening socket, so that no connection is refused while a worker is replaced.
+It serves nothing itself: it holds the address, so that nobody else takes it while workers come and go.
 Each worker is a process of its own program, never a fork of this one. Read `Supervisor.run`.
 """
 
@@ -23,6 +23,7 @@ from typing import Final
 
 import msgspec
 
+from penstock_gateway.listening import SPREADS_CONNECTIONS, bound_socket
 from penstock_gateway.request_log import start_request_log
 from penstock_gateway.settings_deployments import model_folder
 from penstock_gateway.settings_models import Settings
@@ -41,7 +42,7 @@ SOUND_SECONDS: Final = 10.0
 PAUSES: Final = (0.2, 30.0)
 """Shortest and longest pause, seconds."""
 TAKES_TURNS: Final = {"UV_TCP_SINGLE_ACCEPT": "1"}
-"""Otherwise libuv takes all connections that wait, and those that one client opens end up in one worker."""
+"""For workers that share one socket: otherwise libuv takes all connections that wait, and one worker has them all."""
 ENCODER: Final = "encoder"
 _FIRST: Final = "0"
 _WORKER_COMMAND: Final = (sys.executable, "-m", "penstock_gateway.workers.process")
@@ -67,7 +68,7 @@ class Supervisor:
     settings : Settings
         As configured; ``server.workers`` of them.
     listener : socket
-        Bound.
+        Bound; shared where the kernel spreads connections (`listening.SPREADS_CONNECTIONS`).
     task : WorkerTask
         What is the same for all: the command line's options.
     command : sequence of str
@@ -108,7 +109,8 @@ class Supervisor:
         bool
             False when the first worker did not start; it has said why.
         """
-        self._listener.listen(BACKLOG)
+        if not SPREADS_CONNECTIONS:
+            self._listener.listen(BACKLOG)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
@@ -176,8 +178,8 @@ class Supervisor:
         async def start() -> _Child:
             ours, theirs = socket.socketpair()
             ours.setblocking(False)
-            listener, control = self._listener.fileno(), theirs.fileno()
-            with theirs:
+            with theirs, self._socket_of_worker() as shared:
+                listener, control = shared.fileno(), theirs.fileno()
                 child = await self._start(str(index), self._command, ours, pass_fds=(listener, control))
                 task = msgspec.structs.replace(
                     self._task, index=index, listener=listener, control=control, starts=next(starts)
@@ -191,6 +193,13 @@ class Supervisor:
             return child
 
         return start
+
+    def _socket_of_worker(self) -> socket.socket:
+        """Return a worker's own socket on the address, which listens when the worker is ready, or the one of all."""
+        if not SPREADS_CONNECTIONS:
+            return self._listener.dup()
+        host, port = self._listener.getsockname()[:2]
+        return bound_socket(host, port, is_shared=True)
 
     async def _start_encoder(self) -> _Child:
         """Start the process that encodes for all; the open end of its standard input tells it that we are there."""

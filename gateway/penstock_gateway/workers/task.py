@@ -32,7 +32,7 @@ class WorkerTask(msgspec.Struct, frozen=True):
     count : int
         Of workers.
     listener, control : int
-        File descriptors: the shared socket, bound and listening; and the socket to the process that watches this one.
+        File descriptors: the socket on the address, bound; and the one to the process that watches this one.
     folder : str
         Where workers listen for each other.
     encoder : str or None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock_gateway.listening import bound_socket
+from penstock_gateway.listening import SPREADS_CONNECTIONS, bound_socket
 from penstock_gateway.settings_models import ServerSettings, Settings
 from penstock_gateway.workers import supervisor as module
 from penstock_gateway.workers.supervisor import Supervisor
@@ -58,7 +58,7 @@ async def running(folder: Path, how: str, workers: int = 2) -> AsyncIterator[tup
     (folder / "worker.py").write_text(WORKER, encoding="utf-8")
     settings = Settings(server=ServerSettings(workers=workers, drain_seconds=0))
     command = (sys.executable, str(folder / "worker.py"), str(folder), how)
-    with bound_socket("127.0.0.1", 0) as listener:
+    with bound_socket("127.0.0.1", 0, is_shared=SPREADS_CONNECTIONS) as listener:
         supervisor = Supervisor(settings, listener, WorkerTask("penstock.yaml"), command=command)
         run = asyncio.create_task(supervisor.run())
         try:
