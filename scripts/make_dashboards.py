@@ -239,6 +239,27 @@ DASHBOARDS: dict[str, tuple[str, tuple[Panel, ...]]] = {
                 ),
             ),
             Panel("Feedback by arm", _rate("penstock_feedback_scores_total", "arm"), "reqps"),
+            Panel("Remote encoder, seen by the gateways", _quantiles("penstock_remote_encoder_duration_seconds"), "s"),
+            Panel(
+                "Texts that it did not answer",
+                (
+                    *_rate("penstock_remote_encoder_fallbacks_total", "kind"),
+                    ("count(penstock_remote_encoder_breaker_state > 0)", "gateways that leave it alone"),
+                ),
+            ),
+            Panel("Texts of the encode servers", _rate("penstock_encode_server_texts_total", "outcome"), "reqps"),
+            Panel("A text's time there", _quantiles("penstock_encode_server_duration_seconds"), "s"),
+            Panel(
+                "Texts a batch, and texts that wait",
+                (
+                    (
+                        "sum(rate(penstock_encode_server_batch_texts_sum[$__rate_interval]))"
+                        " / sum(rate(penstock_encode_server_batch_texts_count[$__rate_interval]))",
+                        "a batch",
+                    ),
+                    ("max(penstock_encode_server_waiting_texts)", "most that wait"),
+                ),
+            ),
         ),
     ),
 }

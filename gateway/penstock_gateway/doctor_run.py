@@ -1,6 +1,7 @@
 """Everything that ``penstock doctor`` looks at, in order and in time.
 
-Owns the list of checks beyond the installation: providers, Redis, GPU, machine, settings, clock. Read `examine_all`.
+Owns the list of checks beyond the installation: providers, encode server, Redis, GPU, machine, settings, clock. Read
+`examine_all`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from penstock_gateway import doctor
+from penstock_gateway import doctor, doctor_encoder
 from penstock_gateway.configuration_problems import ConfigurationError
 from penstock_gateway.deployments import Deployment
 from penstock_gateway.doctor_checks import Check, Looked, run_checks
 from penstock_gateway.doctor_clock import Clocks
+from penstock_gateway.doctor_encoder import look_at_encoder
 from penstock_gateway.doctor_machine import look_at_descriptors, look_at_folders, look_at_gpu
 from penstock_gateway.doctor_providers import look_at_provider, places_of
 from penstock_gateway.doctor_redis import look_at_redis, uses_of
@@ -47,7 +49,7 @@ def examine_all(
     seconds : float
         For all of it together.
     is_offline : bool
-        Leave out what needs a connection: providers, Redis, the clock.
+        Leave out what needs a connection: providers, the encode server, Redis, the clock.
     on_progress : callable
         See `run_checks`.
 
@@ -100,6 +102,8 @@ def remote_checks(settings: Settings, deployments: Sequence[Deployment], clocks:
     litellm = [each.name for each in deployments if each.adapter != "direct"]
     if litellm:
         checks.append(Check("litellm", partial(_not_tried, litellm), _HANGS))
+    if settings.encoder.remote is not None:
+        checks.append(Check(doctor_encoder.SUBJECT, partial(look_at_encoder, settings), "look at DNS and network"))
     return checks + [
         Check(use.subject, partial(look_at_redis, use, clocks), "look at DNS and network; is a proxy in between?")
         for use in uses_of(settings)

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 import ssl
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -165,6 +166,32 @@ class RemoteEncoderService:
         self._breaker.note_success(now)
         self._metrics.seconds.observe(now - started)
         return vector
+
+    async def latency(self, seconds: float, *, texts: int = 5) -> float:
+        """Return how long a short text takes there, the median of a few; for whoever looks before anything is served.
+
+        Parameters
+        ----------
+        seconds : float
+            For the handshake, and for each text.
+        texts : int, at least 1
+
+        Returns
+        -------
+        float
+            Seconds.
+
+        Raises
+        ------
+        RemoteFailure
+        """
+        loop, times = asyncio.get_running_loop(), []
+        connection = await self._open(seconds)
+        for _ in range(texts):
+            started = loop.time()
+            await connection.ask(b"Is anybody there?", seconds)
+            times.append(loop.time() - started)
+        return statistics.median(times)
 
     async def aclose(self) -> None:
         """Drop the connection and refuse new texts; safe to call twice."""

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
 
 from penstock_gateway.metrics import GatewayMetrics
 from penstock_gateway.metrics_reload import ReloadMetrics
+from penstock_gateway.remote_encoder.metrics import EncodeServerMetrics
 
 ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "helm" / "penstock"
@@ -27,6 +29,7 @@ _FUNCTIONS = {
     "histogram_quantile",
     "increase",
     "max",
+    "count",
     "min",
     "rate",
     "scalar",
@@ -38,11 +41,11 @@ _OUTER_LABELS = {"le", "namespace", "pod"}
 
 
 def _exposed() -> dict[str, set[str]]:
-    """Return the labels of every sample that a gateway can show, by the sample's name."""
-    metrics = GatewayMetrics()
+    """Return the labels of every sample that a gateway or an encode server can show, by the sample's name."""
+    metrics, servers = GatewayMetrics(), EncodeServerMetrics(CollectorRegistry())
     ReloadMetrics(metrics.registry)
     found = {}
-    for collector in metrics.registry._collector_to_names:
+    for collector in (*metrics.registry._collector_to_names, *servers.registry._collector_to_names):
         labels = set(getattr(collector, "_labelnames", getattr(collector, "label_names", ())))
         for family in collector.collect():
             endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
