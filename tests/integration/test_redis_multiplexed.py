@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import time
 from collections import Counter
@@ -262,18 +263,34 @@ async def test_closed_client_refuses_further_commands_and_fails_those_that_wait(
         assert await ask(line, b"PING") == "cache_store_unreachable"
 
 
-async def test_process_that_stood_still_past_the_deadline_still_gets_its_reply(server: ControlledRedis) -> None:
+async def test_process_that_stood_still_past_the_deadline_still_gets_its_reply(
+    server: ControlledRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A pause of this process alone is no failure of Redis: the reply that lies in the socket is taken."""
+    deadline_seconds = 0.05
 
-    async def stand_still() -> object:
+    async def stood_still() -> tuple[list[bool], object]:
         loop = asyncio.get_running_loop()
         woken, waker = socket.socketpair()
         with woken, waker:
             async with opened(server.url) as line:
                 await ask(line, b"PING")
-                # Where uvloop handles a socket, so that its timers come before it looks at sockets again.
-                loop.add_reader(woken, lambda: (woken.recv(1), time.sleep(0.3)))
-                waker.send(b"!")
-                return await ask(line, b"ECHO", b"text", seconds=0.05)
+                link = line._link
+                assert link is not None
+                descriptor, send = link._transport.get_extra_info("socket").fileno(), link.send
+                is_answered: list[bool] = []
 
-    assert await asyncio.to_thread(uvloop.run, stand_still()) == b"text"
+                def stand_still() -> None:
+                    loop.remove_reader(woken)
+                    server.resume()
+                    is_answered.append(bool(select.select([descriptor], [], [], PATIENCE_SECONDS)[0]))
+                    time.sleep(2 * deadline_seconds)
+
+                # Where uvloop handles a socket, so that its timers come before it looks at sockets again; and in the
+                # turn in which the command leaves, while the server cannot answer yet.
+                loop.add_reader(woken, stand_still)
+                monkeypatch.setattr(link, "send", lambda batch: (send(batch), waker.send(b"!")))
+                server.pause()
+                return is_answered, await ask(line, b"ECHO", b"text", seconds=deadline_seconds)
+
+    assert await asyncio.to_thread(uvloop.run, stood_still()) == ([True], b"text")
