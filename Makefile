@@ -3,7 +3,8 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-unexport PYTHONPATH PYTHONHOME
+# Packages are installed without bytecode: a Python that may not write it compiles them at every start, for half a minute in all.
+unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 PACKAGES := gateway/penstock_gateway routers/penstock_routers cache/penstock_cache training/penstock_training

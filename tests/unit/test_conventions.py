@@ -44,6 +44,13 @@ def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _trees_are_given_up() -> Iterator[None]:
+    """Millions of nodes would make every later garbage collection of the worker slow."""
+    yield
+    _tree.cache_clear()
+
+
 def _name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -58,14 +65,16 @@ def _functions(tree: ast.AST) -> Iterator[FunctionNode]:
     return (node for node in ast.walk(tree) if isinstance(node, FunctionNode))
 
 
-def _imported_modules(tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
-    """Every module that an import names, ``a.b.c`` for ``from a.b import c`` too, with the node."""
-    for node in ast.walk(tree):
+@cache
+def _imported_modules(path: Path) -> frozenset[str]:
+    """Every module that a file's imports name, ``a.b.c`` for ``from a.b import c`` too."""
+    named: set[str] = set()
+    for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, node) for alias in node.names)
+            named.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module, node
-            yield from ((f"{node.module}.{alias.name}", node) for alias in node.names)
+            named.update([node.module, *(f"{node.module}.{alias.name}" for alias in node.names)])
+    return frozenset(named)
 
 
 def _without_docstring(node: FunctionNode) -> int:
@@ -108,8 +117,7 @@ def test_modules_of_all_packages_form_no_import_cycle() -> None:
     known = {_module(path) for path in _sources()}
     graph: dict[str, set[str]] = {}
     for path in _sources():
-        imported = {module for module, _ in _imported_modules(_tree(path)) if module in known}
-        graph[_module(path)] = imported - {_module(path)}
+        graph[_module(path)] = (_imported_modules(path) & known) - {_module(path)}
     try:
         order = list(TopologicalSorter(graph).static_order())
     except CycleError as error:
@@ -164,7 +172,7 @@ def test_heavy_dependency_of_a_package_has_one_owner_file(package: str, heavy: s
     owners = {
         _name(path)
         for path in _sources()
-        for module, _ in _imported_modules(_tree(path))
+        for module in _imported_modules(path)
         if module.split(".")[0] == heavy and _module(path).split(".")[0] == package
     }
     assert len(owners) <= 1, owners
@@ -176,7 +184,7 @@ def test_source_of_a_package_never_unpickles_or_evaluates() -> None:
     forbidden_calls = {"eval", "exec", "compile", "__import__"}
     found = []
     for path in _sources():
-        found += [f"{_name(path)}: {name}" for name, _ in _imported_modules(_tree(path)) if name in forbidden_modules]
+        found += [f"{_name(path)}: {name}" for name in sorted(_imported_modules(path) & forbidden_modules)]
         for node in ast.walk(_tree(path)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in forbidden_calls:
                 found.append(f"{_name(path)}:{node.lineno} {node.func.id}()")
