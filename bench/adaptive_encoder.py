@@ -42,7 +42,8 @@ PACKAGES = ("numpy", "onnxruntime", "tokenizers", "scikit-learn")
 TEXT_SETS = ("own corpus", "hwu64", "qqp", "clinc150", "banking77")
 SEEDS = 5
 MOST_PROMPTS = 6_000
-TIMED_TEXTS = 150
+TIMED_TEXTS, QUICK_TIMED_TEXTS = 150, 20
+QUICK_TEXTS = 200
 Say = Callable[[str], None]
 
 
@@ -65,7 +66,7 @@ def main() -> None:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--seeds", type=int, help=f"splits and orders of each set ({SEEDS})")
-    parser.add_argument("--quick", action="store_true", help="400 texts of one set each, two seeds")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_TEXTS} texts of one set each, two seeds")
     parser.add_argument("--json", action="store_true", help="print one JSON object; the tables go to stderr")
     options = parser.parse_args()
     options.seeds = options.seeds or (2 if options.quick else SEEDS)
@@ -85,9 +86,9 @@ def _text_sets(options: argparse.Namespace) -> list[str]:
 def _route(
     name: str, options: argparse.Namespace, encoders: dict[str, PromptEncoder], say: Say
 ) -> list[dict[str, Any]]:
-    outcomes = load_outcome_set(data_folder(), name, 400 if options.quick else MOST_PROMPTS)
+    outcomes = load_outcome_set(data_folder(), name, QUICK_TEXTS if options.quick else MOST_PROMPTS)
     static, transformer = (kept_vectors(outcomes.prompts, encoder) for encoder in encoders)
-    cheap, dear = (_microseconds(encoder, outcomes.prompts) for encoder in encoders.values())
+    cheap, dear = (_microseconds(encoder, outcomes.prompts, options.quick) for encoder in encoders.values())
     splits = [measure_routing(outcomes, static, transformer, seed) for seed in range(options.seeds)]
     rows = []
     for way in splits[0]:
@@ -111,8 +112,8 @@ def _route(
 
 
 def _hit(name: str, options: argparse.Namespace, encoders: dict[str, PromptEncoder], say: Say) -> list[dict[str, Any]]:
-    encoded = load_encoded(name, max_texts=400 if options.quick else None)
-    cheap, dear = (_microseconds(encoder, encoded.texts.texts) for encoder in encoders.values())
+    encoded = load_encoded(name, max_texts=QUICK_TEXTS if options.quick else None)
+    cheap, dear = (_microseconds(encoder, encoded.texts.texts, options.quick) for encoder in encoders.values())
     table = pair_table(encoded, min_cosine=MIN_COSINE)
     scorer = read_scorer(bundled_folder("cache-rule"))
     streams = [measure_hits(table, scorer, scorer.manifest.min_plausible, seed) for seed in range(options.seeds)]
@@ -126,9 +127,10 @@ def _hit(name: str, options: argparse.Namespace, encoders: dict[str, PromptEncod
     return rows
 
 
-def _microseconds(encoder: PromptEncoder, texts: Sequence[str]) -> float:
+def _microseconds(encoder: PromptEncoder, texts: Sequence[str], is_quick: bool) -> float:
     """Mean processor time of one text, the median of three passes."""
-    sample = [texts[row] for row in np.random.default_rng(0).permutation(len(texts))[:TIMED_TEXTS]]
+    count = QUICK_TIMED_TEXTS if is_quick else TIMED_TEXTS
+    sample = [texts[row] for row in np.random.default_rng(0).permutation(len(texts))[:count]]
     passes = []
     for _ in range(3):
         started = time.process_time()

@@ -322,7 +322,7 @@ def main() -> None:
     for line in machine_lines(machine):
         print(line)
     fitted = [] if options.quick else [name for name, source in SETS.items() if source.may_fit and name not in names]
-    tables = _tables([*names, *fitted], 800 if options.quick else None)
+    tables = _tables([*names, *fitted], 500 if options.quick else None)
     results: dict[str, list[dict[str, Any]]] = {}
     for name in [name for name in names if name in tables]:
         results[name] = _measure_set(name, tables, orders, options)

@@ -6,7 +6,7 @@ folder is given, in fp32; then routes four outcome sets on the vectors of each (
 Usage::
 
     python bench/encoder.py                          both encoders on the CPU, then routing quality
-    python bench/encoder.py --quick                  a minute: fewer sizes, no fp32, a sample of the sets
+    python bench/encoder.py --quick                  fewer and smaller sizes, no fp32, a sample of the sets
     PYTHONPATH=routers python bench/encoder.py --device cuda --folder minilm-fp16 --no-quality
 
 The last form needs numpy, msgspec, tokenizers and onnxruntime-gpu, and nothing else of this project.
@@ -37,7 +37,7 @@ BATCHES = (1, 8, 32)
 # Each is one token for the shipped tokenizers.
 WORDS = ("the", "train", "from", "paris", "was", "late", "and", "every", "question", "about", "it", "remained", "open")
 PACKAGES = ("numpy", "tokenizers", "onnxruntime", "onnxruntime-gpu", "torch", "scikit-learn")
-SECONDS_PER_CELL = 0.6
+SECONDS_PER_CELL, QUICK_SECONDS_PER_CELL = 0.6, 0.05
 SEEDS = 5
 
 
@@ -109,11 +109,12 @@ def _prompt(tokens: int, number: int) -> str:
 
 
 def _times(name: str, encoder: PromptEncoder, quick: bool) -> Iterator[dict[str, Any]]:
-    for tokens in (8, 128, 2000) if quick else TOKENS:
+    limit = QUICK_SECONDS_PER_CELL if quick else SECONDS_PER_CELL
+    for tokens in (8, 128) if quick else TOKENS:
         texts = [_prompt(tokens, number) for number in range(max(BATCHES))]
-        tokenizer = _median_seconds(lambda texts=texts: encoder.token_ids(texts[0]))
-        for batch in (1, 32) if quick else BATCHES:
-            seconds = _median_seconds(lambda texts=texts, batch=batch: encoder.encode(texts[:batch]))
+        tokenizer = _median_seconds(lambda texts=texts: encoder.token_ids(texts[0]), limit)
+        for batch in (1, 8) if quick else BATCHES:
+            seconds = _median_seconds(lambda texts=texts, batch=batch: encoder.encode(texts[:batch]), limit)
             yield {
                 "encoder": name,
                 "tokens": tokens,
@@ -124,11 +125,11 @@ def _times(name: str, encoder: PromptEncoder, quick: bool) -> Iterator[dict[str,
             }
 
 
-def _median_seconds(call: Callable[[], object]) -> float:
-    """Median over at least 5 calls or `SECONDS_PER_CELL`, after a warm-up."""
+def _median_seconds(call: Callable[[], object], limit_seconds: float) -> float:
+    """Median over at least 5 calls or so many seconds, after a warm-up."""
     call()
     durations: list[float] = []
-    stop = time.perf_counter() + SECONDS_PER_CELL
+    stop = time.perf_counter() + limit_seconds
     while len(durations) < 5 or (time.perf_counter() < stop and len(durations) < 2000):
         start = time.perf_counter()
         call()

@@ -69,7 +69,7 @@ class Effort:
 
 
 FULL = Effort(3, 4.0, 5.0, (50.0, 200.0), 3.0, 50, 5.0, 25.0)
-QUICK = Effort(1, 0.4, 0.5, (50.0,), 0.4, 10, 2.0, 0.3)
+QUICK = Effort(1, 0.2, 0.2, (50.0,), 0.2, 10, 2.0, 0.1)
 
 
 @dataclass(slots=True)
@@ -105,7 +105,7 @@ class Run:
             if target.name == SEMANTIC:  # the others are no rewording in the eyes of the cache, and cost a model's call
                 hits = [body for body, answer in zip(bodies, answers, strict=True) if "hit-semantic" in answer]
                 bodies = self.bodies[target.name] = hits or bodies
-        self.load(target, bodies, 4, 0.5)
+        self.load(target, bodies, 4, min(0.5, self.effort.rate_seconds))
 
     def measure(self, target: Target) -> None:
         """Measure one target once: saturation, each rate that it can keep, streams."""

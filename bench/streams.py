@@ -25,7 +25,7 @@ from targets import BENCH_FOLDER, LOOPBACK, Server, free_port
 from uneven_upstream import raise_file_limit
 
 STREAMS, SECONDS, GAP_MS = 1_000, 60.0, 250.0
-QUICK_STREAMS, QUICK_SECONDS = 50, 2.0
+QUICK_STREAMS, QUICK_SECONDS = 50, 1.0
 STREAMS_PER_SECOND_OF_RAMP = 250
 STALL_SECONDS = 5.0
 """A pause this much longer than the provider's own is a stall: clients' libraries wait for minutes, people do not."""

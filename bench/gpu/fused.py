@@ -95,7 +95,7 @@ def _parse() -> argparse.Namespace:
     options.precision = options.precision or ("fp16" if options.device == "cuda" else "fp32")
     options.points = options.points or ((3_000,) if options.quick else POINTS)
     options.batches = options.batches or ((1, 4) if options.quick else BATCHES)
-    options.seconds = 0.2 if options.quick else options.seconds
+    options.seconds = 0.05 if options.quick else options.seconds
     return options
 
 

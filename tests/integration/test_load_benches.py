@@ -56,15 +56,15 @@ def test_streams_bench_whose_streams_break_says_so_and_fails(repository_root: Pa
 
 
 def test_soak_bench_in_a_short_pass_tests_each_trend(repository_root: Path) -> None:
-    """Ten seconds of mixed traffic end as they should, and everything that could leak has a trend with its interval."""
-    done = bench(repository_root, "soak", "--quick", "--minutes", "0.15", "--json")
+    """Six seconds of mixed traffic end as they should, and everything that could leak has a trend with its interval."""
+    done = bench(repository_root, "soak", "--quick", "--minutes", "0.1", "--json")
     assert done.returncode == 0, done.stderr + done.stdout
     result = json.loads(done.stdout)["result"]
     assert result["traffic"]["problems"] == 0, result["traffic"]["first_problems"]
     assert result["traffic"]["by_kind"]["plain"] > 0
     assert set(result["trends"]) == {"rss_mb", "fds", "tasks", "threads", "objects"}
     assert all(trend["low"] <= trend["high"] for trend in result["trends"].values())
-    assert result["samples"] >= 4
+    assert result["samples"] >= 3
 
 
 def test_trend_of_a_leak_is_told_from_noise(repository_root: Path) -> None:
