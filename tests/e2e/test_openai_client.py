@@ -98,6 +98,7 @@ def configuration(provider: ReplayUpstream) -> dict[str, Any]:
             for name, model in models.items()
         ],
         "routing": {"artifact": "none"},
+        "attempts": {"max_wait_seconds": 1},  # not the seconds that a rate-limited provider asks for
     }
 
 

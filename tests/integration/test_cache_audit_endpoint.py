@@ -354,7 +354,8 @@ async def test_overloaded_model_loosens_budget_and_ttl_for_keys_that_opted_in(
 async def test_slow_calls_of_a_deployment_raise_its_load(tmp_path: Path) -> None:
     """Refusals for overload count as full load; a deployment that goes on as usual has none."""
     model = Model()
-    async with running(settings_of(tmp_path), model) as gateway:
+    without_retries = settings_of(tmp_path, CONFIG + "attempts: {retries: 0}\n")
+    async with running(without_retries, model) as gateway:
         load = gateway.app.pipeline.cache.services.oversight.load  # type: ignore[union-attr]
         now = load._clock()
         load._clock = lambda: now

@@ -316,7 +316,7 @@ def test_doctor_ends_in_time_when_a_provider_drips_and_reports_the_rest(tmp_path
 
     with serving(drips) as dripping, serving(says("200 OK")) as well:
         (tmp_path / "penstock.yaml").write_text(CONFIG.format(one=dripping.port, two=well.port))
-        command = [sys.executable, "-m", "penstock_gateway", "doctor", "--json", "--deadline", "8"]
+        command = [sys.executable, "-m", "penstock_gateway", "doctor", "--json", "--deadline", "3"]
         environ = {**os.environ, "KEY": KEY}
         done = subprocess.run(
             command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False
