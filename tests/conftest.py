@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from support import isolation
+from support import isolation, server_pace
 from support.fault_report import write_fault_table
 from support.redis_server import HOW_TO_GET_IT, NOT_INSTALLED, redis_binary, running_redis
 
 isolation.install()
+server_pace.install()
 
 # Derandomized: a red run is red for everybody. Deadlines would be timed assertions.
 settings.register_profile(

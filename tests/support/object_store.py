@@ -92,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
 def object_store() -> Iterator[ObjectStore]:
     """Serve an empty store as long as the block lasts."""
     store = ObjectStore()
-    thread = threading.Thread(target=store.serve_forever, daemon=True)
+    thread = threading.Thread(target=store.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield store
