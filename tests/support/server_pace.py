@@ -1,6 +1,7 @@
-"""Lets servers in the test's own process stop at once: uvicorn looks for its end ten times a second and waits once more.
+"""Lets servers in the test's own process stop at once.
 
-That is a fifth of a second in which nothing happens, for each of a thousand gateways. Read `install`.
+uvicorn looks ten times a second whether it is to end, and then waits for a tenth: a fifth of a second in which nothing
+happens, for each of some hundred gateways. Read `install`.
 """
 
 from __future__ import annotations
