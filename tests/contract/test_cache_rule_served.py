@@ -36,7 +36,7 @@ from penstock_training.cache_rule.texts import read_texts
 from support.cache_documents import NOW
 from support.cache_lookups import FAQ, POLICIES, accepts_all, answer, chosen, completion, look
 
-STREAMED_QUADS = 100
+STREAMED_QUADS = 60
 THRESHOLDS = np.array([0.9, 0.7, 0.5])
 TOLERANCE = 1e-6  # the same float32 graph over the same float32 features on either side
 

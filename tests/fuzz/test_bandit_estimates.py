@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from penstock_training.bandit.estimators import WeightedRows, effective_sample_size, estimate
@@ -24,6 +24,7 @@ def _weighted(rows: list[tuple[float, float, int, float, float]]) -> WeightedRow
 
 
 @given(st.lists(row, min_size=1, max_size=40))
+@example([(5e-324, 0.5, 0, 0.0, 0.0)])  # the least weight times an outcome is nothing
 def test_estimates_of_any_log_are_finite_and_snips_is_within_the_scores(
     rows: list[tuple[float, float, int, float, float]],
 ) -> None:

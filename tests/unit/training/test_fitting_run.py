@@ -26,7 +26,7 @@ from support.fold_fits import COST_SCALE_USD, ridge_fit, topic_corpus
 from support.outcome_samples import outcome_row, write_json_lines
 from support.small_router import made_up_corpus
 
-OPTIONS = FittingRunOptions(FitOptions(router=RouterSpec("linear"), resamples=100), folds=3, sizes=(50, 200), draws=2)
+OPTIONS = FittingRunOptions(FitOptions(router=RouterSpec("linear"), resamples=50), folds=3, sizes=(50, 200), draws=2)
 
 
 def test_fitting_plan_counts_every_fit_that_is_made() -> None:

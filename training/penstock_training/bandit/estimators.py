@@ -152,7 +152,7 @@ def estimate(rows: WeightedRows, names: Sequence[str] = ESTIMATORS) -> dict[str,
     if "ips" in names:
         found["ips"] = _mean("ips", weight * outcome, clusters, ess)
     if "snips" in names and total > 0.0:
-        value = float(weight @ outcome) / total
+        value = float((weight / total) @ outcome)
         found["snips"] = _finish("snips", value, _ratio(weight, outcome - value, clusters), clusters, ess)
     if rows.expected is None or rows.expected_served is None:
         return found
@@ -163,7 +163,7 @@ def estimate(rows: WeightedRows, names: Sequence[str] = ESTIMATORS) -> dict[str,
         found["dr"] = _mean("dr", rows.expected + weight * residual, clusters, ess)
     if "sndr" in names and total > 0.0:
         direct = float(rows.expected.mean())
-        correction = float(weight @ residual) / total
+        correction = float((weight / total) @ residual)
         influence = clusters.sums(rows.expected - direct) + _ratio(weight, residual - correction, clusters)
         found["sndr"] = _finish("sndr", direct + correction, influence, clusters, ess)
     return found
