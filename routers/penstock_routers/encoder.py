@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from penstock_routers.cuda_buckets import BucketedSession, PromptShape
 from penstock_routers.cuda_fallback import FallbackSession, GraphSession
 from penstock_routers.encoder_manifest import EncoderManifest, Kind, read_encoder_folder
 from penstock_routers.errors import EncoderError
@@ -29,6 +30,7 @@ _LOG = logging.getLogger(__name__)
 # Tokens of one run, padding included: 16,384 × 256 float32 are 16 MB in the static graph; in MiniLM the widest layer,
 # four times its 384 dimensions, takes 100 MB.
 _TOKENS_PER_RUN = 16_384
+_MAX_TOKENS = 512  # captured, where the model has no limit of its own
 # Texts tokenised at once; bounds the memory of a long training run.
 _TEXTS_PER_BLOCK = 2_048
 _GRAPH_INPUTS: dict[Kind, tuple[str, ...]] = {
@@ -105,7 +107,7 @@ class PromptEncoder:
             encoder._check_one_run()
         if encoder.device == "cuda":  # a fault in a request is answered from the CPU
             encoder._session = FallbackSession(
-                encoder._session, lambda reason: _open_graph(graph, "cpu", threads, reason)
+                encoder.bucketed(encoder._session), lambda reason: _open_graph(graph, "cpu", threads, reason)
             )
         return encoder
 
@@ -123,6 +125,20 @@ class PromptEncoder:
     def rows_per_run(self) -> int:
         """How many texts share one run of the graph at most."""
         return self.manifest.rows_per_run
+
+    def bucketed(self, session: GraphSession) -> GraphSession:
+        """Replay captured CUDA graphs for this encoder's prompts where the session can; the session itself elsewhere.
+
+        Parameters
+        ----------
+        session : GraphSession
+            With the inputs of a transformer's graph, and others.
+        """
+        if not (isinstance(session, OnnxSession) and session.can_capture and self.kind == "transformer"):
+            return session
+        manifest = self.manifest
+        limit = PromptShape(manifest.rows_per_run, manifest.max_tokens or _MAX_TOKENS, manifest.padding_token_id)
+        return BucketedSession(session, limit)
 
     def use(self, session: GraphSession) -> None:
         """Run on another session with the same vectors from now on, and let go of its own, a second copy of the table.
@@ -251,7 +267,13 @@ def _device_for(manifest: EncoderManifest, device: Device) -> Device:
 
 def _open_graph(graph: bytes, device: Device, threads: int, reason: str | None = None) -> OnnxSession:
     return create_session(
-        graph, device=device, threads=threads, allow_contrib_operators=True, error=EncoderError, fallback_reason=reason
+        graph,
+        device=device,
+        threads=threads,
+        allow_contrib_operators=True,
+        error=EncoderError,
+        fallback_reason=reason,
+        capture=True,
     )
 
 

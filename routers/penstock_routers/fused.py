@@ -28,6 +28,7 @@ FloatArray = NDArray[np.float32]
 
 _LOG = logging.getLogger(__name__)
 _PROBES: Final = ("What is the capital of Peru?", "def add(a, b):\n    return a + b  # 2 + 2 = 4", "Naïve? Ça va!")
+_CAPTURED_ROUNDS: Final = 3  # plain, captured, replayed
 _TOLERANCE: Final = {"cpu": 1e-4, "cuda": 1e-2}
 """Largest difference from the two runs, of a number of the vector or of a quality: rounding, on CUDA that of TF32."""
 
@@ -43,14 +44,24 @@ class FusedGraph:
         Of `penstock_routers.graph_join.join_graphs`.
     output_names : tuple of str
         In the order that `session` gives them.
+    joins_single : bool
+        Whether a single prompt takes the joined graph on CUDA too. Launched one by one, a hundred small operators of
+        the router start faster on the CPU; in a captured graph they do not count.
     """
 
     def __init__(
-        self, encoder: PromptEncoder, artifact: RouterArtifact, session: GraphSession, output_names: tuple[str, ...]
+        self,
+        encoder: PromptEncoder,
+        artifact: RouterArtifact,
+        session: GraphSession,
+        output_names: tuple[str, ...],
+        *,
+        joins_single: bool = False,
     ) -> None:
         self._encoder = encoder
         self._artifact = artifact
         self._session = session
+        self._joins_single = joins_single
         self._order = [output_names.index(name) for name in (VECTOR_OUTPUT, *OUTPUT_NAMES)]
 
     @property
@@ -89,14 +100,19 @@ class FusedGraph:
 
         def opened(device: Device, reason: str | None = None) -> OnnxSession:
             return create_session(
-                joined, device=device, threads=threads, allow_contrib_operators=True, fallback_reason=reason
+                joined,
+                device=device,
+                threads=threads,
+                allow_contrib_operators=True,
+                fallback_reason=reason,
+                capture=True,
             )
 
         first = opened("cuda" if encoder.device == "cuda" else "cpu")
         session: GraphSession = first
         if first.device == "cuda":  # a fault in a request is answered from the CPU
-            session = FallbackSession(first, lambda reason: opened("cpu", reason))
-        fused = cls(encoder, artifact, session, first.output_names)
+            session = FallbackSession(encoder.bucketed(first), lambda reason: opened("cpu", reason))
+        fused = cls(encoder, artifact, session, first.output_names, joins_single=first.can_capture)
         fused._check()
         if encoder.kind == "static" and first.device == "cpu":
             encoder.use(_VectorsAlone(first, encoder))
@@ -137,7 +153,7 @@ class FusedGraph:
         ids, features = self._encoder.token_ids(text), prompt_features(text)
         if not ids:
             return self._empty(features, reference_arm)
-        if self._session.device == "cuda":  # a hundred small operators of the router start faster on the CPU
+        if self._session.device == "cuda" and not self._joins_single:
             vector = self._encoder.encode([text])[0]
             return vector, self._artifact.estimate(vector, features, reference_arm=reference_arm)
         return self._reading(self._run([ids], [features], reference_arm), 0, reference_arm)
@@ -166,8 +182,10 @@ class FusedGraph:
     def _check(self) -> None:
         """Compare with the two runs, so that a joint that changes anything shows here and not in decisions."""
         reference = self._artifact.manifest.reference_arm
-        alone = [reading for text in _PROBES for reading in self.read([text], reference)]
-        for text, *readings in zip(_PROBES, self.read(_PROBES, reference), alone, strict=True):
+        rounds = _CAPTURED_ROUNDS if self._joins_single else 1
+        alone = [[reading for text in _PROBES for reading in self.read([text], reference)] for _ in range(rounds)]
+        together = [self.read(_PROBES, reference) for _ in range(rounds)]
+        for text, *readings in zip(_PROBES, *together, *alone, strict=True):
             wanted = self._encoder.encode([text])[0]
             expected = self._artifact.estimate(wanted, prompt_features(text), reference_arm=reference)
             for vector, estimate in readings:

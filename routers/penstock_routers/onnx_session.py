@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock_routers.cuda_buffers import BoundRun, TensorShape
+from penstock_routers.cuda_capture import DEVICE_GATE
 from penstock_routers.errors import ArtifactError, MissingExtraError, RouterError
 from penstock_routers.installation import install_command
 from penstock_routers.onnx_guard import MAX_GRAPH_BYTES, refuse_unsafe_graph
@@ -31,6 +33,7 @@ __all__ = ["MAX_GRAPH_BYTES", "Device", "OnnxSession", "create_session", "refuse
 _LOG = logging.getLogger(__name__)
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
+_NO_GRAPH = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,13 @@ class OnnxSession:
     output_names: tuple[str, ...]
     error: type[RouterError]
     _session: onnxruntime.InferenceSession = field(repr=False)
+    _runtime: Any = field(repr=False)
+    _plainly: Any = field(repr=False)  # run options; None: the runtime's own
+
+    @property
+    def can_capture(self) -> bool:
+        """Whether `bind` works: the graph was opened on CUDA with all of its operators there."""
+        return self._plainly is not None
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], ...]:
         """Run the graph once; blocks, and may be called from several threads.
@@ -75,9 +85,37 @@ class OnnxSession:
             Of the class given to `create_session`, code ``onnx_run_failed``.
         """
         try:
-            return tuple(self._session.run(None, feeds))
+            return tuple(self._session.run(None, feeds, self._plainly))
         except Exception as failure:  # the runtime raises a dozen unrelated classes of its own
-            raise self.error(f"the ONNX graph failed: {first_line(failure)}", code="onnx_run_failed") from failure
+            raise self._failed(failure) from failure
+
+    def bind(self, inputs: list[TensorShape], outputs: list[TensorShape], graph_id: int) -> BoundRun:
+        """Prepare runs of one shape, the first of which captures a CUDA graph; see `can_capture`.
+
+        Parameters
+        ----------
+        inputs, outputs : list of TensorShape
+            All of the graph's, in its order.
+        graph_id : int
+            Another for each capture; >= 1.
+
+        Returns
+        -------
+        BoundRun
+
+        Raises
+        ------
+        RouterError
+            As `run`; the calls of what is returned raise the same.
+        """
+        try:
+            options = _graph_options(self._runtime, graph_id)
+            return BoundRun(self._runtime, self._session, inputs, outputs, options, self._failed)
+        except Exception as failure:  # as in `run`
+            raise self._failed(failure) from failure
+
+    def _failed(self, failure: Exception) -> RouterError:
+        return self.error(f"the ONNX graph failed: {first_line(failure)}", code="onnx_run_failed")
 
 
 def create_session(
@@ -89,6 +127,7 @@ def create_session(
     max_bytes: int = MAX_GRAPH_BYTES,
     error: type[RouterError] = ArtifactError,
     fallback_reason: str | None = None,
+    capture: bool = False,
 ) -> OnnxSession:
     """Check a graph and open it.
 
@@ -109,6 +148,9 @@ def create_session(
         Class of the errors raised: `ArtifactError` or `EncoderError`.
     fallback_reason : str, optional
         Recorded in the session when the caller itself has already given CUDA up.
+    capture : bool
+        Open it so that runs can be captured as CUDA graphs (`OnnxSession.bind`). Where the runtime finds an operator
+        that has no CUDA form it is opened without, and `OnnxSession.can_capture` says so.
 
     Returns
     -------
@@ -130,7 +172,8 @@ def create_session(
         return _open(runtime, model, "cpu", threads, error, reason)
     _preload_cuda_libraries(runtime)
     try:
-        session = _open(runtime, model, "cuda", threads, error, None)
+        with DEVICE_GATE.other_work():
+            session = _open_on_cuda(runtime, model, threads, error, capture)
     except error as failure:
         return _open(runtime, model, "cpu", threads, error, f"CUDA could not be initialised: {failure}")
     if session.device == "cpu":
@@ -144,8 +187,32 @@ def first_line(failure: BaseException) -> str:
     return (lines[0] if lines else type(failure).__name__)[:200]
 
 
+def _open_on_cuda(runtime: Any, model: bytes, threads: int, error: type[RouterError], capture: bool) -> OnnxSession:
+    """Open for capturing if that is wanted and the graph lets it."""
+    if capture:
+        try:
+            return _open(runtime, model, "cuda", threads, error, None, capture=True)
+        except error as failure:
+            _LOG.info("cuda_graphs_off", extra={"problem": failure.message})
+    return _open(runtime, model, "cuda", threads, error, None)
+
+
+def _graph_options(runtime: Any, graph_id: int) -> Any:
+    """Options of a run that captures or replays the graph of this number; -1: neither."""
+    options = runtime.RunOptions()
+    options.add_run_config_entry("gpu_graph_id", str(graph_id))
+    return options
+
+
 def _open(
-    runtime: Any, model: bytes, device: str, threads: int, error: type[RouterError], reason: str | None
+    runtime: Any,
+    model: bytes,
+    device: str,
+    threads: int,
+    error: type[RouterError],
+    reason: str | None,
+    *,
+    capture: bool = False,
 ) -> OnnxSession:
     if reason is not None:
         _LOG.warning("encoder or router graph runs on the CPU: %s", reason)
@@ -155,9 +222,12 @@ def _open(
     options.log_severity_level = 4  # errors come back as exceptions; the runtime's own log lines carry no more
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    providers = [_CUDA, _CPU] if device == "cuda" else [_CPU]
+    cuda = (_CUDA, {"enable_cuda_graph": "1"}) if capture else _CUDA
+    providers = [cuda, _CPU] if device == "cuda" else [_CPU]
     try:
         session = runtime.InferenceSession(model, sess_options=options, providers=providers)
+        session.disable_fallback()  # it would go on on the CPU by itself, and say so with print
+        plainly = _graph_options(runtime, _NO_GRAPH) if capture and _CUDA in session.get_providers() else None
     except Exception as failure:  # the runtime raises a dozen unrelated classes of its own
         raise error(f"ONNX Runtime cannot open the graph: {first_line(failure)}", code="onnx_load_failed") from failure
     return OnnxSession(
@@ -167,6 +237,8 @@ def _open(
         output_names=tuple(node.name for node in session.get_outputs()),
         error=error,
         _session=session,
+        _runtime=runtime,
+        _plainly=plainly,
     )
 
 
