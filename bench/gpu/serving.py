@@ -1,8 +1,10 @@
 """What a gateway runs on a GPU: prompts read by encoder and router, joined in one graph and one after the other.
 
-Unlike ``fused.py`` this goes the product's own way, tokenizer and result objects included, without the batching above
-it: `penstock_routers.fused.FusedGraph.read` against `PromptEncoder.encode` and `RouterArtifact.estimate`, on prompts of
-our corpus. Needs an artifact that was fitted with that encoder::
+Unlike ``fused.py`` this goes the product's own way, tokenizer and result objects included, on prompts of our corpus:
+`penstock_routers.fused.FusedGraph.read` against `PromptEncoder.encode` and `RouterArtifact.estimate`, and many requests
+at once through `penstock_routers.encoder_service.EncoderService.read`, whose one worker thread batches them. To compare
+two states of the product, run it with each one's packages on ``PYTHONPATH``, in turn. Needs an artifact that was fitted
+with that encoder::
 
     penstock-train export-encoder minilm-fp16 --kind transformer --precision fp16
     penstock-train fit --outcomes … --encoder minilm-fp16 --out router-fp16
@@ -12,6 +14,7 @@ our corpus. Needs an artifact that was fitted with that encoder::
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import sys
 import time
@@ -26,6 +29,7 @@ from machine import describe_machine, machine_lines
 
 from penstock_routers.artifact import RouterArtifact
 from penstock_routers.encoder import PromptEncoder
+from penstock_routers.encoder_service import EncoderService
 from penstock_routers.features import prompt_features
 from penstock_routers.fused import FusedGraph
 
@@ -33,8 +37,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tokenizers")
 BATCHES = (1, 8, 32, 64)
 PROMPTS = 512
+CONCURRENT = (1, 8, 64, 250)  # requests under way; the service lets 256 wait
 COMPARED = 64  # with the CPU, which takes its time
 SECONDS_PER_CELL = 2.0
+WARM_UP_SECONDS = 2.0
 Way = Callable[[Sequence[str]], list[Any]]
 
 
@@ -44,6 +50,8 @@ def main() -> None:
     parser.add_argument("--encoder", type=Path, required=True)
     parser.add_argument("--router", type=Path, required=True)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
+    parser.add_argument("--seconds", type=float, default=SECONDS_PER_CELL, help="of each measurement (2)")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     out = sys.stderr if options.json else sys.stdout
@@ -60,13 +68,14 @@ def main() -> None:
         "one after the other": lambda texts: _in_turn(encoder, artifact, texts, arm),
     }
     prompts = _prompts()
-    rows = [_timed(name, way, prompts, batch) for batch in BATCHES for name, way in ways.items()]
-    for row in rows:
-        print(
-            f"batch {row['batch']:>3}, {row['way']:20} p50 {row['p50_us']:>9,.0f} µs, p99 {row['p99_us']:>9,.0f} µs, "
-            f"{row['prompts_per_second']:>8,.0f} prompts/s",
-            file=out,
-        )
+    rows = []
+    for batch in options.batches:
+        for name, way in ways.items():
+            rows.append(_timed(name, way, prompts, batch, options.seconds))
+            print(_line(rows[-1]), file=out, flush=True)
+    for concurrent in CONCURRENT:
+        rows.append(asyncio.run(_served(encoder, fused, prompts, arm, concurrent, options.seconds)))
+        print(_line(rows[-1]), file=out, flush=True)
     agreement = _agreement(options, ways["joined"], prompts[:COMPARED], arm)
     print(f"joined graph on {fused.device} against two runs on the CPU: {agreement}", file=out)
     if options.json:
@@ -89,18 +98,54 @@ def _in_turn(encoder: PromptEncoder, artifact: RouterArtifact, texts: Sequence[s
     ]
 
 
-def _timed(name: str, way: Way, prompts: Sequence[str], batch: int) -> dict[str, Any]:
-    for start in range(0, 4 * batch, batch):
+def _timed(name: str, way: Way, prompts: Sequence[str], batch: int, seconds: float) -> dict[str, Any]:
+    """One batch after the other with nothing else to do, after two rounds through all prompts."""
+    starts = range(0, len(prompts) - batch + 1, batch)
+    for start in (*starts, *starts):
         way(prompts[start : start + batch])
     taken: list[float] = []
-    stop = time.perf_counter() + SECONDS_PER_CELL
+    stop = time.perf_counter() + seconds
     while time.perf_counter() < stop:
-        start = (len(taken) * batch) % (len(prompts) - batch)
+        start = starts[len(taken) % len(starts)]
         began = time.perf_counter()
         way(prompts[start : start + batch])
         taken.append(time.perf_counter() - began)
+    return {"way": name, "batch": batch} | _summary(taken, len(taken) * batch / sum(taken))
+
+
+async def _served(
+    encoder: PromptEncoder, fused: FusedGraph, prompts: Sequence[str], arm: str, concurrent: int, seconds: float
+) -> dict[str, Any]:
+    """So many requests under way at any time, each of a prompt and the next as soon as it is answered."""
+    service = EncoderService(encoder)
+    taken: list[float] = []
+    loop = asyncio.get_running_loop()
+    begin = loop.time() + WARM_UP_SECONDS
+    stop = begin + seconds
+
+    async def client(number: int) -> None:
+        place = number
+        while (began := loop.time()) < stop or not taken:
+            await service.read(prompts[place % len(prompts)], fused, arm)
+            place += concurrent
+            if began >= begin:
+                taken.append(loop.time() - began)
+
+    await asyncio.gather(*(client(number) for number in range(concurrent)))
+    await service.aclose()
+    return {"way": "service", "batch": concurrent} | _summary(taken, len(taken) / seconds)
+
+
+def _summary(taken: Sequence[float], rate: float) -> dict[str, float]:
     p50, p99 = (float(value) for value in 1e6 * np.percentile(taken, [50, 99]))
-    return {"way": name, "batch": batch, "p50_us": p50, "p99_us": p99, "prompts_per_second": 1e6 * batch / p50}
+    return {"p50_us": p50, "p99_us": p99, "prompts_per_second": rate, "runs": len(taken)}
+
+
+def _line(row: dict[str, Any]) -> str:
+    return (
+        f"{row['batch']:>4} at once, {row['way']:20} p50 {row['p50_us']:>9,.0f} µs, p99 {row['p99_us']:>9,.0f} µs, "
+        f"{row['prompts_per_second']:>8,.0f} prompts/s"
+    )
 
 
 def _agreement(options: argparse.Namespace, way: Way, prompts: Sequence[str], arm: str) -> dict[str, float]:

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from penstock_routers.cuda_buffers import BoundRun, TensorShape, size_of

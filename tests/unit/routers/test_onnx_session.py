@@ -50,6 +50,7 @@ class FakeRuntime:
             get_providers=lambda: [CUDA, CPU] if works else [CPU],
             get_inputs=lambda: [SimpleNamespace(name="x")],
             get_outputs=lambda: [SimpleNamespace(name="y")],
+            disable_fallback=lambda: None,
         )
 
 
