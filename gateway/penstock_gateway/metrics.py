@@ -18,7 +18,7 @@ from penstock_gateway.metrics_redis import RedisMetrics
 from penstock_gateway.metrics_router import RouterMetrics
 from penstock_gateway.metrics_text import OrderedRegistry, exposition
 from penstock_gateway.money.usage import Usage
-from penstock_gateway.remote_encoder.metrics import RemoteEncoderMetrics
+from penstock_gateway.remote_encoder.metrics import RemoteEncoderMetrics, show_cuda_faults
 from penstock_routers.policy import RouteReason
 
 _OVERHEAD_BUCKETS = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -46,6 +46,7 @@ class GatewayMetrics:
         self.redis = RedisMetrics(self.registry)
         self.attempts = AttemptMetrics(self.registry)
         self.remote_encoder = RemoteEncoderMetrics(self.registry)
+        show_cuda_faults(self.registry)
 
     def _add_requests(self) -> None:
         self.requests = LoopCounter(

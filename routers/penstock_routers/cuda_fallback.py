@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from numpy.typing import NDArray
 
@@ -36,6 +36,28 @@ class GraphSession(Protocol):
         """Run the graph once; blocks."""
 
 
+class FaultCount:
+    """Faults of the device in this process that the CPU answered; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._total = 0
+
+    @property
+    def total(self) -> int:
+        """Since the process began."""
+        return self._total
+
+    def add(self) -> None:
+        """Count one."""
+        with self._lock:
+            self._total += 1
+
+
+CUDA_FAULTS: Final = FaultCount()
+"""Of all sessions, which share a device."""
+
+
 class FallbackSession:
     """Runs on one session until it fails and another does not; from then on, on the other.
 
@@ -46,16 +68,24 @@ class FallbackSession:
     open_fallback : callable
         From a reason in one line to the same graph on the CPU. Called once, when a run has failed, in the thread that
         met the fault: until then the CPU holds no second copy of the weights.
+    faults : FaultCount
+        Where each run is counted that failed on the device and did not on the CPU.
 
     Notes
     -----
     After an illegal address or a lost device every later call of the process fails too, and memory that ran out once
-    runs out again under the same load: the device is not tried again before a restart. Safe to use from several
-    threads.
+    runs out again under the same load: the device is not tried again before a restart. The session that failed is kept
+    until then: giving its memory back to a broken device may end the process. Safe to use from several threads.
     """
 
-    def __init__(self, session: GraphSession, open_fallback: Callable[[str], GraphSession]) -> None:
-        self._session = session
+    def __init__(
+        self,
+        session: GraphSession,
+        open_fallback: Callable[[str], GraphSession],
+        faults: FaultCount = CUDA_FAULTS,
+    ) -> None:
+        self._session = self._on_device = session
+        self._faults = faults
         self._open_fallback = open_fallback
         self._lock = threading.Lock()
         self._fallback: GraphSession | None = None
@@ -96,9 +126,11 @@ class FallbackSession:
                 raise
             fallback = self._opened(f"a run on CUDA failed: {failure.message}")
         found = fallback.run(feeds)
-        if self._session is not fallback:
+        self._faults.add()
+        with self._lock:
+            is_first, self._session = self._session is not fallback, fallback
+        if is_first:
             _LOG.warning("graph_on_cpu", extra={"problem": fallback.fallback_reason})
-            self._session = fallback
         return found
 
     def _opened(self, reason: str) -> GraphSession:

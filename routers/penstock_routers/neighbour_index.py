@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock_routers.cuda_capture import DEVICE_GATE
 from penstock_routers.errors import ArtifactError, MissingExtraError
 from penstock_routers.installation import install_command
 from penstock_routers.neighbour_files import INDEX_FILE, SCORES_FILE, IndexKind, NeighbourFiles, read_verified
@@ -147,9 +148,10 @@ class NeighbourIndex:
         if not hasattr(faiss, "StandardGpuResources") or faiss.get_num_gpus() < 1:
             return False
         try:
-            resources = faiss.StandardGpuResources()
-            moved = self._built_on_gpu(resources)
-            problem = self._gpu_problem(moved)
+            with DEVICE_GATE.other_work():
+                resources = faiss.StandardGpuResources()
+                moved = self._built_on_gpu(resources)
+                problem = self._gpu_problem(moved)
         except Exception as failure:  # the library raises RuntimeError, MemoryError and classes of its own
             problem = f"{type(failure).__name__}: {first_line(failure)}"
         if problem is not None:
@@ -196,7 +198,8 @@ class NeighbourIndex:
             if self._on_gpu is None:
                 return None
             try:
-                similarity, rows = self._on_gpu.search(np.ascontiguousarray(vectors), count)
+                with DEVICE_GATE.other_work():
+                    similarity, rows = self._on_gpu.search(np.ascontiguousarray(vectors), count)
             except Exception as failure:  # as in `move_to_gpu`
                 _log.warning("neighbours_on_cpu", extra={"problem": type(failure).__name__})
                 self._on_gpu, self.device = None, "cpu"

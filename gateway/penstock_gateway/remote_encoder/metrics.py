@@ -11,6 +11,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from penstock_gateway.loop_metrics import LoopCounter, LoopHistogram
+from penstock_routers.cuda_fallback import CUDA_FAULTS
 
 OUTCOMES: Final = ("encoded", "overloaded", "late", "failed")
 FALLBACK_KINDS: Final = ("open", "late", "unreachable", "overloaded", "refused", "broken", "failed")
@@ -78,6 +79,7 @@ class EncodeServerMetrics:
         self.log_dropped = Counter(
             "penstock_log_dropped", "Log lines dropped because the queue was full.", registry=registry
         )
+        show_cuda_faults(registry)
         self._counts: dict[str, EncoderCounts] = {}
 
     def of(self, encoder_id: str) -> EncoderCounts:
@@ -85,6 +87,16 @@ class EncodeServerMetrics:
         if encoder_id not in self._counts:
             self._counts[encoder_id] = EncoderCounts(self, encoder_id)
         return self._counts[encoder_id]
+
+
+def show_cuda_faults(registry: CollectorRegistry) -> None:
+    """Show how often the GPU failed in this process, gateway or encode server."""
+    faults = Gauge(
+        "penstock_cuda_faults",
+        "Runs since the process began that failed on the GPU and were answered by the CPU.",
+        registry=registry,
+    )
+    faults.set_function(lambda: CUDA_FAULTS.total)
 
 
 class RemoteEncoderMetrics:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from penstock_routers.cuda_buffers import TensorShape
 from penstock_routers.errors import ArtifactError, EncoderError, MissingExtraError
 from penstock_routers.installation import install_command
 from penstock_routers.onnx_session import create_session
@@ -33,25 +34,35 @@ class FakeRuntime:
 
     def __init__(self, *, cuda: str) -> None:
         self.cuda = cuda
-        self.opened: list[list[str]] = []
+        self.opened: list[list[Any]] = []
+        self.calls: list[Any] = []
         self.SessionOptions = lambda: SimpleNamespace(add_session_config_entry=lambda key, value: None)
 
     def get_available_providers(self) -> list[str]:
         """CUDA first, as the GPU build says."""
         return [CUDA, CPU]
 
-    def InferenceSession(self, model: bytes, *, sess_options: Any, providers: list[str]) -> Any:  # noqa: N802
+    def InferenceSession(self, model: bytes, *, sess_options: Any, providers: list[Any]) -> Any:  # noqa: N802
         """Open, fail, or silently open on the CPU alone."""
         self.opened.append(providers)
+        captures = (CUDA, {"enable_cuda_graph": "1"}) in providers
         if CUDA in providers and self.cuda == "raises":
             raise RuntimeError("CUDA failure 35: driver too old\n stack trace line")
-        works = CUDA in providers and self.cuda == "works"
+        if captures and self.cuda == "works without graphs":
+            raise RuntimeError("This session cannot use the graph capture feature")
+        works = (CUDA in providers or captures) and self.cuda.startswith("works")
         return SimpleNamespace(
             get_providers=lambda: [CUDA, CPU] if works else [CPU],
             get_inputs=lambda: [SimpleNamespace(name="x")],
             get_outputs=lambda: [SimpleNamespace(name="y")],
-            disable_fallback=lambda: None,
+            disable_fallback=lambda: self.calls.append("disable_fallback"),
+            run=lambda names, feeds, options: self.calls.append(options) or [feeds["x"]],
         )
+
+    def RunOptions(self) -> Any:  # noqa: N802
+        """Options that remember their entries."""
+        entries: dict[str, str] = {}
+        return SimpleNamespace(entries=entries, add_run_config_entry=entries.__setitem__)
 
 
 def test_session_on_the_cpu_runs_the_graph() -> None:
@@ -125,3 +136,49 @@ def test_session_cuda_with_a_cpu_build_falls_back_with_a_reason(monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
     assert "no CUDA provider" in str(create_session(_graph(), device="cuda").fallback_reason)
     assert create_session(_graph(), device="auto").fallback_reason is None
+
+
+def test_session_opened_for_capturing_runs_plainly_without_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runtime would capture each run of such a session: a plain one says that it is none, by the number -1."""
+    runtime = FakeRuntime(cuda="works")
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    session = create_session(_graph(), device="cuda", capture=True)
+    session.run({"x": np.zeros(2, dtype=np.float32)})
+    assert (session.device, session.can_capture) == ("cuda", True)
+    assert runtime.opened == [[(CUDA, {"enable_cuda_graph": "1"}), CPU]]
+    assert runtime.calls[-1].entries == {"gpu_graph_id": "-1"}
+
+
+def test_session_with_an_operator_without_a_cuda_form_opens_without_capturing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph that cannot be captured still runs on CUDA, launch by launch."""
+    runtime = FakeRuntime(cuda="works without graphs")
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    session = create_session(_graph(), device="cuda", capture=True)
+    session.run({"x": np.zeros(2, dtype=np.float32)})
+    assert (session.device, session.can_capture, session.fallback_reason) == ("cuda", False, None)
+    assert runtime.opened[-1] == [CUDA, CPU]
+    assert runtime.calls[-1] is None
+
+
+def test_session_on_the_cpu_never_captures() -> None:
+    """Asked for capturing where there is no CUDA, a session is as without."""
+    session = create_session(_graph(), device="auto", capture=True)
+    (result,) = session.run({"x": np.array([1.0, -2.0], dtype=np.float32)})
+    assert (session.device, session.can_capture, result.tolist()) == ("cpu", False, [-1.0, 2.0])
+
+
+def test_session_goes_over_to_the_cpu_by_our_own_doing_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The runtime's own way to the CPU, which prints and tells nobody, is off."""
+    runtime = FakeRuntime(cuda="works")
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    create_session(_graph(), device="cuda")
+    assert runtime.calls == ["disable_fallback"]
+
+
+def test_session_that_cannot_bind_raises_a_coded_error() -> None:
+    """Where the device gives no memory, here because there is none, `bind` says so with the session's own error."""
+    session = create_session(_graph(), device="cpu", error=EncoderError)
+    numbers = [TensorShape("x", (2,), np.dtype(np.float32))]
+    with pytest.raises(EncoderError) as caught:
+        session.bind(numbers, numbers, 1)
+    assert caught.value.code == "onnx_run_failed"
