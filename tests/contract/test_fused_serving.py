@@ -158,7 +158,8 @@ class _FakeCuda:
 
     device, fallback_reason = "cuda", None
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: Any, *, can_capture: bool = False) -> None:
+        self.can_capture = can_capture
         self.input_names, self.output_names = session.input_names, session.output_names
         self.is_lost = False
         self._session = session
@@ -200,6 +201,35 @@ def test_fused_graph_with_a_fault_of_the_device_answers_from_the_cpu(
             _assert_alike(found, expected)
     assert (fused.device, len(opened)) == ("cpu", 2)
     assert "CUDA error 700" in opened[1].fallback_reason
+
+
+@pytest.mark.parametrize("can_capture", [True, False])
+def test_fused_graph_reads_a_single_prompt_on_cuda_by_one_run_where_it_can_be_captured(
+    encoder: PromptEncoder, artifact: RouterArtifact, monkeypatch: pytest.MonkeyPatch, can_capture: bool
+) -> None:
+    """Launched one by one the router's operators are faster on the CPU, in a captured graph they are not."""
+    runs: list[int] = []
+
+    class Counting(_FakeCuda):
+        def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], ...]:
+            runs.append(len(feeds["features"]))
+            return super().run(feeds)
+
+    def open_session(graph: bytes, *, device: Any, **options: Any) -> Any:
+        return Counting(create_session(graph, device="cpu", **options), can_capture=can_capture)
+
+    monkeypatch.setattr(fused_module, "create_session", open_session)
+    on_cuda = PromptEncoder(
+        encoder.manifest, encoder._tokenizer._tokenizer, _FakeCuda(encoder._session), encoder.folder
+    )
+    plain = RouterArtifact.load(bundled_folder("default-router"), encoder_id=encoder.encoder_id)
+    fused = fused_with(plain, on_cuda).fused
+    assert isinstance(fused, FusedGraph)
+    runs.clear()
+    reference = artifact.manifest.reference_arm
+    found = fused.read(["Why is the sky blue?"], reference)[0]
+    _assert_alike(found, _by_two_runs(encoder, artifact, "Why is the sky blue?", reference))
+    assert runs == ([1] if can_capture else [])
 
 
 def test_fused_with_a_joint_that_says_something_else_serves_by_two_runs(
