@@ -1,12 +1,11 @@
 """Running a fixed-shape graph on a device with everything bound, and the ceilings of that device.
 
-Needs onnxruntime (or onnxruntime-gpu) and nothing of this project but its graph builder. Read `BoundGraph`.
+Needs onnxruntime (or onnxruntime-gpu). Read `BoundGraph`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import io
 import subprocess
 import sys
@@ -19,12 +18,12 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import helper
 
+from penstock_routers.cuda_buffers import LockedMemory, cuda_runtime
 from penstock_training.graph import IR_VERSION, OPSET
 
 Kind = Literal["cpu", "cuda", "cuda graph", "tensorrt"]
 _CUDA = "CUDAExecutionProvider"
 _TENSORRT = "TensorrtExecutionProvider"
-_RUNTIMES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so")
 
 
 def providers_here() -> list[str]:
@@ -70,9 +69,16 @@ class BoundGraph:
             raise RuntimeError(f"{wanted} did not start; {offered} would have run")
         place = "cpu" if kind == "cpu" else "cuda"
         self._binding = self._session.io_binding()
-        self._host = {entry.name: HostCopy(feeds[entry.name], place) for entry in self._session.get_inputs()}
+        runtime = cuda_runtime() if place == "cuda" else None
+        self._locked = {name: LockedMemory(feeds[name].nbytes, runtime) for name in self._names()}
+        self._host = {
+            name: memory.block.view(feeds[name].dtype).reshape(feeds[name].shape)
+            for name, memory in self._locked.items()
+        }
+        for name, array in self._host.items():
+            array[...] = feeds[name]
         self._inputs = {
-            name: onnxruntime.OrtValue.ortvalue_from_numpy(copy.array, place, 0) for name, copy in self._host.items()
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(array, place, 0) for name, array in self._host.items()
         }
         self._outputs = {
             entry.name: onnxruntime.OrtValue.ortvalue_from_shape_and_type(entry.shape, _element(entry.type), place, 0)
@@ -82,13 +88,13 @@ class BoundGraph:
             self._binding.bind_ortvalue_input(name, value)
         for name, value in self._outputs.items():
             self._binding.bind_ortvalue_output(name, value)
-        is_locked = all(copy.is_locked for copy in self._host.values())
+        is_locked = all(memory.is_locked for memory in self._locked.values())
         self.remark = "" if is_locked or place == "cpu" else "host buffers are not page-locked"
 
     def __call__(self) -> dict[str, NDArray[Any]]:
         """Copy the prompts in, launch, and fetch the estimates."""
         for name, value in self._inputs.items():
-            value.update_inplace(self._host[name].array)
+            value.update_inplace(self._host[name])
         self.launch()
         return {name: value.numpy() for name, value in self._outputs.items()}
 
@@ -99,8 +105,11 @@ class BoundGraph:
     def close(self) -> None:
         """Give the device's memory back, and the host's to be paged."""
         del self._binding, self._inputs, self._outputs, self._session
-        for copy in self._host.values():
-            copy.release()
+        for memory in self._locked.values():
+            memory.release()
+
+    def _names(self) -> list[str]:
+        return [entry.name for entry in self._session.get_inputs()]
 
 
 def ceilings(device: str, precision: str, *, is_small: bool) -> dict[str, float]:
@@ -169,40 +178,3 @@ def _element(declared: str) -> Any:
     """The numpy type of ``tensor(float)`` and its like."""
     names = {"float": np.float32, "float16": np.float16, "int64": np.int64, "uint8": np.uint8}
     return names[declared.removeprefix("tensor(").removesuffix(")")]
-
-
-class HostCopy:
-    """A copy of an array in memory that the device reads directly, where CUDA's runtime lets itself be asked.
-
-    Attributes
-    ----------
-    array : ndarray
-    is_locked : bool
-        Whether its pages stay where they are until `release`. Memory that is freed while it is locked spoils what is
-        allocated there next: cuBLAS does not start any more.
-    """
-
-    def __init__(self, array: NDArray[Any], place: str) -> None:
-        self.array = np.array(array, order="C")
-        self._runtime = _cuda_runtime() if place == "cuda" else None
-        self.is_locked = self._runtime is not None and self._locked(self._runtime)
-
-    def _locked(self, runtime: ctypes.CDLL) -> bool:
-        pointer, size = ctypes.c_void_p(self.array.ctypes.data), ctypes.c_size_t(self.array.nbytes)
-        if runtime.cudaHostRegister(pointer, size, ctypes.c_uint(0)) == 0:
-            return True
-        runtime.cudaGetLastError()  # or the next library that looks takes the error for its own
-        return False
-
-    def release(self) -> None:
-        """Let the pages move again."""
-        if self._runtime is not None and self.is_locked:
-            self._runtime.cudaHostUnregister(ctypes.c_void_p(self.array.ctypes.data))
-            self.is_locked = False
-
-
-def _cuda_runtime() -> ctypes.CDLL | None:
-    for name in _RUNTIMES:
-        with contextlib.suppress(OSError):
-            return ctypes.CDLL(name)
-    return None

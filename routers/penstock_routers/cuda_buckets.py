@@ -155,7 +155,8 @@ class BucketedSession:
             if bound is None:
                 return self._run_unbound(feeds, key)
             self._fill(bound, feeds)
-            return _cut(bound(), len(feeds[_IDS]))
+            with self._gate.other_work():
+                return _cut(bound(), len(feeds[_IDS]))
 
     def _key(self, feeds: Mapping[str, Array]) -> _Key | None:
         """The shape that a run is padded to, by thread; None for one that is larger than all."""
@@ -171,8 +172,7 @@ class BucketedSession:
             with self._gate.capture() as is_granted:
                 if is_granted and (found := self._captured(feeds, key)) is not None:
                     return found
-        with self._gate.other_work():
-            found = self._session.run(feeds)
+        found = self._session.run(feeds)
         if key is not None:
             self._met.add(key)
             self._row_outputs = [

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock_routers.cuda_capture import DEVICE_GATE
 from penstock_routers.errors import RouterError
 
 _ALIGNMENT: Final = 256  # what CUDA gives its own allocations
@@ -141,6 +142,9 @@ class BoundRun:
             self._binding.bind_output(tensor.name, *_DEVICE, tensor.dtype, tensor.shape, pointer)
         self._options = options
         self._failed = failed
+
+    def __del__(self) -> None:
+        DEVICE_GATE.retire(self.__dict__)
 
     def __call__(self) -> tuple[NDArray[Any], ...]:
         """Answer what is in `inputs`.

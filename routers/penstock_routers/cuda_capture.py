@@ -1,7 +1,8 @@
 """Keeps captures of CUDA graphs and other use of the device in this process apart.
 
-While one thread captures, CUDA refuses allocations of all others, and the capture is lost with them. Owns the gate that
-both go through; it knows nothing of what is done behind it. Read `CaptureGate.capture`.
+While one thread captures, CUDA refuses others to allocate, to free and to wait for the device, and the capture is lost
+with the call, and with the capture the stream that it was made on. Owns the gate that both go through; it knows nothing
+of what is done behind it. Read `CaptureGate.capture`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 
 class CaptureGate:
@@ -19,6 +20,7 @@ class CaptureGate:
         self._changed = threading.Condition()
         self._others = 0
         self._is_capturing = False
+        self._retired: list[dict[str, Any]] = []
 
     @contextmanager
     def other_work(self) -> Iterator[None]:
@@ -31,6 +33,23 @@ class CaptureGate:
         finally:
             with self._changed:
                 self._others -= 1
+
+    def retire(self, held: dict[str, Any]) -> None:
+        """Let go of objects that free memory of a device, at once or after the capture under way; never waits.
+
+        Parameters
+        ----------
+        held : dict
+            Of an object that is being deleted: whatever thread that happens in, and that may be the capturing one.
+        """
+        with self._changed:
+            if self._is_capturing:
+                self._retired.append(held)
+                return
+            self._others += 1
+        held.clear()
+        with self._changed:
+            self._others -= 1
 
     @contextmanager
     def capture(self) -> Iterator[bool]:
@@ -51,7 +70,10 @@ class CaptureGate:
             if is_granted:
                 with self._changed:
                     self._is_capturing = False
+                    retired, self._retired = self._retired, []
                     self._changed.notify_all()
+                for held in retired:
+                    self.retire(held)
 
 
 DEVICE_GATE: Final = CaptureGate()

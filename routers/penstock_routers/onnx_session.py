@@ -36,6 +36,29 @@ _CPU = "CPUExecutionProvider"
 _NO_GRAPH = -1
 
 
+class _OnDevice:
+    """A runtime's session on CUDA, which neither runs nor frees memory while another thread captures."""
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
+
+    def __del__(self) -> None:
+        DEVICE_GATE.retire(self.__dict__)
+
+    def run(self, names: None, feeds: Mapping[str, NDArray[Any]], options: Any) -> Any:
+        """As the runtime's."""
+        with DEVICE_GATE.other_work():
+            return self._session.run(names, feeds, options)
+
+    def io_binding(self) -> Any:
+        """As the runtime's."""
+        return self._session.io_binding()
+
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        """As the runtime's, and without a look at who captures: it may be this very run."""
+        self._session.run_with_iobinding(binding, options)
+
+
 @dataclass(frozen=True, slots=True)
 class OnnxSession:
     """An opened graph.
@@ -57,7 +80,7 @@ class OnnxSession:
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
     error: type[RouterError]
-    _session: onnxruntime.InferenceSession = field(repr=False)
+    _session: onnxruntime.InferenceSession | _OnDevice = field(repr=False)
     _runtime: Any = field(repr=False)
     _plainly: Any = field(repr=False)  # run options; None: the runtime's own
 
@@ -230,13 +253,14 @@ def _open(
         plainly = _graph_options(runtime, _NO_GRAPH) if capture and _CUDA in session.get_providers() else None
     except Exception as failure:  # the runtime raises a dozen unrelated classes of its own
         raise error(f"ONNX Runtime cannot open the graph: {first_line(failure)}", code="onnx_load_failed") from failure
+    is_on_cuda = _CUDA in session.get_providers()
     return OnnxSession(
-        device="cuda" if _CUDA in session.get_providers() else "cpu",
+        device="cuda" if is_on_cuda else "cpu",
         fallback_reason=reason,
         input_names=tuple(node.name for node in session.get_inputs()),
         output_names=tuple(node.name for node in session.get_outputs()),
         error=error,
-        _session=session,
+        _session=_OnDevice(session) if is_on_cuda else session,
         _runtime=runtime,
         _plainly=plainly,
     )

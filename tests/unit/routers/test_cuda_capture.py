@@ -47,3 +47,41 @@ def test_gate_makes_other_work_wait_for_the_end_of_a_capture() -> None:
     except RuntimeError:
         other.join(10)
     assert order == ["captured", "work"]
+
+
+class Freed:
+    """Says when it is let go of."""
+
+    def __init__(self, log: list[str]) -> None:
+        self._log = log
+
+    def __del__(self) -> None:
+        self._log.append("freed")
+
+
+def test_gate_frees_what_is_deleted_during_a_capture_after_it() -> None:
+    """Freeing spoils a capture, as allocating does; it never waits, since the capturing thread itself may free."""
+    gate = CaptureGate()
+    log: list[str] = []
+    with gate.capture():
+        gate.retire({"memory": Freed(log)})
+        log.append("captured")
+    assert log == ["captured", "freed"]
+    gate.retire({"memory": Freed(log)})
+    assert log == ["captured", "freed", "freed"]
+    with gate.capture() as is_granted:
+        assert is_granted
+
+
+def test_gate_grants_no_capture_while_memory_is_freed() -> None:
+    """Freeing takes its time, and is other work for as long."""
+    gate = CaptureGate()
+    granted: list[bool] = []
+
+    class Slow:
+        def __del__(self) -> None:
+            with gate.capture() as is_granted:
+                granted.append(is_granted)
+
+    gate.retire({"memory": Slow()})
+    assert granted == [False]

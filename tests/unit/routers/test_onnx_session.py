@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from penstock_routers import onnx_session
 from penstock_routers.cuda_buffers import TensorShape
+from penstock_routers.cuda_capture import CaptureGate
 from penstock_routers.errors import ArtifactError, EncoderError, MissingExtraError
 from penstock_routers.installation import install_command
 from penstock_routers.onnx_session import create_session
@@ -36,6 +39,7 @@ class FakeRuntime:
         self.cuda = cuda
         self.opened: list[list[Any]] = []
         self.calls: list[Any] = []
+        self.sessions: list[Any] = []
         self.SessionOptions = lambda: SimpleNamespace(add_session_config_entry=lambda key, value: None)
 
     def get_available_providers(self) -> list[str]:
@@ -51,13 +55,15 @@ class FakeRuntime:
         if captures and self.cuda == "works without graphs":
             raise RuntimeError("This session cannot use the graph capture feature")
         works = (CUDA in providers or captures) and self.cuda.startswith("works")
-        return SimpleNamespace(
+        opened = SimpleNamespace(
             get_providers=lambda: [CUDA, CPU] if works else [CPU],
             get_inputs=lambda: [SimpleNamespace(name="x")],
             get_outputs=lambda: [SimpleNamespace(name="y")],
             disable_fallback=lambda: self.calls.append("disable_fallback"),
-            run=lambda names, feeds, options: self.calls.append(options) or [feeds["x"]],
+            run=lambda names, feeds, options: [feeds["x"], self.calls.append(options)],
         )
+        self.sessions.append(opened)
+        return opened
 
     def RunOptions(self) -> Any:  # noqa: N802
         """Options that remember their entries."""
@@ -182,3 +188,30 @@ def test_session_that_cannot_bind_raises_a_coded_error() -> None:
     with pytest.raises(EncoderError) as caught:
         session.bind(numbers, numbers, 1)
     assert caught.value.code == "onnx_run_failed"
+
+
+def test_session_on_cuda_runs_and_is_freed_outside_of_captures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a run nor the end of a session falls into another session's capture, which would be lost by it."""
+    runtime, gate = FakeRuntime(cuda="works"), CaptureGate()
+    granted: list[bool] = []
+
+    def run(names: None, feeds: Any, options: Any) -> Any:
+        with gate.capture() as is_granted:
+            granted.append(is_granted)
+        return [feeds["x"]]
+
+    monkeypatch.setitem(sys.modules, "onnxruntime", runtime)
+    monkeypatch.setattr(onnx_session, "DEVICE_GATE", gate)
+    session = create_session(_graph(), device="cuda")
+    opened = runtime.sessions[-1]
+    opened.run = run
+    session.run({"x": np.zeros(2, dtype=np.float32)})
+    assert granted == [False]
+    opened.memory = FakeRuntime(cuda="works")  # some object that is freed with it
+    kept = weakref.ref(opened.memory)
+    runtime.sessions.clear()
+    with gate.capture() as is_granted:
+        assert is_granted
+        del session, opened
+        assert kept() is not None
+    assert kept() is None
