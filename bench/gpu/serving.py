@@ -2,9 +2,9 @@
 
 Unlike ``fused.py`` this goes the product's own way, tokenizer and result objects included, on prompts of our corpus:
 `penstock_routers.fused.FusedGraph.read` against `PromptEncoder.encode` and `RouterArtifact.estimate`, and many requests
-at once through `penstock_routers.encoder_service.EncoderService.read`, whose one worker thread batches them. To compare
-two states of the product, run it with each one's packages on ``PYTHONPATH``, in turn. Needs an artifact that was fitted
-with that encoder::
+at once through `penstock_routers.encoder_service.EncoderService.read`, whose one worker thread batches them. On CUDA
+each is measured with captured graphs replayed, and with every operator launched singly, in turn. Needs an artifact that
+was fitted with that encoder::
 
     penstock-train export-encoder minilm-fp16 --kind transformer --precision fp16
     penstock-train fit --outcomes … --encoder minilm-fp16 --out router-fp16
@@ -15,23 +15,29 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+from unittest import mock
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from machine import describe_machine, machine_lines
 
+from penstock_routers import encoder as encoder_module
+from penstock_routers import fused as fused_module
 from penstock_routers.artifact import RouterArtifact
 from penstock_routers.encoder import PromptEncoder
 from penstock_routers.encoder_service import EncoderService
 from penstock_routers.features import prompt_features
 from penstock_routers.fused import FusedGraph
+from penstock_routers.onnx_session import OnnxSession, create_session
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tokenizers")
@@ -57,26 +63,23 @@ def main() -> None:
     out = sys.stderr if options.json else sys.stdout
     machine = describe_machine(PACKAGES)
     print(*machine_lines(machine), sep="\n", file=out)
-    encoder = PromptEncoder.load(options.encoder, device=options.device)
-    if encoder.device != options.device:
-        sys.exit(f"the encoder runs on {encoder.device}: {encoder.fallback_reason}")
-    artifact = RouterArtifact.load(options.router, encoder_id=encoder.encoder_id)
-    fused = FusedGraph.open(encoder, artifact)
+    opened = {"replayed": _opened(options, capture=True)}
+    if options.device == "cuda":
+        opened["launched singly"] = _opened(options, capture=False)
+    encoder, artifact, fused = opened["replayed"]
     arm = artifact.manifest.arms[0]
-    ways: dict[str, Way] = {
-        "joined": lambda texts: fused.read(texts, arm),
-        "one after the other": lambda texts: _in_turn(encoder, artifact, texts, arm),
-    }
+    ways: dict[str, Way] = {name: partial(each.read, reference_arm=arm) for name, (_, _, each) in opened.items()}
+    ways["one after the other"] = lambda texts: _in_turn(encoder, artifact, texts, arm)
     prompts = _prompts()
     rows = []
     for batch in options.batches:
-        for name, way in ways.items():
-            rows.append(_timed(name, way, prompts, batch, options.seconds))
-            print(_line(rows[-1]), file=out, flush=True)
+        rows += [_said(row, out) for row in _timed(ways, prompts, batch, options.seconds)]
     for concurrent in CONCURRENT:
-        rows.append(asyncio.run(_served(encoder, fused, prompts, arm, concurrent, options.seconds)))
-        print(_line(rows[-1]), file=out, flush=True)
-    agreement = _agreement(options, ways["joined"], prompts[:COMPARED], arm)
+        for name in [*opened] * 2:
+            serving, _, graph = opened[name]
+            row = asyncio.run(_served(serving, graph, prompts, arm, concurrent, options.seconds))
+            rows.append(_said({"way": f"service, {name}"} | row, out))
+    agreement = _agreement(options, ways["replayed"], prompts[:COMPARED], arm)
     print(f"joined graph on {fused.device} against two runs on the CPU: {agreement}", file=out)
     if options.json:
         print(json.dumps({"machine": machine, "device": fused.device, "results": rows, "agreement": agreement}))
@@ -98,19 +101,39 @@ def _in_turn(encoder: PromptEncoder, artifact: RouterArtifact, texts: Sequence[s
     ]
 
 
-def _timed(name: str, way: Way, prompts: Sequence[str], batch: int, seconds: float) -> dict[str, Any]:
-    """One batch after the other with nothing else to do, after two rounds through all prompts."""
-    starts = range(0, len(prompts) - batch + 1, batch)
-    for start in (*starts, *starts):
-        way(prompts[start : start + batch])
-    taken: list[float] = []
-    stop = time.perf_counter() + seconds
-    while time.perf_counter() < stop:
-        start = starts[len(taken) % len(starts)]
-        began = time.perf_counter()
-        way(prompts[start : start + batch])
-        taken.append(time.perf_counter() - began)
-    return {"way": name, "batch": batch} | _summary(taken, len(taken) * batch / sum(taken))
+def _opened(options: argparse.Namespace, *, capture: bool) -> tuple[PromptEncoder, RouterArtifact, FusedGraph]:
+    """Encoder, artifact and joined graph as serving has them, or without CUDA graphs."""
+
+    def open_session(graph: bytes, **given: Any) -> OnnxSession:
+        return create_session(graph, **given | {"capture": capture})
+
+    with mock.patch.object(encoder_module, "create_session", open_session):
+        encoder = PromptEncoder.load(options.encoder, device=options.device)
+    if encoder.device != options.device:
+        sys.exit(f"the encoder runs on {encoder.device}: {encoder.fallback_reason}")
+    artifact = RouterArtifact.load(options.router, encoder_id=encoder.encoder_id)
+    with mock.patch.object(fused_module, "create_session", open_session):
+        return encoder, artifact, FusedGraph.open(encoder, artifact)
+
+
+def _timed(ways: dict[str, Way], prompts: Sequence[str], batch: int, seconds: float) -> list[dict[str, Any]]:
+    """One batch after the other with nothing else to do, the ways in turn, after two rounds through all prompts."""
+    batches = [prompts[start : start + batch] for start in range(0, len(prompts) - batch + 1, batch)]
+    for way in ways.values():
+        for texts in (*batches, *batches):
+            way(texts)
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    stop = time.perf_counter() + seconds * len(ways)
+    for texts in itertools.cycle(batches):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way(texts)
+            taken[name].append(time.perf_counter() - began)
+        if time.perf_counter() >= stop:
+            break
+    return [
+        {"way": name, "batch": batch} | _summary(each, batch * len(each) / sum(each)) for name, each in taken.items()
+    ]
 
 
 async def _served(
@@ -132,8 +155,9 @@ async def _served(
                 taken.append(loop.time() - began)
 
     await asyncio.gather(*(client(number) for number in range(concurrent)))
+    rate = len(taken) / (loop.time() - begin)
     await service.aclose()
-    return {"way": "service", "batch": concurrent} | _summary(taken, len(taken) / seconds)
+    return {"batch": concurrent} | _summary(taken, rate)
 
 
 def _summary(taken: Sequence[float], rate: float) -> dict[str, float]:
@@ -141,11 +165,13 @@ def _summary(taken: Sequence[float], rate: float) -> dict[str, float]:
     return {"p50_us": p50, "p99_us": p99, "prompts_per_second": rate, "runs": len(taken)}
 
 
-def _line(row: dict[str, Any]) -> str:
-    return (
-        f"{row['batch']:>4} at once, {row['way']:20} p50 {row['p50_us']:>9,.0f} µs, p99 {row['p99_us']:>9,.0f} µs, "
+def _said(row: dict[str, Any], out: TextIO) -> dict[str, Any]:
+    line = (
+        f"{row['batch']:>4} at once, {row['way']:24} p50 {row['p50_us']:>9,.0f} µs, p99 {row['p99_us']:>9,.0f} µs, "
         f"{row['prompts_per_second']:>8,.0f} prompts/s"
     )
+    print(line, file=out, flush=True)
+    return row
 
 
 def _agreement(options: argparse.Namespace, way: Way, prompts: Sequence[str], arm: str) -> dict[str, float]:
