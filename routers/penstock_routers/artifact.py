@@ -13,6 +13,7 @@ unsafe graph, and those of `penstock_routers.neighbour_index` for an index besid
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Sequence
 from copy import copy
@@ -197,32 +198,45 @@ class RouterArtifact:
         if self.neighbours is not None:
             feeds |= neighbour_feeds(self.neighbours, feeds["prompt_vector"])
         results = self._session.run(feeds)
-        return self.estimate_of([results[i] for i in self._output_order], 0, reference_arm)
+        return self.estimates_of([results[i] for i in self._output_order], reference_arm)[0]
 
-    def estimate_of(self, outputs: Sequence[NDArray[np.float32]], row: int, reference_arm: str) -> Estimate:
-        """Take one prompt's estimate out of what the graph gave for a batch.
+    def estimates_of(self, outputs: Sequence[FloatArray], reference_arm: str) -> list[Estimate]:
+        """Read what the graph gave for a batch.
 
         Parameters
         ----------
-        outputs : sequence of ndarray, n rows each
+        outputs : sequence of ndarray, n >= 1 rows each
             In the order of `penstock_routers.manifest.OUTPUT_NAMES`.
-        row : int
-            In [0, n).
         reference_arm : str
 
         Returns
         -------
-        Estimate
+        list of Estimate
+            Each with numbers of its own: whoever keeps one does not keep the batch.
 
         Raises
         ------
         ArtifactError
             ``artifact_not_finite``.
         """
-        quality, quality_se, gain, gain_se, tokens, novelty, category = (output[row] for output in outputs)
+        quality, _, gain, gain_se, tokens, _, category = outputs
         if not math.isfinite(float((quality + gain + gain_se + tokens).sum())):
             raise ArtifactError("the graph gave numbers that are not finite", code="artifact_not_finite")
-        name, probability = self._category(category)
+        if len(quality) == 1:
+            return [self._estimate([output[0] for output in outputs], int(category.argmax()), reference_arm)]
+        block = np.concatenate([output.reshape(len(quality), -1) for output in outputs], axis=1)
+        ends = list(itertools.accumulate(output.size // len(quality) for output in outputs))
+        spans = list(map(slice, [0, *ends[:-1]], ends))
+        found = []
+        for line, best in zip(block, category.argmax(axis=1).tolist(), strict=True):
+            own = line.copy()
+            found.append(self._estimate([own[span] for span in spans], best, reference_arm))
+        return found
+
+    def _estimate(self, numbers: list[Any], best: int, reference_arm: str) -> Estimate:
+        """One prompt's estimate, the category of the largest share being known."""
+        quality, quality_se, gain, gain_se, tokens, novelty, category = numbers
+        is_sure = float(category[best]) >= self.manifest.category_probability_min
         return Estimate(
             arms=self._arms,
             reference_arm=reference_arm,
@@ -231,9 +245,9 @@ class RouterArtifact:
             gain=gain,
             gain_se=gain_se,
             output_tokens=tokens,
-            novelty=float(novelty),
-            category=name,
-            category_probability=probability,
+            novelty=novelty.item(),
+            category=self.manifest.categories[best] if is_sure else _GENERAL,
+            category_probability=float(category[best if is_sure else -1]),
             categories=self.manifest.categories,
             category_probabilities=category,
         )
@@ -298,13 +312,6 @@ class RouterArtifact:
             raise ValueError("a trade-off is 'cost', 'balanced', 'quality' or a number from 0 to 1")
         weight = interpolate_cost_weight(self.manifest.frontier, position)
         return Tradeoff(str(value), weight, self.manifest.guard.z)
-
-    def _category(self, shares: FloatArray) -> tuple[str, float]:
-        """Most probable category, or general when no other is probable enough."""
-        best = int(shares.argmax())
-        if float(shares[best]) >= self.manifest.category_probability_min:
-            return self.manifest.categories[best], float(shares[best])
-        return _GENERAL, float(shares[-1])
 
 
 def neighbour_feeds(neighbours: Neighbours, vectors: FloatArray) -> dict[str, NDArray[Any]]:

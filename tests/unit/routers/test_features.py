@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from penstock_routers.features import FEATURE_NAMES, prompt_features
+from penstock_routers.features import FEATURE_NAMES, prompt_features, prompt_features_of
 
 
 def _named(text: str) -> dict[str, float]:
@@ -57,3 +57,11 @@ def test_prompt_features_any_text_is_finite_and_in_range(text: str) -> None:
     assert np.isfinite(features).all()
     assert (features >= 0).all()
     assert (features[2:8] <= 1 + 1e-6).all()
+
+
+def test_features_of_several_prompts_are_those_of_each() -> None:
+    """A batch gives to the last digit what each prompt gives alone, whatever stands beside it."""
+    texts = ["", "What is 2 + 2?", "é" * 9000, "x" * 9000, "```a```\n\n", "?" * 7, "\ud800", "Ça va, ABC?\\"]
+    together = prompt_features_of(texts)
+    assert np.array_equal(together, np.stack([prompt_features(text) for text in texts]))
+    assert np.array_equal(prompt_features_of(texts[1:2])[0], together[1])
