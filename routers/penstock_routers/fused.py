@@ -235,8 +235,8 @@ def fused_with(artifact: RouterArtifact, encoder: PromptEncoder) -> RouterArtifa
     -----
     A run of a graph costs some 15 µs before it computes anything and as much again for taking its results. That is a
     fifth of what a short prompt costs with a static encoder, and less than 1 % of a transformer's run on the CPU, which
-    is left as it is. On CUDA it pays for batches, 1.6 × at 64 prompts on an H200 (docs/benchmarks.md); a single prompt
-    takes two runs there, the router's on the CPU.
+    is left as it is. On CUDA it pays for batches, 1.6 × at 64 prompts on an H200 (docs/benchmarks.md), and for a single
+    prompt as soon as runs are captured; where they cannot be, that takes two runs, the router's on the CPU.
     """
     if encoder.kind != "static" and encoder.device != "cuda":
         return artifact

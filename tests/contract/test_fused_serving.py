@@ -203,6 +203,17 @@ def test_fused_graph_with_a_fault_of_the_device_answers_from_the_cpu(
     assert "CUDA error 700" in opened[1].fallback_reason
 
 
+def test_readings_of_a_batch_own_their_numbers(artifact: RouterArtifact) -> None:
+    """Whoever keeps one prompt's vector or estimate does not keep those of the whole batch alive."""
+    assert artifact.fused is not None
+    readings = artifact.fused.read([f"Question number {number}?" for number in range(16)], "small")
+    for vector, estimate in readings:
+        assert vector.base is None
+        held = estimate.quality.base
+        assert held is estimate.category_probabilities.base  # type: ignore[union-attr]
+        assert held.nbytes < 16 * estimate.quality.nbytes
+
+
 @pytest.mark.parametrize("can_capture", [True, False])
 def test_fused_graph_reads_a_single_prompt_on_cuda_by_one_run_where_it_can_be_captured(
     encoder: PromptEncoder, artifact: RouterArtifact, monkeypatch: pytest.MonkeyPatch, can_capture: bool
