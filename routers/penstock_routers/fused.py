@@ -184,8 +184,8 @@ class FusedGraph:
         rounds = _CAPTURED_ROUNDS if self._joins_single else 1
         alone = [[reading for text in _PROBES for reading in self.read([text], reference)] for _ in range(rounds)]
         together = [self.read(_PROBES, reference) for _ in range(rounds)]
-        for text, *readings in zip(_PROBES, *together, *alone, strict=True):
-            wanted = self._encoder.encode([text])[0]
+        vectors = self._encoder.encode(_PROBES)
+        for text, wanted, *readings in zip(_PROBES, vectors, *together, *alone, strict=True):
             expected = self._artifact.estimate(wanted, prompt_features(text), reference_arm=reference)
             for vector, estimate in readings:
                 difference = max(
