@@ -26,6 +26,7 @@ from penstock_routers.artifact import RouterArtifact
 from penstock_routers.cuda_buckets import BucketedSession
 from penstock_routers.cuda_fallback import CUDA_FAULTS
 from penstock_routers.encoder import PromptEncoder
+from penstock_routers.features import FEATURE_NAMES
 from penstock_routers.fused import FusedGraph
 
 PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "tokenizers", "torch")
@@ -80,8 +81,8 @@ def _capture_all(folder: Path, artifact: RouterArtifact, fused: FusedGraph, sess
     is_done.set()
     other.join()
     print(
-        f"{session.captured - before} shapes captured in {min(taken, default=0.0):.0f} to {max(taken, default=0.0):.0f} "
-        f"ms each, {session.buffer_bytes / 1e6:.1f} MB of buffers, faults: {CUDA_FAULTS.total}; "
+        f"{session.captured - before} shapes captured in {min(taken, default=0):.0f} to {max(taken, default=0):.0f} ms "
+        f"each, {session.buffer_bytes / 1e6:.1f} MB of buffers, faults: {CUDA_FAULTS.total}; "
         f"opened meanwhile on CUDA: {opened[0]}, elsewhere: {opened[1]}"
     )
 
@@ -89,7 +90,7 @@ def _capture_all(folder: Path, artifact: RouterArtifact, fused: FusedGraph, sess
 def _replay(encoder: PromptEncoder, session: BucketedSession, texts: list[str]) -> None:
     """Time the session alone: copies, launch and padding, without tokenizer and results."""
     feeds = encoder.feeds([encoder.token_ids(text) for text in texts])
-    feeds["features"] = np.zeros((len(texts), 10), dtype=np.float32)
+    feeds["features"] = np.zeros((len(texts), len(FEATURE_NAMES)), dtype=np.float32)
     feeds["reference_arm"] = np.zeros(1, dtype=np.int64)
     taken = []
     for _ in range(REPLAYS):
