@@ -170,11 +170,12 @@ class EntryJudge:
         missing = [number for number, vector in enumerate(vectors) if vector is None]
         wanted = [] if asked is not None else [text]
         wanted += [screened[number].candidate.judged.text for number in missing]
+        deletions = self._asked.deletions
         found = list(await self._verifier(wanted)) if wanted else []
         if asked is None:
             asked = found.pop(0)
             if tenant is not None:
-                self._asked.keep(tenant, text, np.array(asked))  # a row alone would keep the whole batch
+                self._asked.keep(tenant, text, np.array(asked), deletions)  # a row alone would keep the whole batch
         for number, vector in zip(missing, found, strict=True):
             vectors[number] = vector
             known = held[number]

@@ -26,10 +26,17 @@ class SecondVectors:
     Notes
     -----
     Texts are known by a digest only, each in its tenant: nobody learns from a quicker look-up what another tenant has
-    asked. Vectors are content, so `forget` goes with the deletion of a tenant's entries.
+    asked. Vectors are content, so `forget` goes with the deletion of a tenant's entries; what is being computed
+    meanwhile is not kept afterwards.
+
+    Attributes
+    ----------
+    deletions : int
+        How often anything was forgotten on demand; to be given to `keep` as it was before a vector was computed.
     """
 
     def __init__(self, most: int = REMEMBERED_VECTORS) -> None:
+        self.deletions = 0
         self._most = most
         self._vectors: OrderedDict[tuple[str, bytes], FloatArray] = OrderedDict()
 
@@ -45,14 +52,17 @@ class SecondVectors:
             self._vectors.move_to_end(place)
         return found
 
-    def keep(self, tenant: str, text: str, vector: FloatArray) -> None:
-        """Remember a vector; the one that was asked for longest ago makes room."""
+    def keep(self, tenant: str, text: str, vector: FloatArray, deletions: int) -> None:
+        """Remember a vector, unless something was to be forgotten since; the one asked for longest ago makes room."""
+        if deletions != self.deletions:
+            return
         self._vectors[tenant, _digest(text)] = vector
         if len(self._vectors) > self._most:
             self._vectors.popitem(last=False)
 
     def forget(self, tenant: str) -> None:
         """Drop every vector of a tenant's texts."""
+        self.deletions += 1
         for place in [place for place in self._vectors if place[0] == tenant]:
             del self._vectors[place]
 

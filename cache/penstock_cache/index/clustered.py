@@ -34,6 +34,7 @@ from penstock_cache.index.vectors import pack_id
 
 # Above what rounding a centre to float16 can feign. Without it the halves of equal rows would flow back into one list.
 _MIN_GAIN = 5e-4
+_ROWS_OF_REST = 100  # of a cut, for each change that passes without another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ class ClusteredIndex:
     the query with L centres and `ClusterOptions.rows_to_read` rows, an addition with L centres.
     """
 
-    __slots__ = ("_list_of", "_lists", "_numbers", "_overfull", "_underfull", "dimension", "options")
+    __slots__ = ("_list_of", "_lists", "_numbers", "_overfull", "_rest", "_underfull", "dimension", "options")
 
     def __init__(self, dimension: int, options: ClusterOptions | None = None) -> None:
         self.dimension = dimension
@@ -101,6 +102,7 @@ class ClusteredIndex:
         self._numbers: list[int] = []
         self._overfull: set[int] = set()
         self._underfull: set[int] = set()
+        self._rest = 0  # changes until the next cut
 
     @classmethod
     def from_flat(cls, flat: FlatIndex, options: ClusterOptions | None = None) -> ClusteredIndex:
@@ -219,13 +221,20 @@ class ClusteredIndex:
         (self._underfull.add if size < self.options.min_rows else self._underfull.discard)(number)
 
     def _maintain(self) -> None:
-        """Cut one list that is too long, or dissolve one that is too short."""
-        if self._overfull:
+        """Cut one list that is too long, or dissolve one that is too short.
+
+        After a cut as many changes pass without one as it had hundreds of rows: a flat index that was taken over is
+        cut up over a hundred changes, and not by a dozen in a row, each of which takes milliseconds.
+        """
+        if self._rest:
+            self._rest -= 1
+        elif self._overfull:
             self._cut(next(iter(self._overfull)))
         elif self._underfull and len(self._lists) > 1:
             self._dissolve(next(iter(self._underfull)))
 
     def _cut(self, number: int) -> None:
+        self._rest = self._lists.blocks[number].size // _ROWS_OF_REST
         rows = to_float32(self._lists.blocks[number].rows)
         new = self._lists.cut(number, split_sides(rows), rows)
         self._rename(new)

@@ -1,4 +1,4 @@
-"""Float16 rows next to each other, with their entry ids: grows by a quarter, closes holes with its last row.
+"""Float16 rows next to each other, with their entry ids: grows by an eighth, closes holes with its last row.
 
 Owns the two arrays. Must not search. Read `RowBlock`.
 """
@@ -69,7 +69,7 @@ class RowBlock:
     def append(self, entry_id: bytes, row: HalfArray) -> None:
         """Add a row at the end."""
         if self.size == len(self._rows):
-            self._resize(self.size + max(self.size // 4, _MIN_CAPACITY))
+            self._resize(self.size + max(self.size // 8, _MIN_CAPACITY))
         self._rows[self.size] = row
         self._ids[self.size] = np.frombuffer(entry_id, dtype=np.uint64)
         self._hold(self.size + 1)

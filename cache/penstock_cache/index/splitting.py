@@ -12,7 +12,7 @@ from penstock_cache.entries import FloatArray
 
 _POWER_STEPS = 4
 _MEANS_STEPS = 4
-_SAMPLE = 512  # rows that the direction is fitted on; keeps a cut of thousands of rows within milliseconds
+_SAMPLE = 512  # rows that the cut is fitted on; keeps one of thousands of rows within milliseconds
 _MIN_SHARE = 0.1  # a smaller side is worth no list of its own
 
 
@@ -32,22 +32,31 @@ def split_sides(rows: FloatArray) -> NDArray[np.bool_]:
     Notes
     -----
     Spherical 2-means that starts from the halves along the first principal direction (a few power steps are enough:
-    any direction of large variance serves). Where the result is lopsided the halves themselves are taken; of equal
-    rows, the first half.
+    any direction of large variance serves), on every n-th row where there are many. Where the result is lopsided the
+    halves themselves are taken; of equal rows, the first half.
     """
     sample = rows[:: max(1, len(rows) // _SAMPLE)]
-    mean = sample.mean(axis=0)
-    direction = _principal_direction(sample - mean)
-    along = _along(rows - mean, direction)
-    side = np.zeros(len(rows), dtype=bool)
-    side[np.argsort(along, kind="stable")[len(rows) // 2 :]] = True
-    halves = side
+    direction = _principal_direction(sample - sample.mean(axis=0))
+    side, difference = _halves(sample, direction), direction
     for _ in range(_MEANS_STEPS):
-        difference = _unit(rows[side].mean(axis=0)) - _unit(rows[~side].mean(axis=0))
+        difference = _unit(sample[side].mean(axis=0)) - _unit(sample[~side].mean(axis=0))
+        side = _along(sample, difference) > 0.0
+        if not _is_balanced(side):
+            return _halves(rows, direction)
+    if len(sample) < len(rows):
         side = _along(rows, difference) > 0.0
-        if not _MIN_SHARE <= side.mean() <= 1.0 - _MIN_SHARE:
-            return halves
+    return side if _is_balanced(side) else _halves(rows, direction)
+
+
+def _halves(rows: FloatArray, direction: FloatArray) -> NDArray[np.bool_]:
+    """Return the upper half along a direction."""
+    side = np.zeros(len(rows), dtype=bool)
+    side[np.argsort(_along(rows, direction), kind="stable")[len(rows) // 2 :]] = True
     return side
+
+
+def _is_balanced(side: NDArray[np.bool_]) -> bool:
+    return bool(_MIN_SHARE <= side.mean() <= 1.0 - _MIN_SHARE)
 
 
 def _principal_direction(centred: FloatArray) -> FloatArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 
@@ -107,6 +108,24 @@ def test_flat_index_taken_over_is_searched_before_it_is_cut() -> None:
     assert_consistent(index, kept)
     assert index._lists.sizes.max() <= OPTIONS.max_rows
     assert Counter(index.to_flat().entries()) == Counter(index.entries())
+
+
+def test_flat_index_taken_over_is_cut_up_over_many_changes_and_not_at_once() -> None:
+    """Each cut takes milliseconds; a dozen in a row, one for each of the entries that come together, are a stall."""
+    rows = unit_rows(2_048 + 400, seed=3)
+    flat = FlatIndex(DIMENSION)
+    for number in range(2_048):
+        flat.add(entry(number), rows[number])
+    index = ClusteredIndex.from_flat(flat)
+    lists = []
+    for number in range(2_048, len(rows)):
+        index.add(entry(number), rows[number])
+        lists.append(len(index._lists))
+    cuts = [place for place, (before, after) in enumerate(itertools.pairwise(lists)) if after > before]
+    pauses = [after - before for before, after in itertools.pairwise(cuts)]
+    assert pauses[0] >= 10  # after the first cut, of two thousand rows
+    assert min(pauses) >= 2
+    assert max(index._lists.sizes[: len(index._lists)]) <= index.options.max_rows + 1
 
 
 def test_recall_after_the_entries_have_changed_places_stays_high() -> None:

@@ -127,14 +127,30 @@ async def test_judge_forgets_what_a_tenant_asked_and_keeps_what_others_did() -> 
     assert verifier.calls == [[ASKED]]
 
 
+async def test_judge_keeps_no_vector_of_what_was_deleted_while_it_was_computed() -> None:
+    """A tenant's deletion holds for what the encoder has in hand, too."""
+    calls: list[list[str]] = []
+
+    async def verifier(texts: Sequence[str]) -> FloatArray:
+        calls.append(list(texts))
+        if len(calls) == 1:
+            judge.forget_tenant("ann")
+        return np.ones((len(texts), 2), dtype=np.float32)
+
+    judge = EntryJudge(rule_of(), verifier)
+    await judge.judge(ASKED, [entry(1)], 0.8, tenant="ann")
+    await judge.judge(ASKED, [entry(1)], 0.8, tenant="ann")
+    assert [ASKED in texts for texts in calls] == [True, True]
+
+
 def test_second_vectors_beyond_their_number_forget_the_one_used_longest_ago() -> None:
     """The memory is bounded, and keeps what is asked for."""
     memory = SecondVectors(2)
     vector = np.ones(2, dtype=np.float32)
-    memory.keep("ann", "a", vector)
-    memory.keep("ann", "b", vector)
+    memory.keep("ann", "a", vector, 0)
+    memory.keep("ann", "b", vector, 0)
     assert memory.find("ann", "a") is vector
-    memory.keep("ann", "c", vector)
+    memory.keep("ann", "c", vector, 0)
     assert len(memory) == 2
     assert [memory.find("ann", text) is None for text in "abc"] == [False, True, False]
 
@@ -143,8 +159,8 @@ def test_second_vectors_tell_tenant_from_text() -> None:
     """A text is known in its own tenant alone; any text has a digest."""
     memory = SecondVectors()
     vector = np.ones(2, dtype=np.float32)
-    memory.keep("ann", "7:bob", vector)
-    memory.keep("ann", "\ud800", vector)
+    memory.keep("ann", "7:bob", vector, 0)
+    memory.keep("ann", "\ud800", vector, 0)
     assert memory.find("ann7", ":bob") is None
     assert memory.find("bob", "7:bob") is None
     assert memory.find("ann", "\ud800") is vector
