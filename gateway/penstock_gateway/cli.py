@@ -152,7 +152,10 @@ def serve_command(path: Path | None, host: str | None, port: int | None, workers
         listener = bound_socket(settings.server.host, settings.server.port, is_shared=SPREADS_CONNECTIONS)
         _say_address(settings, listener.getsockname()[1], f" in {settings.server.workers} workers")
         task = WorkerTask(None if path is None else str(path), host, port, workers, insecure)
-        return 0 if supervise(settings, listener, task) else EXIT_REFUSED
+        try:
+            return 0 if supervise(settings, listener, task) else EXIT_REFUSED
+        except OSError as error:
+            raise click.ClickException(f"no folder for the workers' sockets can be made: {error}") from None
     from penstock_gateway.app import create_app
     from penstock_gateway.configurations import reloading_app
     from penstock_gateway.server import serve

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -61,6 +62,7 @@ class Fleet:
     process: Popen[str]
     port: str
     folder: Path
+    temporary: Path = Path(tempfile.gettempdir())
 
     def log(self) -> list[dict[str, Any]]:
         """Return the lines of the log so far."""
@@ -177,7 +179,8 @@ def shared_fleet(tmp_path_factory: pytest.TempPathFactory, upstream: ChatUpstrea
 def fleet(tmp_path: Path, upstream: ChatUpstream) -> Iterator[Fleet]:
     """Two workers without Redis, for a test that ends them."""
     write(tmp_path, upstream)
-    with running_fleet(tmp_path) as running:
+    with tempfile.TemporaryDirectory() as short, running_fleet(tmp_path, TMPDIR=short) as running:
+        running.temporary = Path(short)
         yield running
 
 
@@ -302,6 +305,7 @@ def test_workers_whose_watcher_is_killed_end_by_themselves(fleet: Fleet) -> None
     eventually(lambda: True if not any(is_running(pid) for pid in pids) else None)
     with pytest.raises(ConnectionError):
         call(fleet.port, "/readyz")
+    assert list(fleet.temporary.glob("penstock-*")) == []
 
 
 def test_budget_on_redis_is_one_for_all_workers_and_console_and_reload_speak_for_all(

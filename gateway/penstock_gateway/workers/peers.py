@@ -150,6 +150,7 @@ class PeerServer:
         )
         self._server = QuietServer(config)
         self._serving = asyncio.get_running_loop().create_task(self._server.serve(), name="penstock-peers")
+        self._serving.add_done_callback(_say_failure)
 
     async def aclose(self) -> None:
         """Stop listening; safe to call twice."""
@@ -164,6 +165,12 @@ class PeerServer:
             task.cancel()
         await asyncio.gather(serving, return_exceptions=True)
         self._path.unlink(missing_ok=True)
+
+
+def _say_failure(serving: asyncio.Task[None]) -> None:
+    """Log why this worker cannot be asked; it serves on, and the others say that it does not answer."""
+    if not serving.cancelled() and (error := serving.exception()) is not None:
+        _log.error("worker_cannot_be_asked", extra={"problem": f"{type(error).__name__}: {error}"})
 
 
 class _SocketFileConnection(http.client.HTTPConnection):

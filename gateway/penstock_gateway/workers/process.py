@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qs
@@ -31,7 +32,7 @@ from penstock_gateway.workers.edge import WorkerEdge
 from penstock_gateway.workers.peers import RELOAD_SECONDS, Peers, PeerServer, Question
 from penstock_gateway.workers.shares import settings_of_worker
 from penstock_gateway.workers.states import WorkerState, decode_state, encode_state, state_of
-from penstock_gateway.workers.task import READY, WorkerTask
+from penstock_gateway.workers.task import ALIVE, ALIVE_SECONDS, READY, WorkerTask
 
 _log = logging.getLogger("penstock.workers")
 
@@ -43,28 +44,47 @@ _STATE_PATH: Final = "/workers/state"
 class Watched:
     """The worker's end of the socket to the process that watches it; fulfils `reloading.Trigger`.
 
-    It says when requests are taken, hears when the configuration is to be read, and stops when nobody watches any more.
+    It says when requests are taken and that it is alive, hears when the configuration is to be read, and stops when
+    nobody watches any more.
 
     Parameters
     ----------
     control : socket
+    folder : Path
+        Of the workers' socket files; removed by the last worker where nobody watches any more.
     """
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, folder: Path) -> None:
         control.setblocking(False)
+        self._folder = folder
         self._control = control
         self._reload: Callable[[str], Awaitable[ReloadOutcome]] | None = None
         self._reloads: set[asyncio.Task[ReloadOutcome]] = set()
+        self._sign: asyncio.TimerHandle | None = None
+        self._is_left_alone = False
 
     def start(self, reload: Callable[[str], Awaitable[ReloadOutcome]]) -> None:
         """Say that requests are taken, and listen from now on."""
         self._reload = reload
         asyncio.get_running_loop().add_reader(self._control, self._hear)
         self._control.send(READY)
+        self._give_sign()
 
     async def aclose(self) -> None:
-        """Listen no more; safe to call twice."""
+        """Listen no more; safe to call twice. Signs of life go on: finishing answers may take a while."""
         asyncio.get_running_loop().remove_reader(self._control)
+        if self._is_left_alone:
+            with suppress(OSError):  # another worker still has its socket there
+                self._folder.rmdir()
+
+    def _give_sign(self) -> None:
+        try:
+            self._control.send(ALIVE)
+        except BlockingIOError:
+            pass  # nobody reads at the moment
+        except OSError:
+            return  # nobody ever will
+        self._sign = asyncio.get_running_loop().call_later(ALIVE_SECONDS, self._give_sign)
 
     def _hear(self) -> None:
         try:
@@ -75,6 +95,7 @@ class Watched:
             heard = b""
         if not heard:
             asyncio.get_running_loop().remove_reader(self._control)
+            self._is_left_alone = True
             _log.warning("worker_left_alone", extra={"process_id": os.getpid()})
             signal.raise_signal(signal.SIGTERM)
             return
@@ -174,7 +195,7 @@ def work(task: WorkerTask, reader: ConfigurationReader) -> int:
 
     triggers = (
         PeerServer(answer_peer, peers.folder, task.index),
-        Watched(socket.socket(fileno=task.control)),  # last: it says that everything is ready
+        Watched(socket.socket(fileno=task.control), peers.folder),  # last: it says that all is ready, and goes last
     )
     app = reloading_app(gateway, settings, reader, triggers=triggers, reload_others=reload_others)
     peer_app = PeerApp(app, gateway)

@@ -28,7 +28,7 @@ from penstock_gateway.request_log import start_request_log
 from penstock_gateway.settings_deployments import model_folder
 from penstock_gateway.settings_models import Settings
 from penstock_gateway.workers.shares import encoder_address, shares_encoder
-from penstock_gateway.workers.task import RELOAD, WorkerTask
+from penstock_gateway.workers.task import READY, RELOAD, WorkerTask
 
 _log = logging.getLogger("penstock.workers")
 
@@ -37,6 +37,8 @@ START_SECONDS: Final = 120.0
 """For the first worker; an artifact from a URL may take its time."""
 STOP_SECONDS: Final = 20.0
 """Beyond ``server.drain_seconds``: for closing the ledger and the log of events."""
+SILENT_SECONDS = 30.0
+"""Without a sign of life, until a worker is taken for dead: its connections hang, and so would half of the new ones."""
 SOUND_SECONDS: Final = 10.0
 """A process that has lived so long is started anew after the shortest pause; for others the pause doubles."""
 PAUSES: Final = (0.2, 30.0)
@@ -44,6 +46,9 @@ PAUSES: Final = (0.2, 30.0)
 TAKES_TURNS: Final = {"UV_TCP_SINGLE_ACCEPT": "1"}
 """For workers that share one socket: otherwise libuv takes all connections that wait, and one worker has them all."""
 ENCODER: Final = "encoder"
+_SHORT_BASE: Final = "/tmp"
+_LONGEST_BASE: Final = 60
+"""Bytes; sun_path of unix(7) has 108, 104 on other systems, and ``/penstock-abcdefgh/worker-63.sock`` takes 33."""
 _FIRST: Final = "0"
 _WORKER_COMMAND: Final = (sys.executable, "-m", "penstock_gateway.workers.process")
 _ENCODER_COMMAND: Final = (sys.executable, "-m", "penstock_gateway.workers.encoder_process")
@@ -56,6 +61,7 @@ class _Child:
     name: str
     process: asyncio.subprocess.Process
     started_at: float
+    heard_at: float
     control: socket.socket | None = None
     is_ready: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -116,7 +122,7 @@ class Supervisor:
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         # of mode 0700: the workers trust whoever can open what is in it
-        with tempfile.TemporaryDirectory(prefix="penstock-", ignore_cleanup_errors=True) as folder:
+        with tempfile.TemporaryDirectory(prefix="penstock-", dir=_short_base(), ignore_cleanup_errors=True) as folder:
             encoder = encoder_address(folder) if self._encoder_command else None
             self._task = msgspec.structs.replace(self._task, count=self._count, folder=folder, encoder=encoder)
             try:
@@ -134,6 +140,7 @@ class Supervisor:
         if has_started:
             for index, start in enumerate(starters):
                 keeping.append(asyncio.create_task(self._keep(str(index), start)))
+            keeping.append(asyncio.create_task(self._replace_silent()))
             await self._is_stopping.wait()
         was_told = self._is_stopping.is_set()
         self._is_stopping.set()
@@ -171,6 +178,19 @@ class Supervisor:
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._is_stopping.wait()
+
+    async def _replace_silent(self) -> None:
+        """Kill a worker whose event loop has stood still for long; `_keep` then starts another."""
+        while not self._is_stopping.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SILENT_SECONDS / 10):
+                    await self._is_stopping.wait()
+            for worker in self._workers():
+                silent = self._clock() - worker.heard_at
+                if worker.is_ready.is_set() and silent > SILENT_SECONDS and not self._is_stopping.is_set():
+                    _log.error("worker_stands_still", extra={"worker": worker.name, "seconds": round(silent, 1)})
+                    worker.heard_at = self._clock()
+                    self._send(signal.SIGKILL, [worker])
 
     def _worker_starter(self, index: int) -> Callable[[], Awaitable[_Child]]:
         starts = itertools.count(1)
@@ -216,7 +236,7 @@ class Supervisor:
             pass_fds=pass_fds,
             process_group=0,  # a terminal's signals come to this process alone, which passes them on
         )
-        child = self._children[name] = _Child(name, process, self._clock(), control)
+        child = self._children[name] = _Child(name, process, self._clock(), self._clock(), control)
         if self._is_stopping.is_set():  # told while it was being started
             self._send(signal.SIGTERM, [child])
         return child
@@ -231,8 +251,10 @@ class Supervisor:
         except OSError:
             heard = b""
         if heard:
-            worker.is_ready.set()
-            _log.info("worker_ready", extra={"worker": worker.name, "process_id": worker.process.pid})
+            worker.heard_at = self._clock()
+            if READY in heard:
+                worker.is_ready.set()
+                _log.info("worker_ready", extra={"worker": worker.name, "process_id": worker.process.pid})
         else:
             asyncio.get_running_loop().remove_reader(worker.control)
 
@@ -288,6 +310,11 @@ class Supervisor:
                 child.process.send_signal(number)
 
 
+def _short_base() -> str | None:
+    """Return where a folder of socket files is made: a path to one holds no more than some hundred bytes."""
+    return _SHORT_BASE if len(os.fsencode(tempfile.gettempdir())) > _LONGEST_BASE else None
+
+
 def supervise(settings: Settings, listener: socket.socket, task: WorkerTask) -> bool:
     """Run the workers of a gateway until told to stop; see `Supervisor.run`.
 
@@ -297,6 +324,11 @@ def supervise(settings: Settings, listener: socket.socket, task: WorkerTask) -> 
     listener : socket
         Bound.
     task : WorkerTask
+
+    Raises
+    ------
+    OSError
+        There is no place for the workers' socket files.
     """
     stop_log = start_request_log(level=settings.log.level, on_drop=lambda: None)
     encoder_command: tuple[str, ...] = ()

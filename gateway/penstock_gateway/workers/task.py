@@ -11,6 +11,9 @@ import msgspec
 
 READY: Final = b"R"
 """From a worker: it takes requests."""
+ALIVE: Final = b"."
+"""From a worker, every `ALIVE_SECONDS`: its event loop turns."""
+ALIVE_SECONDS: Final = 2.0
 RELOAD: Final = b"H"
 """To a worker: it is to read the configuration, and tell the others."""
 

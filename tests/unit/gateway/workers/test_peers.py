@@ -7,6 +7,8 @@ import socket
 import stat
 from pathlib import Path
 
+import pytest
+
 from penstock_gateway.asgi import Receive, Scope, Send, read_body, read_head, send_body
 from penstock_gateway.reloading import ReloadOutcome, ReloadResult
 from penstock_gateway.workers.peers import Peers, PeerServer, Question, socket_path
@@ -46,6 +48,20 @@ async def test_question_arrives_whole_and_a_worker_that_does_not_run_is_told_apa
     await server.aclose()
     await server.aclose()
     assert not path.exists()
+
+
+async def test_worker_that_cannot_listen_says_so_and_is_not_taken_for_one_that_does_not_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else a reload would pass it over in silence."""
+    folder = tmp_path / ("x" * 120)
+    folder.mkdir()
+    server = PeerServer(echo, folder, 1)
+    server.start(reload)
+    await eventually(lambda: any(record.message == "worker_cannot_be_asked" for record in caplog.records))
+    (answer,) = await Peers(folder, 0, 2).ask_all(Question("GET", "/x"))
+    assert answer.status == 504
+    await server.aclose()
 
 
 async def test_socket_file_of_a_worker_that_was_killed_is_taken_over(tmp_path: Path) -> None:

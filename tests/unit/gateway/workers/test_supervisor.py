@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -30,12 +31,23 @@ if how == "refuses":
     sys.exit(1)
 if how == "clings":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if how == "freezes" and task["index"] == 1 and starts == 0:
+    socket.socket(fileno=task["control"]).send(b"R")
+    time.sleep(600)
 if how == "crashes" and task["index"] == 1 and starts < 2:
     sys.exit(3)
 control = socket.socket(fileno=task["control"])
 listener = socket.socket(fileno=task["listener"])
 control.send(b"R")
-while heard := control.recv(1):
+control.settimeout(0.05)
+while True:
+    try:
+        heard = control.recv(1)
+    except TimeoutError:
+        control.send(b".")
+        continue
+    if not heard:
+        break
     (folder / f"heard-{task['index']}").write_bytes(heard)
 """
 
@@ -85,6 +97,20 @@ async def test_workers_are_told_who_they_are_and_one_of_them_to_read_the_configu
     assert not Path(str(first["folder"])).exists()
 
 
+async def test_folder_of_socket_files_has_a_short_path_whatever_the_temporary_folder_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path of more than some hundred bytes is no address of a socket, and no worker could be asked."""
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    async with running(tmp_path, "works") as (_, run):
+        await eventually(lambda: bool(started(tmp_path, 0)))
+        assert len(f"{started(tmp_path, 0)[0]['folder']}/worker-63.sock") <= 103
+        signal.raise_signal(signal.SIGTERM)
+        assert await run is True
+
+
 async def test_first_worker_that_refuses_to_start_ends_it_all(tmp_path: Path) -> None:
     """The others are not started, so the reason is said once."""
     async with running(tmp_path, "refuses") as (_, run):
@@ -108,6 +134,20 @@ async def test_worker_that_ends_is_started_again_with_a_growing_pause(
         ("1", 3, 0.02),
         ("1", 3, 0.04),
     ]
+
+
+async def test_worker_that_stands_still_is_killed_and_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connections would hang for ever; one that gives signs of life is left alone."""
+    monkeypatch.setattr(module, "SILENT_SECONDS", 0.5)
+    async with running(tmp_path, "freezes") as (_, run):
+        await eventually(lambda: len(started(tmp_path, 1)) == 2)
+        signal.raise_signal(signal.SIGTERM)
+        assert await run is True
+    assert len(started(tmp_path, 0)) == 1
+    found = [record.worker for record in caplog.records if record.message == "worker_stands_still"]  # type: ignore[attr-defined]
+    assert found == ["1"]
 
 
 async def test_worker_that_does_not_end_is_killed_after_its_time(
