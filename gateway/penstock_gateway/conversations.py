@@ -1,7 +1,8 @@
 """Which deployment answered a conversation last: its provider has the prompt cached, and some things only it can read.
 
-Bounded memories of this process: neither shared nor kept. They hold hashes and token counts, no text. Read
-`WarmConversations.find` and `ConversationKeepers.find` first.
+Bounded memories of this process, not kept; of answers that providers keep, gateways may tell each other
+(`penstock_gateway.shared_answers`). They hold hashes and token counts, no text. Read `WarmConversations.find` and
+`ConversationKeepers.find_answer` first.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,34 @@ class WarmConversations:
         return len(self._last)
 
 
+@dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """What is known of an answer that a provider keeps.
+
+    Attributes
+    ----------
+    deployment : str or None
+        Name of the one that has it; None when that is not the asker's to know.
+    is_foreign : bool
+        Whether it is another tenant's.
+    """
+
+    deployment: str | None
+    is_foreign: bool = False
+
+
+class SharesAnswers(Protocol):
+    """What other gateways know of kept answers; `penstock_gateway.shared_answers.SharedAnswers` is one."""
+
+    async def find(self, tenant: str, answer_id: str) -> KeptAnswer | None:
+        """Return what is known of an answer, None when nothing is."""
+        ...
+
+    def note(self, tenant: str, answer_id: str, deployment: str) -> None:
+        """Tell the others who gave an answer, and for whom."""
+        ...
+
+
 class ConversationKeepers:
     """Remembers who goes on with a conversation, by its opening and by the ids of answers that providers keep.
 
@@ -83,9 +113,15 @@ class ConversationKeepers:
     ----------
     keep : int
         Openings and ids remembered, and owners of ids; the longest unused ones go first. One takes some 140 bytes.
+
+    Attributes
+    ----------
+    shared : SharesAnswers or None
+        Asked for what this process does not know of a kept answer; None when there is nobody to ask.
     """
 
     def __init__(self, keep: int = 10_000) -> None:
+        self.shared: SharesAnswers | None = None
         self._keep = keep
         self._deployments: OrderedDict[int, str] = OrderedDict()
         self._owners: OrderedDict[int, str] = OrderedDict()
@@ -104,18 +140,43 @@ class ConversationKeepers:
         if len(self._deployments) > self._keep:
             self._deployments.popitem(last=False)
 
+    async def find_answer(self, tenant: str, answer_id: str) -> KeptAnswer | None:
+        """Return what is known of an answer that a provider keeps: here, else wherever gateways share it.
+
+        Parameters
+        ----------
+        tenant : str
+            Who asks.
+        answer_id : str
+            Of a response, or of a conversation.
+
+        Returns
+        -------
+        KeptAnswer or None
+            None when nobody who can be asked knows it.
+        """
+        if self._owners.get(hash(answer_id), tenant) != tenant:
+            return KeptAnswer(None, is_foreign=True)
+        if (known := self.find(tenant, answer_id)) is not None:
+            return KeptAnswer(known)
+        found = None if self.shared is None else await self.shared.find(tenant, answer_id)
+        if found is not None and found.deployment is not None:
+            self._own(tenant, answer_id, found.deployment)
+        return found
+
     def remember_answer(self, tenant: str, answer_id: str, deployment: str) -> None:
         """Note who gave an answer that its provider keeps, and for whom; who had it first has it."""
+        self._own(tenant, answer_id, deployment)
+        if self.shared is not None:
+            self.shared.note(tenant, answer_id, deployment)
+
+    def _own(self, tenant: str, answer_id: str, deployment: str) -> None:
         self.remember(tenant, answer_id, deployment)
         key = hash(answer_id)
         self._owners.setdefault(key, tenant)
         self._owners.move_to_end(key)
         if len(self._owners) > self._keep:
             self._owners.popitem(last=False)
-
-    def is_foreign(self, tenant: str, answer_id: str) -> bool:
-        """Whether an answer is known to be another tenant's."""
-        return self._owners.get(hash(answer_id), tenant) != tenant
 
     def __len__(self) -> int:
         """Return the number of openings and ids remembered."""

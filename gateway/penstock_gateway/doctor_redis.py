@@ -26,6 +26,7 @@ LEAST_VERSION: Final = (5, 0)
 """Streams and the replication of a script's effects came with Redis 5."""
 COMMAND_SECONDS: Final = 3.0
 _PINGS: Final = 5
+_MAY_BE_LOST: Final = frozenset({"answers", "cache"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ def uses_of(settings: Settings) -> tuple[RedisUse, ...]:
     wanted: dict[RedisFeature, tuple[bool, float]] = {
         "ledger": (settings.ledger.kind == "redis", settings.ledger.redis_timeout_seconds),
         "accounts": (settings.accounts.store == "redis", settings.accounts.timeout_seconds),
+        "answers": (settings.redis.url is not None, settings.redis.timeout_seconds),
         "cache": (
             settings.cache.mode != "off" and settings.cache.store.kind == "redis",
             settings.redis.timeout_seconds,
@@ -155,7 +157,7 @@ def settings_findings(use: RedisUse, facts: Mapping[str, str]) -> list[Finding]:
         detail = f"is version {version}; {LEAST_VERSION[0]}.{LEAST_VERSION[1]} is the oldest that does"
         findings.append(Finding("fail", use.subject, detail, "use a newer Redis or Valkey"))
     policy, limit = facts.get("maxmemory_policy", ""), facts.get("maxmemory", "")
-    keeps = [feature for feature in use.features if feature != "cache"]
+    keeps = [feature for feature in use.features if feature not in _MAY_BE_LOST]
     if keeps and policy.startswith("allkeys"):
         detail = f"maxmemory-policy is {policy}: when memory is short it deletes what {', '.join(keeps)} keep there"
         fix = "CONFIG SET maxmemory-policy noeviction; give the cache a Redis of its own (cache.store.redis_url)"

@@ -366,7 +366,7 @@ class Pipeline:
         warm = None
         if self.conversations is not None and request.is_follow_up:
             warm = self.conversations.find(caller.tenant, request.opening)
-        keeper = self._keeper(caller, request)
+        keeper = await self._keeper(caller, request)
         if is_alias(request.model):
             if request.front is WireFormat.EMBEDDINGS:
                 raise InvalidRequest(
@@ -385,7 +385,7 @@ class Pipeline:
             raise self.unknown_model(request.model)
         return self.chooser.physical(request, deployment, policy, warm)
 
-    def _keeper(self, caller: Caller, request: ChatRequest) -> str | None:
+    async def _keeper(self, caller: Caller, request: ChatRequest) -> str | None:
         """Return who goes on with a conversation, of which a part is readable or worth much to nobody else.
 
         Raises
@@ -395,20 +395,20 @@ class Pipeline:
         """
         answer_id = None if request.native is None else request.native.answer_id
         if answer_id is not None:
-            if self.keepers.is_foreign(caller.tenant, answer_id):  # in OpenAI's own words for an id that is nobody's
+            kept = await self.keepers.find_answer(caller.tenant, answer_id)
+            if kept is not None and kept.is_foreign:  # in OpenAI's own words for an id that is nobody's
                 raise InvalidRequest(
                     f"Previous response with id '{answer_id[:80]}' not found.",
                     code="previous_response_not_found",
                     param="previous_response_id",
                 )
-            keeper = self.keepers.find(caller.tenant, answer_id)
-            if keeper is None and is_alias(request.model):
+            if kept is None and is_alias(request.model):
                 raise InvalidRequest(
                     "This gateway does not know who gave that earlier answer: name the model that did.",
                     code="previous_response_unknown",
                     param="previous_response_id",
                 )
-            return keeper
+            return None if kept is None else kept.deployment
         if request.is_agent_step or request.is_bound:
             return self.keepers.find(caller.tenant, request.opening)
         return None

@@ -181,7 +181,7 @@ class GuardedRedis:
     ----------
     server : WatchedServer
     feature : str
-        ``ledger``, ``accounts``, ``cache`` or ``events``; a label of metrics.
+        ``ledger``, ``accounts``, ``answers``, ``cache`` or ``events``; a label of metrics.
     fail_mode : FailMode
         Kept for the feature, which acts on it.
     deadline_seconds : float

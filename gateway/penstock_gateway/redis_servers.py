@@ -21,6 +21,7 @@ from penstock_gateway.settings_redis_checks import RedisFeature, redis_url_of
 _LONGEST_PROBE_FACTOR = 10.0
 _FAIL_MODES: Mapping[RedisFeature, FailMode] = {
     "accounts": FailMode.LOCAL,  # keys that are known go on
+    "answers": FailMode.LOCAL,  # each gateway knows its own
     "cache": FailMode.OPEN,  # look-ups are misses
     "events": FailMode.LOCAL,  # segments stay on disk
 }

@@ -38,6 +38,7 @@ from penstock_gateway.request_log import set_log_level, start_request_log
 from penstock_gateway.settings import Settings
 from penstock_gateway.settings_redis_checks import RedisFeature
 from penstock_gateway.settings_secrets import SecretFileError
+from penstock_gateway.shared_answers import SharedAnswers
 from penstock_gateway.spending_start import RunningSpending, rules_of, start_spending
 from penstock_gateway.tracing.export import TracingNotInstalled, start_tracing
 from penstock_gateway.wiring import RoutingFinding, reconfigure, warn_of_floors
@@ -123,6 +124,7 @@ class RunningGateway:
         self.first_hold = self._lasting.hold()
         self._stack = AsyncExitStack()
         self._spending: RunningSpending | None = None
+        self._answers: SharedAnswers | None = None
         self._admin: AdminApp | None = None
         self._known: tuple[Settings, Known] | None = None
 
@@ -148,6 +150,10 @@ class RunningGateway:
         spending = self._spending = await start_spending(settings, pipeline.metrics, self.parts.servers)
         self._stop_by("ledger", spending.aclose)
         pipeline.use_spending(spending.desk)
+        if settings.redis.url is not None:
+            answers = SharedAnswers(self.parts.servers.guard(settings, "answers"), settings.ledger.organisation)
+            self._answers = pipeline.keepers.shared = answers
+            self._stop_by("answers", answers.aclose)
         try:
             tracing = start_tracing(settings.tracing)
         except TracingNotInstalled as error:
@@ -225,6 +231,8 @@ class RunningGateway:
             missing.append("ledger")
         if settings.accounts.store == "redis" and self.parts.directory.problem == UNAVAILABLE:
             missing.append("accounts")
+        if self._answers is not None and not self._answers.is_available:
+            missing.append("answers")
         return {feature: fail_mode_of(settings, feature).value for feature in missing}
 
     def _say_findings(self) -> None:

@@ -16,7 +16,7 @@ from penstock_gateway.settings_models import Settings
 from penstock_gateway.settings_source import SettingKey, SettingsSource
 from penstock_routers.installation import install_command
 
-RedisFeature = Literal["accounts", "cache", "events", "ledger"]
+RedisFeature = Literal["accounts", "answers", "cache", "events", "ledger"]
 
 OWN_URLS: Final[Mapping[RedisFeature, SettingKey]] = {
     "accounts": ("accounts", "redis_url"),
@@ -24,7 +24,7 @@ OWN_URLS: Final[Mapping[RedisFeature, SettingKey]] = {
     "events": ("events", "ship", "redis_url"),
     "ledger": ("ledger", "redis_url"),
 }
-"""Where each feature's own URL stands in the configuration."""
+"""Where each feature's own URL stands in the configuration; ``answers`` has none."""
 
 
 def redis_url_of(settings: Settings, feature: RedisFeature) -> SecretStr | None:
@@ -34,7 +34,6 @@ def redis_url_of(settings: Settings, feature: RedisFeature) -> SecretStr | None:
     ----------
     settings : Settings
     feature : str
-        One of `OWN_URLS`.
 
     Returns
     -------
@@ -42,7 +41,7 @@ def redis_url_of(settings: Settings, feature: RedisFeature) -> SecretStr | None:
         Whether the feature wants Redis at all is said by its own section.
     """
     found: object = settings
-    for name in OWN_URLS[feature]:
+    for name in OWN_URLS.get(feature, ()):
         found = getattr(found, str(name), None)  # `events.ship` may be None
     return found if isinstance(found, SecretStr) else settings.redis.url
 
@@ -64,14 +63,22 @@ def check_redis_url(settings: Settings, source: SettingsSource, feature: RedisFe
             source.report(key, "is needed by the redis store", "write redis: {url: '${REDIS_URL}'}")
     elif url is not settings.redis.url:  # that one is looked at once, by `check_redis`
         _check_url(url, key, source)
-    if find_spec("redis") is None or find_spec("hiredis") is None:
+    if not is_client_installed() and (url is None or url is not settings.redis.url):
         source.report(key[:-1], "redis is not installed", install_command("redis"))
 
 
 def check_redis(settings: Settings, source: SettingsSource) -> None:
-    """Add a problem to `source` when ``redis.url`` is not a Redis URL."""
-    if settings.redis.url is not None:
-        _check_url(settings.redis.url, ("redis", "url"), source)
+    """Add a problem to `source` when ``redis.url`` is not a Redis URL, or nothing here can speak to one."""
+    if settings.redis.url is None:
+        return
+    _check_url(settings.redis.url, ("redis", "url"), source)
+    if not is_client_installed():
+        source.report(("redis",), "redis is not installed", install_command("redis"))
+
+
+def is_client_installed() -> bool:
+    """Whether Redis can be spoken to."""
+    return find_spec("redis") is not None and find_spec("hiredis") is not None
 
 
 def _check_url(url: SecretStr, key: SettingKey, source: SettingsSource) -> None:

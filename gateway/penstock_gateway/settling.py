@@ -294,7 +294,8 @@ class Settler:
         self.keepers.remember(tenant, passage.request.opening, served)
         if passage.request.front is WireFormat.RESPONSES and WireFormat.RESPONSES in passage.deployment(served).wires:
             native = passage.request.native  # the conversation that it went on with is kept there as well
-            for kept in (passage.answer_id, None if native is None else native.answer_id):
+            is_kept = native is None or bytes(native.fields.get("store", b"")) != b"false"
+            for kept in (passage.answer_id if is_kept else None, None if native is None else native.answer_id):
                 if kept is not None:
                     self.keepers.remember_answer(tenant, kept, served)
         if self.conversations is None or usage is None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 
-from penstock_gateway.conversations import ConversationKeepers, Warm, WarmConversations
+from penstock_gateway.conversations import ConversationKeepers, KeptAnswer, Warm, WarmConversations
 from penstock_gateway.request_body import ChatRequest, parse_chat_request
+
+FOREIGN = KeptAnswer(None, is_foreign=True)
 
 
 class Clock:
@@ -77,15 +79,46 @@ def test_request_opening_is_cut_to_its_windows() -> None:
     assert len(parsed(("system", "s" * 100_000), ("user", "u" * 100_000)).opening) == 2 * 1024 + 1
 
 
-def test_answer_that_a_provider_keeps_stays_with_who_had_it_first() -> None:
+async def test_answer_that_a_provider_keeps_stays_with_who_had_it_first() -> None:
     """Whoever learns another tenant's id has no claim to it, not even by using it; forgotten ones are nobody's."""
     keepers = ConversationKeepers(keep=2)
     keepers.remember_answer("ann", "resp_1", "stored")
     keepers.remember_answer("bob", "resp_1", "stored")
-    assert keepers.is_foreign("bob", "resp_1")
-    assert not keepers.is_foreign("ann", "resp_1")
-    assert keepers.find("ann", "resp_1") == "stored"
+    assert await keepers.find_answer("bob", "resp_1") == FOREIGN
+    assert await keepers.find_answer("ann", "resp_1") == KeptAnswer("stored")
     for answer_id in ("resp_2", "resp_3"):
         keepers.remember_answer("bob", answer_id, "stored")
-    assert not keepers.is_foreign("bob", "resp_1")
-    assert keepers.is_foreign("ann", "resp_3")
+    assert await keepers.find_answer("bob", "resp_1") is None
+    assert await keepers.find_answer("ann", "resp_3") == FOREIGN
+
+
+class FakeShare:
+    """What gateways share, in a dictionary, and how often it was asked."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, tuple[str, str]] = {}
+        self.asked: list[str] = []
+
+    async def find(self, tenant: str, answer_id: str) -> KeptAnswer | None:
+        """Return what is known."""
+        self.asked.append(answer_id)
+        owner, deployment = self.known.get(answer_id, ("", ""))
+        return None if not owner else KeptAnswer(deployment) if owner == tenant else FOREIGN
+
+    def note(self, tenant: str, answer_id: str, deployment: str) -> None:
+        """Keep it."""
+        self.known.setdefault(answer_id, (tenant, deployment))
+
+
+async def test_answer_of_another_gateway_is_asked_for_once_and_known_from_then_on() -> None:
+    """Others are asked only for what this process does not know, and told of all that it learns itself."""
+    here, there = ConversationKeepers(), ConversationKeepers()
+    here.shared = there.shared = share = FakeShare()
+    there.remember_answer("ann", "resp_1", "stored")
+    for _ in range(2):
+        assert await here.find_answer("ann", "resp_1") == KeptAnswer("stored")
+    assert await there.find_answer("ann", "resp_1") == KeptAnswer("stored")
+    assert share.asked == ["resp_1"]
+    assert await here.find_answer("bob", "resp_1") == FOREIGN  # known here by now
+    assert await ConversationKeepers().find_answer("bob", "resp_1") is None
+    assert share.asked == ["resp_1"]

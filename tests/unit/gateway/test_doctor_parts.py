@@ -194,7 +194,7 @@ def test_redis_that_several_features_share_is_looked_at_once(tmp_path: Path) -> 
     found = uses_of(load(tmp_path, 'ledger: {kind: redis, redis_timeout_seconds: 0.2}\nredis: {url: "${URL}"}\n'
                                    'accounts: {store: redis, pepper: "${P}", timeout_seconds: 0.5}\n',
                          URL="redis://:hunter2hunter2@127.0.0.1/0", P=KEY[::-1]))  # fmt: skip
-    assert [(each.features, each.deadline_seconds) for each in found] == [(("ledger", "accounts"), 0.2)]
+    assert [(each.features, each.deadline_seconds) for each in found] == [(("ledger", "accounts", "answers"), 0.05)]
     assert "hunter2" not in repr(found)
     assert uses_of(load(tmp_path)) == ()
 
