@@ -22,7 +22,7 @@ from penstock_gateway.conversations import Warm
 from penstock_gateway.decisions import CandidateReport, RouteDecision
 from penstock_gateway.deployments import TIERS, Deployment
 from penstock_gateway.errors import GatewayError
-from penstock_gateway.identifiers import identifier_source
+from penstock_gateway.identifiers import DecisionIds
 from penstock_gateway.prompt_readings import UNREAD, PromptReading, ReadingMemory
 from penstock_gateway.remote_encoder.service import RemoteEncoderService
 from penstock_gateway.request_body import ChatRequest, TradeoffValue
@@ -96,6 +96,8 @@ class ArmChooser:
         Called once for every prompt that the router failed on.
     rules : PolicyRules, optional
         What holds for every request beside its own policy.
+    ids : DecisionIds, optional
+        Names decisions.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class ArmChooser:
         parts: RoutingParts | None,
         on_failure: Callable[[], None] = lambda: None,
         rules: PolicyRules | None = None,
+        ids: DecisionIds | None = None,
     ) -> None:
         self._by_name = {deployment.name: deployment for deployment in deployments}
         self._routable = tuple(deployment for deployment in deployments if deployment.is_routable)
@@ -117,7 +120,7 @@ class ArmChooser:
         self.parts = parts
         self._on_failure = on_failure
         self._rules = rules or PolicyRules()
-        self._new_id = identifier_source("dec")
+        self._ids = ids or DecisionIds()
         self._cost_scale = 1.0 if parts is None else self._cost_scale_usd(parts.artifact)
 
     @property
@@ -201,7 +204,7 @@ class ArmChooser:
         eligible = [deployment for deployment in self._routable if rejections[deployment.name] is None]
         if not eligible:
             raise no_candidate(self._routable, rejections)
-        asked = _Asked(request, setting, policy, warm, self._new_id())
+        asked = _Asked(request, setting, policy, warm, self._ids.new(tenant))
         if any(deployment.name == keeper for deployment in eligible):
             decision = self._continue(asked, eligible, keeper)
         else:
@@ -220,6 +223,8 @@ class ArmChooser:
         deployment: Deployment,
         policy: RequestPolicy = UNLIMITED,
         warm: Warm | None = None,
+        *,
+        tenant: str | None = None,
     ) -> RouteDecision:
         """Return the decision that records a physical model: nothing is chosen, nothing is embedded.
 
@@ -230,7 +235,7 @@ class ArmChooser:
         NoCandidate
             ``max_cost_exceeded``.
         """
-        asked = _Asked(request, "none", policy, warm, self._new_id())
+        asked = _Asked(request, "none", policy, warm, self._ids.new(tenant))
         scored = self._score(asked, deployment, None)
         if violation(Limits(max_cost_usd=policy.max_cost_usd), tier_rank=NO_TIER, cost_usd=scored.cost_usd):
             raise too_dear([scored], policy)
@@ -238,7 +243,14 @@ class ArmChooser:
         choice = Choice(deployment.name, RouteReason.PHYSICAL_MODEL, (deployment.name,), (0.0,))
         return self._record(asked, choice, (report,), None)
 
-    def cached(self, request: ChatRequest, deployment: Deployment, reading: PromptReading = UNREAD) -> RouteDecision:
+    def cached(
+        self,
+        request: ChatRequest,
+        deployment: Deployment,
+        reading: PromptReading = UNREAD,
+        *,
+        tenant: str | None = None,
+    ) -> RouteDecision:
         """Return the decision that records an answer from the cache: nothing is chosen and no model is called.
 
         Parameters
@@ -247,8 +259,9 @@ class ArmChooser:
         deployment : Deployment
             That gave the stored answer.
         reading : PromptReading
+        tenant : str, optional
         """
-        asked = _Asked(request, "none", UNLIMITED, None, self._new_id())
+        asked = _Asked(request, "none", UNLIMITED, None, self._ids.new(tenant))
         report = structs.replace(self._score(asked, deployment, None).unranked_report(), estimated_cost_usd=0.0)
         choice = Choice(deployment.name, RouteReason.CACHED, (deployment.name,), (0.0,))
         return self._record(asked, choice, (report,), reading.estimate)

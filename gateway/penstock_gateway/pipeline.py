@@ -25,9 +25,10 @@ from penstock_gateway.conversations import ConversationKeepers, WarmConversation
 from penstock_gateway.decisions import RecentDecisions, RouteDecision, Settlement
 from penstock_gateway.deployments import Deployment, members
 from penstock_gateway.errors import Forbidden, GatewayError, InvalidRequest, NotFound, UpstreamError
+from penstock_gateway.events.feedback import FeedbackDesk
 from penstock_gateway.events.log import EventLog
 from penstock_gateway.events.records import CacheNote
-from penstock_gateway.identifiers import identifier_source
+from penstock_gateway.identifiers import DecisionIds, identifier_source
 from penstock_gateway.metrics import GatewayMetrics
 from penstock_gateway.money.usage import Usage
 from penstock_gateway.prompt_readings import UNREAD, PromptReading
@@ -69,6 +70,8 @@ class Pipeline:
         None when no provider's prompt cache is counted on.
     events : EventLog or None
         None when no events are logged.
+    decision_ids : DecisionIds, optional
+        The chooser's.
 
     Attributes
     ----------
@@ -90,6 +93,7 @@ class Pipeline:
         policies: PolicyBook,
         conversations: WarmConversations | None = None,
         events: EventLog | None = None,
+        decision_ids: DecisionIds | None = None,
     ) -> None:
         self.settings = settings
         self.deployments = {deployment.name: deployment for deployment in deployments}
@@ -102,6 +106,8 @@ class Pipeline:
         self.conversations = conversations
         self.keepers = ConversationKeepers(settings.routing.warm_conversations)
         self.events = events
+        self.decision_ids = decision_ids or DecisionIds()
+        self.feedback = FeedbackDesk()
         self.observes = settings.routing.observe
         self.cache: CacheDesk | None = None
         self.max_kept_bytes = 0
@@ -248,7 +254,7 @@ class Pipeline:
         document = hit.document
         # A reload may have taken the deployment away since its answer was found.
         deployment = self.deployments.get(document.arm) or before[document.arm]
-        decision = self.chooser.cached(request, deployment, reading)
+        decision = self.chooser.cached(request, deployment, reading, tenant=caller.tenant)
         passage = Passage(caller, request, decision, place=place, cache=CacheNote(hit.kind, hit.similarity))
         if self.tracing is not None:
             passage.trace = self.tracing.begin(caller.traceparent)
@@ -383,7 +389,7 @@ class Pipeline:
             deployment = group.get(keeper or "") or next(iter(group.values()), None)
         if deployment is None:
             raise self.unknown_model(request.model)
-        return self.chooser.physical(request, deployment, policy, warm)
+        return self.chooser.physical(request, deployment, policy, warm, tenant=caller.tenant)
 
     async def _keeper(self, caller: Caller, request: ChatRequest) -> str | None:
         """Return who goes on with a conversation, of which a part is readable or worth much to nobody else.

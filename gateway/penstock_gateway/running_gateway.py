@@ -28,6 +28,7 @@ from penstock_gateway.console.app import Console
 from penstock_gateway.console.contract import ConsoleParts
 from penstock_gateway.endpoints.admin import AdminApp, AdminNotSafe, admin_app
 from penstock_gateway.endpoints.admin_requests import AdminParts
+from penstock_gateway.events.opening import decision_key
 from penstock_gateway.lasting import Hold, Lasting
 from penstock_gateway.ledger.periods import Calendar
 from penstock_gateway.model_spend import ModelSpendReader
@@ -39,6 +40,7 @@ from penstock_gateway.settings import Settings
 from penstock_gateway.settings_redis_checks import RedisFeature
 from penstock_gateway.settings_secrets import SecretFileError
 from penstock_gateway.shared_answers import SharedAnswers
+from penstock_gateway.shared_feedback import SharedFeedback
 from penstock_gateway.spending_start import RunningSpending, rules_of, start_spending
 from penstock_gateway.tracing.export import TracingNotInstalled, start_tracing
 from penstock_gateway.wiring import RoutingFinding, reconfigure, warn_of_floors
@@ -151,8 +153,9 @@ class RunningGateway:
         self._stop_by("ledger", spending.aclose)
         pipeline.use_spending(spending.desk)
         if settings.redis.url is not None:
-            answers = SharedAnswers(self.parts.servers.guard(settings, "answers"), settings.ledger.organisation)
-            self._answers = pipeline.keepers.shared = answers
+            redis, organisation = self.parts.servers.guard(settings, "answers"), settings.ledger.organisation
+            self._answers = pipeline.keepers.shared = answers = SharedAnswers(redis, organisation)
+            pipeline.feedback.shared = SharedFeedback(redis, organisation)
             self._stop_by("answers", answers.aclose)
         try:
             tracing = start_tracing(settings.tracing)
@@ -164,6 +167,7 @@ class RunningGateway:
         if (events := pipeline.events) is not None:
             events.start()
             self._stop_by("events", lambda: asyncio.to_thread(events.stop))  # then the last outcomes are settled
+            await self._seal_decisions(settings)
         self._stop_by("upstreams", lambda: _close_upstreams(pipeline))
         self._stop_by("attempts", lambda: _end_attempts(pipeline.attempts.runner))
         self._stop_by("cache", self.first_hold.release)
@@ -234,6 +238,15 @@ class RunningGateway:
         if self._answers is not None and not self._answers.is_available:
             missing.append("answers")
         return {feature: fail_mode_of(settings, feature).value for feature in missing}
+
+    async def _seal_decisions(self, settings: Settings) -> None:
+        """Let ids of decisions say whose they are, to other processes too; without a key only this one knows them."""
+        try:
+            self.parts.pipeline.decision_ids.use_key(await asyncio.to_thread(decision_key, settings.events))
+        except (OSError, SecretFileError) as error:
+            self.parts.pipeline.metrics.event_problems.labels("decisions_not_sealed").inc()
+            problem = str(error) if isinstance(error, SecretFileError) else error.strerror or type(error).__name__
+            _log.warning("decisions_not_sealed", extra={"folder": settings.events.folder, "problem": problem})
 
     def _say_findings(self) -> None:
         finding, routing = self.parts.finding, self.parts.pipeline.chooser.parts

@@ -27,6 +27,7 @@ from penstock_gateway.decisions import RecentDecisions
 from penstock_gateway.deployments import Deployment
 from penstock_gateway.events.log import EventLog
 from penstock_gateway.events.opening import open_event_log
+from penstock_gateway.identifiers import DecisionIds
 from penstock_gateway.ledger.memory import MemoryLedger
 from penstock_gateway.metrics import GatewayMetrics
 from penstock_gateway.money.prices import Price
@@ -124,7 +125,8 @@ def build_pipeline(
     if parts is not None and default_arm not in parts.artifact.manifest.arms:
         finding = _unscored_default(settings.default_arm, parts.artifact.manifest.arms)
         parts = None
-    chooser = _chooser(settings, deployments, parts, metrics)
+    ids = DecisionIds()
+    chooser = _chooser(settings, deployments, parts, metrics, ids)
     if parts is not None:
         metrics.router.note_artifact(parts.artifact.manifest)
     if upstreams is None:
@@ -153,13 +155,18 @@ def build_pipeline(
         PolicyBook(settings),
         _conversations(settings.routing, deployments),
         _events(settings, metrics, settled_until),
+        ids,
     )
     metrics.router.price_of = price_of
     return pipeline, finding
 
 
 def _chooser(
-    settings: Settings, deployments: Sequence[Deployment], parts: RoutingParts | None, metrics: GatewayMetrics
+    settings: Settings,
+    deployments: Sequence[Deployment],
+    parts: RoutingParts | None,
+    metrics: GatewayMetrics,
+    ids: DecisionIds,
 ) -> ArmChooser:
     return ArmChooser(
         deployments,
@@ -169,6 +176,7 @@ def _chooser(
         parts=parts,
         on_failure=metrics.router_failures.inc,
         rules=rules_of(settings),
+        ids=ids,
     )
 
 
@@ -199,7 +207,7 @@ def reconfigure(settings: Settings, pipeline: Pipeline) -> Callable[[], None]:
     if arms is not None and default_arm not in arms:
         refused = _unscored_default(settings.default_arm, arms)
         raise ConfigurationError([Problem("settings", "routing.default_arm", refused.message)])
-    chooser = _chooser(settings, deployments, parts, pipeline.metrics)
+    chooser = _chooser(settings, deployments, parts, pipeline.metrics, pipeline.decision_ids)
     missing = {d.adapter for d in deployments} - set(pipeline.upstreams)
     upstreams = {**pipeline.upstreams, **{adapter: _UPSTREAMS[adapter]() for adapter in missing}}
 

@@ -1,6 +1,7 @@
 """``POST /v1/feedback``: how good an answer was, said by who got it.
 
-A tenant rates its own recent decisions only. Read `feedback_routes`.
+A tenant rates its own decisions only: the recent ones of this process, and whatever has an id that says whose it is.
+Read `feedback_routes`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from fastapi.responses import JSONResponse
 from penstock_gateway.asgi import read_body, read_head
 from penstock_gateway.decisions import RouteDecision, Settlement
 from penstock_gateway.errors import InvalidRequest, NotFound
-from penstock_gateway.events.feedback import Feedback, FeedbackDesk
+from penstock_gateway.events.feedback import Feedback
 from penstock_gateway.pipeline import Pipeline
 
 MAX_BODY_BYTES: Final = 16_384
@@ -68,11 +69,10 @@ def feedback_routes(pipeline: Pipeline) -> APIRouter:
     pipeline : Pipeline
     """
     routes = APIRouter()
-    desk = FeedbackDesk()
 
     @routes.post("/v1/feedback", openapi_extra=_DOC, status_code=201, summary="Say how good an answer was")
     async def feedback(request: Request) -> JSONResponse:
-        """Rate one of the caller's recent decisions; answered when the feedback is on disk, 200 if it was before."""
+        """Rate one of the caller's decisions; answered when the feedback is on disk, 200 if it was before."""
         body = await read_body(read_head(request.scope), request.receive, max_bytes=MAX_BODY_BYTES)
         given = parse_feedback(body)
         events = pipeline.events
@@ -81,7 +81,7 @@ def feedback_routes(pipeline: Pipeline) -> APIRouter:
         tenant: str = request.scope["penstock.principal"].tenant
         decision_id, found = _decision_of(pipeline, tenant, given)
         score = given.score if given.rating is None else _SCORES[given.rating]
-        is_new = await desk.give(
+        is_new = await pipeline.feedback.give(
             events,
             tenant,
             decision_id,
@@ -89,7 +89,7 @@ def feedback_routes(pipeline: Pipeline) -> APIRouter:
             request_id=given.request_id or pipeline.decisions.request_id_of(decision_id),
             idempotency_key=given.idempotency_key,
         )
-        if is_new:
+        if is_new and found is not None:
             pipeline.metrics.router.note_feedback(*found, score)
         shown = {
             "object": "feedback",
@@ -136,13 +136,13 @@ def parse_feedback(body: bytes) -> _Feedback:
 
 def _decision_of(
     pipeline: Pipeline, tenant: str, given: _Feedback
-) -> tuple[str, tuple[RouteDecision, Settlement | None]]:
-    """Return the id of the tenant's own decision that is meant, and what is known of it."""
+) -> tuple[str, tuple[RouteDecision, Settlement | None] | None]:
+    """Return the id of the tenant's own decision that is meant, and what is known of it here."""
     decision_id = given.decision_id
     if given.request_id is not None:
         decision_id = pipeline.decisions.id_of_request(tenant, given.request_id)
     found = None if decision_id is None else pipeline.decisions.find(tenant, decision_id)
-    if decision_id is None or found is None:
+    if decision_id is None or (found is None and not pipeline.decision_ids.is_of(tenant, decision_id)):
         raise NotFound("No such decision; only recent ones are kept.", code="decision_not_found")
     return decision_id, found
 

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
-from typing import Final
+from typing import Final, Protocol
 
 from penstock_gateway.errors import Conflict, InvalidRequest, RateLimited
 from penstock_gateway.events import log
@@ -41,13 +41,48 @@ class Feedback:
     comment: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class GivenElsewhere:
+    """What other processes know of a piece and its decision.
+
+    Attributes
+    ----------
+    count : int
+        Pieces that the decision has had.
+    is_same : bool
+        Whether this one is among them: under its idempotency key, else as the last.
+    is_key_used : bool
+        Whether its idempotency key is.
+    """
+
+    count: int
+    is_same: bool
+    is_key_used: bool
+
+
+class SharesFeedback(Protocol):
+    """What processes tell each other of feedback; `penstock_gateway.shared_feedback.SharedFeedback` is one."""
+
+    async def find(self, decision_id: str, feedback: Feedback, idempotency_key: str | None) -> GivenElsewhere | None:
+        """Return what is known of a piece, None when nothing is."""
+        ...
+
+    async def note(self, decision_id: str, feedback: Feedback, idempotency_key: str | None) -> bool:
+        """Tell the others of a piece that is on disk; return whether they know now."""
+        ...
+
+
 @dataclass(slots=True)
 class _Given:
-    """The feedback of one decision: by idempotency key, the last piece, and those that are being written."""
+    """The feedback of one decision: by idempotency key, the last piece, and those that are being written.
+
+    With `is_shared` the last piece has been told to other processes, so that they know which one is the last.
+    """
 
     count: int
     by_key: dict[str, tuple[Feedback, asyncio.Future[None]]]
     last: tuple[Feedback, asyncio.Future[None]] | None = None
+    is_shared: bool = False
 
 
 class FeedbackDesk:
@@ -57,9 +92,15 @@ class FeedbackDesk:
     ----------
     clock : callable
         Monotonic seconds.
+
+    Attributes
+    ----------
+    shared : SharesFeedback or None
+        Asked for what other processes have written; None when there is nobody to ask.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.shared: SharesFeedback | None = None
         self._clock = clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # pieces left, and when that was
         self._given: OrderedDict[str, _Given] = OrderedDict()
@@ -103,14 +144,13 @@ class FeedbackDesk:
         Overloaded
             ``events_overloaded``: it is not on disk yet. Sent again it is still written once.
         """
-        given = self._given_for(decision_id)
-        known = given.last if idempotency_key is None else given.by_key.get(idempotency_key)
-        if known is not None and known[0] == feedback:
-            await _on_disk(known[1])
+        elsewhere = None
+        if self.shared is not None:
+            elsewhere = await self.shared.find(decision_id, feedback, idempotency_key)
+        given = self._given_for(decision_id)  # from here to the writing nothing is waited for
+        if await _is_repeated(given, elsewhere, feedback, idempotency_key):
             return False
-        if known is not None and idempotency_key is not None:
-            raise Conflict("This idempotency key was used for other feedback.", code="idempotency_key_reused")
-        if given.count >= MAX_PER_DECISION:
+        if max(given.count, 0 if elsewhere is None else elsewhere.count) >= MAX_PER_DECISION:
             raise InvalidRequest(
                 f"This decision has {MAX_PER_DECISION} pieces of feedback already.", code="too_much_feedback"
             )
@@ -125,10 +165,14 @@ class FeedbackDesk:
             comment=feedback.comment,
         )
         given.count += 1
-        given.last = (feedback, asyncio.wrap_future(written))
+        given.last = last = (feedback, asyncio.wrap_future(written))
+        given.is_shared = False
         if idempotency_key is not None:
-            given.by_key[idempotency_key] = given.last
-        await _on_disk(given.last[1])
+            given.by_key[idempotency_key] = last
+        await _on_disk(last[1])
+        if self.shared is not None:
+            is_told = await self.shared.note(decision_id, feedback, idempotency_key)
+            given.is_shared = is_told and given.last is last
         return True
 
     def _given_for(self, decision_id: str) -> _Given:
@@ -155,6 +199,28 @@ class FeedbackDesk:
                 code="feedback_rate_limited",
                 headers={"retry-after": str(seconds)},
             )
+
+
+async def _is_repeated(
+    given: _Given, elsewhere: GivenElsewhere | None, feedback: Feedback, idempotency_key: str | None
+) -> bool:
+    """Whether a piece has been written, by then on disk; waits for nothing when it has not.
+
+    Raises
+    ------
+    Conflict
+    """
+    known = given.last if idempotency_key is None else given.by_key.get(idempotency_key)
+    if elsewhere is not None and idempotency_key is None and given.is_shared:
+        known = None  # somebody else may have written a later one
+    if known is not None and known[0] == feedback:
+        await _on_disk(known[1])
+        return True
+    if known is None and elsewhere is not None and elsewhere.is_same:
+        return True
+    if idempotency_key is not None and (known is not None or (elsewhere is not None and elsewhere.is_key_used)):
+        raise Conflict("This idempotency key was used for other feedback.", code="idempotency_key_reused")
+    return False
 
 
 async def _on_disk(written: asyncio.Future[None]) -> None:
