@@ -344,6 +344,31 @@ async def test_no_secret_or_digest_is_in_any_log_list_repr_or_error(caplog: pyte
         assert not [part for part in [*digests, *secrets, *(s[-43:] for s in secrets), ADMIN_KEY] if part in text]
 
 
+async def test_answer_has_the_requests_own_id_or_a_new_one_and_the_log_has_it(caplog: pytest.LogCaptureFixture) -> None:
+    """As on the port for models: what was sent comes back where it can, also with a refusal, and names the change."""
+    caplog.set_level(logging.INFO, "penstock.admin")
+    async with admin_api() as api:
+        sent = {"x-request-id": "deploy-17"}
+        made = await api.ask("POST", "/admin/keys", {"name": "ci"}, headers=sent)
+        refused = [
+            await api.ask("GET", "/admin/keys/none", headers=sent),
+            await api.ask("GET", "/admin/none", headers=sent),
+            await api.ask("GET", "/admin/keys", headers={**sent, "authorization": "Bearer wrong"}),
+            await api.ask("GET", "/admin/keys", headers={**sent, "host": "evil.example"}),
+        ]
+        others = [
+            await api.ask("GET", "/admin/keys"),
+            await api.ask("GET", "/admin/keys", headers={"x-request-id": ""}),
+        ]
+    assert [reply.status_code for reply in refused] == [404, 404, 401, 403]
+    assert {str(reply.headers.get_list("x-request-id")) for reply in (made, *refused)} == {"['deploy-17']"}
+    made_up = [reply.headers["x-request-id"] for reply in others]
+    assert all(name.startswith("req_") for name in made_up)
+    assert len(set(made_up)) == 2
+    changes = [record for record in caplog.records if record.message == "account_changed"]
+    assert [record.request_id for record in changes] == ["deploy-17"]  # type: ignore[attr-defined]
+
+
 async def test_each_change_leaves_one_audit_line_with_names_of_fields_only(caplog: pytest.LogCaptureFixture) -> None:
     """Who did what to which record is logged; what the fields were set to is not."""
     caplog.set_level(logging.INFO, "penstock.admin")

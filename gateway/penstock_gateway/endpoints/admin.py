@@ -23,7 +23,16 @@ from starlette.exceptions import HTTPException
 from penstock_gateway.accounts.agreement import Known
 from penstock_gateway.accounts.directory import Directory
 from penstock_gateway.accounts.registrar import Registrar
-from penstock_gateway.asgi import ClientGoneError, Receive, RequestHead, Scope, Send, read_head, send_error
+from penstock_gateway.asgi import (
+    ClientGoneError,
+    Receive,
+    RequestHead,
+    Scope,
+    Send,
+    read_head,
+    request_id_of,
+    send_error,
+)
 from penstock_gateway.endpoints.admin_accounts import account_routes
 from penstock_gateway.endpoints.admin_corrections import correction_routes
 from penstock_gateway.endpoints.admin_reload import reload_routes
@@ -103,7 +112,7 @@ class AdminApp:
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request in, bound it, and show what goes wrong in OpenAI's shape."""
+        """Let a request in, bound it, give its answer its id, and show what goes wrong in OpenAI's shape."""
         if scope["type"] != "http":
             return
         has_begun = False
@@ -111,6 +120,9 @@ class AdminApp:
         async def sending(message: Any) -> None:
             nonlocal has_begun
             has_begun = True
+            if message["type"] == "http.response.start":
+                named = (b"x-request-id", request_id_of(scope).encode("latin-1"))
+                message = {**message, "headers": [*message.get("headers", ()), named]}
             await send(message)
 
         try:
@@ -122,7 +134,8 @@ class AdminApp:
         except asyncio.CancelledError:  # the server stops, and its grace is over
             await self._refuse(sending, shutting_down(), has_begun)
         except Exception:  # the process edge: the caller gets a clean error, the log gets the details
-            _log.exception("admin_unexpected_error", extra={"path": scope["path"][:200]})
+            fields = {"path": scope["path"][:200], "request_id": request_id_of(scope)}
+            _log.exception("admin_unexpected_error", extra=fields)
             await self._refuse(sending, unexpected_failure(), has_begun)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -20,7 +20,7 @@ from penstock_gateway.accounts.pepper import PepperError
 from penstock_gateway.accounts.records import AccountsDamaged, parse_json
 from penstock_gateway.accounts.registrar import Registrar
 from penstock_gateway.accounts.store import AccountsConflict, AccountsLost
-from penstock_gateway.asgi import read_body, read_head
+from penstock_gateway.asgi import read_body, read_head, request_id_of
 from penstock_gateway.errors import Conflict, InvalidRequest, Overloaded
 from penstock_gateway.ledger.contract import Ledger, LedgerUnavailable, Period
 
@@ -217,5 +217,12 @@ def note_change(request: Request, action: str, kind: str, name: str, fields: Ite
     client = request.client.host if request.client is not None else None
     _log.info(
         "account_changed",
-        extra={"action": action, "kind": kind, "account": name, "fields": sorted(fields), "client": client},
+        extra={
+            "action": action,
+            "kind": kind,
+            "account": name,
+            "fields": sorted(fields),
+            "client": client,
+            "request_id": request_id_of(request.scope),
+        },
     )
