@@ -108,7 +108,7 @@ class GatewayMetrics:
         )
         self.unpriced = Counter(
             "penstock_unpriced_requests",
-            "Requests whose cost nobody knows, because their model has no price.",
+            "Requests whose cost, or a part of it, nobody knows: the model, or a tool of its provider, has no price.",
             ("model",),
             registry=self.registry,
         )

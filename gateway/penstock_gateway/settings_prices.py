@@ -87,6 +87,9 @@ class PriceSettings(Section):
         None, description="USD per million prompt tokens of pictures; default: `input`."
     )
     per_request: UsdPerRequest | None = Field(None, description="USD for each request beside its tokens; default: 0.")
+    web_search: UsdPerRequest | None = Field(
+        None, description="USD for each web search that the provider does itself; default: not known."
+    )
     above: tuple[ContextTierSettings, ...] = Field(
         (), strict=False, max_length=8, description="Prices of long prompts, in ascending order."
     )
@@ -104,7 +107,8 @@ def price_form(price: PriceSettings) -> PriceForm:
         name: ServiceForm(tier.multiplier or Decimal(1), given_rates(tier), given_steps(tier.above))
         for name, tier in price.service_tiers.items()
     }
-    return PriceForm(given_rates(price), price.per_request or Decimal(0), given_steps(price.above), services)
+    per_request = price.per_request or Decimal(0)
+    return PriceForm(given_rates(price), per_request, given_steps(price.above), services, price.web_search)
 
 
 def price_problems(price: PriceSettings) -> Iterator[tuple[SettingPath, str, str]]:

@@ -242,7 +242,7 @@ class Settler:
         costs = [self._cost(record, passage) for record in passage.records]
         total = total_cost(passage.records, lambda name: passage.deployment(name).price, costs)
         has_worked = any(record.usage is not None for record in passage.records)
-        if has_worked and total.cost_usd is None:
+        if total.is_incomplete:
             self.metrics.unpriced.labels(passage.decision.chosen).inc()
         settlement = Settlement(
             status=status,

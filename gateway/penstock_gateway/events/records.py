@@ -219,6 +219,8 @@ def usage_record(usage: Usage) -> dict[str, Any]:
         "image_input_tokens": usage.image_input_tokens,
         "audio_output_tokens": usage.audio_output_tokens,
         "service_tier": usage.service_tier,
+        "web_searches": usage.web_searches,
+        "other_tool_calls": usage.other_tool_calls,
     }
 
 

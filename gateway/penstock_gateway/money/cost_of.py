@@ -31,11 +31,14 @@ class CostTotal(msgspec.Struct, frozen=True, gc=False):
         Of those whose price is known.
     is_estimated : bool
         Whether some usage or some price is an estimate.
+    is_incomplete : bool
+        Whether the price of something is not known: of all that an attempt did, or of a tool that the provider ran.
     """
 
     cost_usd: Decimal | None
     known_usd: Decimal
     is_estimated: bool
+    is_incomplete: bool = False
 
 
 def usage_cost(usage: Usage, price: Price) -> Decimal | None:
@@ -78,7 +81,7 @@ def total_cost(
     -------
     CostTotal
     """
-    known, has_unknown, is_estimated = _NOTHING, False, False
+    known, has_unknown, is_estimated, is_incomplete = _NOTHING, False, False, False
     for record, cost in zip(records, costs, strict=True):
         if record.usage is None:
             continue
@@ -86,13 +89,23 @@ def total_cost(
             has_unknown = True
             continue
         known += cost
-        is_estimated = is_estimated or is_cost_estimated(record.usage, price_of(record.deployment))
-    return CostTotal(None if has_unknown else known, known, is_estimated)
+        price = price_of(record.deployment)
+        is_estimated = is_estimated or is_cost_estimated(record.usage, price)
+        is_incomplete = is_incomplete or has_unpriced_tools(record.usage, price)
+    return CostTotal(None if has_unknown else known, known, is_estimated, has_unknown or is_incomplete)
 
 
 def is_cost_estimated(usage: Usage, price: Price) -> bool:
-    """Whether a cost is to be marked: the provider reported no usage, or the price is that of models like it."""
-    return usage.is_estimated or price.is_estimate
+    """Whether a cost is to be marked.
+
+    The provider reported no usage, the price is that of models like it, or a tool that the provider ran has none.
+    """
+    return usage.is_estimated or price.is_estimate or has_unpriced_tools(usage, price)
+
+
+def has_unpriced_tools(usage: Usage, price: Price) -> bool:
+    """Whether the provider ran tools that it bills beside the tokens, and nobody knows at what price."""
+    return usage.other_tool_calls > 0 or (usage.web_searches > 0 and price.web_search is None)
 
 
 def may_be_budgeted(price: Price) -> bool:

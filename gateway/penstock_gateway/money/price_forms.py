@@ -62,12 +62,15 @@ class PriceForm:
     above : tuple of (int, mapping of str to Decimal)
         Context tiers in ascending order: tokens, and the rates that change.
     service_tiers : mapping of str to ServiceForm
+    web_search : Decimal or None
+        USD, None when it is not known.
     """
 
     given: _Given
     per_request: Decimal = _ZERO
     above: tuple[tuple[int, _Given], ...] = ()
     service_tiers: Mapping[str, ServiceForm] = field(default_factory=dict)
+    web_search: Decimal | None = None
 
 
 def given_rates(written: object) -> dict[str, Decimal]:
@@ -109,6 +112,7 @@ def build_price(form: PriceForm, *, source: str = "configuration", as_of: str = 
         source=source,
         as_of=as_of,
         per_request=form.per_request,
+        web_search=form.web_search,
         above=tuple(ContextTier(tokens, resolved_rates(**{**form.given, **step})) for tokens, step in form.above),
         service_tiers=tuple(_service_tier(name, form, tier) for name, tier in form.service_tiers.items()),
     )

@@ -126,6 +126,8 @@ class Price:
         `standard`.
     per_request : Decimal
         USD for each request, beside its tokens.
+    web_search : Decimal or None
+        USD for each search of the web that the provider does; None when it is not known.
     above : tuple of ContextTier
         In ascending order.
     service_tiers : tuple of ServiceTier
@@ -152,6 +154,7 @@ class Price:
     image_input: Decimal | None = None
     audio_output: Decimal | None = None
     per_request: Decimal = _ZERO
+    web_search: Decimal | None = None
     above: tuple[ContextTier, ...] = ()
     service_tiers: tuple[ServiceTier, ...] = ()
     is_estimate: bool = False
@@ -221,8 +224,9 @@ def cost_usd(usage: Usage, price: Price) -> Decimal:
 
     Notes
     -----
-    Σ tokens × rate / 10⁶ over the kinds of tokens, plus `Price.per_request`; all rates are those of the context tier
-    and service tier of the request.
+    Σ tokens × rate / 10⁶ over the kinds of tokens, plus `Price.per_request` and `Price.web_search` for every search;
+    tools that have no price are left out, and `cost_of.is_cost_estimated` says so. All rates are those of the context
+    tier and service tier of the request.
 
     The parts of the prompt (cached, written, sound, pictures) are taken as disjoint, and what they leave of it is
     plain; likewise in the completion. Providers are not consistent here: some count cached sound both as cached and as
@@ -239,7 +243,7 @@ def cost_usd(usage: Usage, price: Price) -> Decimal:
     rates = price.rates_for(usage.input_tokens, usage.service_tier)
     if not _has_parts(usage) and usage.input_tokens >= 0 <= usage.output_tokens:
         cost = (usage.input_tokens * rates.input + usage.output_tokens * rates.output) / _MILLION
-        return cost + price.per_request if price.per_request else cost
+        return cost + _beside_tokens(usage, price)
     written_1h = max(0, usage.cache_write_1h_tokens)
     prompt = _fill(
         usage.input_tokens,
@@ -256,8 +260,7 @@ def cost_usd(usage: Usage, price: Price) -> Decimal:
         (usage.reasoning_tokens, rates.reasoning),
         (usage.audio_output_tokens, rates.audio_output),
     )
-    cost = (prompt + completion) / _MILLION
-    return cost + price.per_request if price.per_request else cost
+    return (prompt + completion) / _MILLION + _beside_tokens(usage, price)
 
 
 def upper_bound_usd(
@@ -321,6 +324,13 @@ def _has_parts(usage: Usage) -> bool:
         or usage.reasoning_tokens
         or usage.audio_output_tokens
     )
+
+
+def _beside_tokens(usage: Usage, price: Price) -> Decimal:
+    """Return what is billed by request and by search."""
+    if usage.web_searches <= 0 or price.web_search is None:
+        return price.per_request
+    return price.per_request + usage.web_searches * price.web_search
 
 
 def _fill(whole: int, plain: Decimal, *parts: tuple[int, Decimal]) -> Decimal:

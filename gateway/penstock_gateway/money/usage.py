@@ -30,6 +30,10 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
         The part of `output_tokens` that stands for sound.
     service_tier : str
         What the provider says it served the request as (``priority``, ``flex``, ``batch``); empty for its standard.
+    web_searches : int
+        Searches of the web that the provider did for the answer, billed beside the tokens.
+    other_tool_calls : int
+        Calls of other tools that it ran and bills beside the tokens, by time or by call (code, files, pictures).
     """
 
     input_tokens: int
@@ -43,3 +47,5 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     image_input_tokens: int = 0
     audio_output_tokens: int = 0
     service_tier: str = ""
+    web_searches: int = 0
+    other_tool_calls: int = 0

@@ -12,6 +12,7 @@ import msgspec
 
 from penstock_gateway.errors import UpstreamBroken
 from penstock_gateway.money.usage import Usage
+from penstock_gateway.upstream.server_tools import ServerTools, tools_in_content
 from penstock_gateway.upstream.sse import MAX_EVENT_BYTES, EventScanner
 from penstock_gateway.upstream.usage import (
     FAILED_REPLY,
@@ -119,6 +120,7 @@ class MessagesScanner(EventScanner):
         self._counts: dict[str, Any] = {}
         self._has_stopped = False
         self._has_shown_thinking = False
+        self._tools = ServerTools()
 
     @property
     def is_complete(self) -> bool:
@@ -155,6 +157,7 @@ class MessagesScanner(EventScanner):
         if event.content_block is not None:
             self._has_shown_thinking = False
             self.output_bytes += event.content_block.output_bytes()
+            self._tools.note_block(event.content_block.type, event.content_block.name)
         if event.message is not None:
             self._note_counts(event.message.usage, is_first=True)
         if event.usage is not None:
@@ -209,7 +212,7 @@ class MessagesScanner(EventScanner):
             return
         self._counts.update({name: value for name, value in counts.items() if value or name not in self._counts})
         if not is_first:
-            self.usage = read_anthropic_usage(self._counts) or self.usage
+            self.usage = self._tools.added_to(read_anthropic_usage(self._counts)) or self.usage
 
     def _note_failure(self, kind: object, error: object) -> None:
         if error is not None:
@@ -230,5 +233,5 @@ def read_messages_reply(body: bytes) -> tuple[Usage | None, int]:
     is_without_content = not view.content or bytes(view.content) == _NULL
     if view.type == "error" or (view.error is not None and is_without_content):
         raise ValueError(FAILED_REPLY)
-    usage = read_anthropic_usage(view.usage)
+    usage = tools_in_content(view.content).added_to(read_anthropic_usage(view.usage))
     return usage, 0 if usage is not None else text_bytes_in(view.content, _CONTENT)

@@ -13,6 +13,7 @@ import msgspec
 
 from penstock_gateway.errors import UpstreamBroken
 from penstock_gateway.money.usage import Usage
+from penstock_gateway.upstream.server_tools import ServerTools, tools_in_output
 from penstock_gateway.upstream.sse import MAX_EVENT_BYTES, EventScanner
 from penstock_gateway.upstream.usage import FAILED_REPLY, decoded_reply, raw_text_bytes, read_usage, text_bytes_in
 
@@ -53,6 +54,8 @@ class _Part(msgspec.Struct):
 
 
 class _Item(msgspec.Struct):
+    type: Any = None
+    action: Any = None
     name: msgspec.Raw = msgspec.Raw()
     arguments: msgspec.Raw = msgspec.Raw()
     input: msgspec.Raw = msgspec.Raw()
@@ -105,6 +108,7 @@ class ResponsesScanner(EventScanner):
     def __init__(self, *, hides_usage: bool = False, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         super().__init__(hides_usage=hides_usage, max_event_bytes=max_event_bytes)
         self._has_shown_reasoning = False  # in the item under way, and not a summary
+        self._tools = ServerTools()
 
     @property
     def is_complete(self) -> bool:
@@ -160,11 +164,14 @@ class ResponsesScanner(EventScanner):
         if kind == _BEGUN:
             self._has_shown_reasoning = False
             self.output_bytes += raw_text_bytes(item.name)
-        elif not self._has_shown_reasoning:
+            return
+        self._tools.note_item(item.type, item.action)
+        if not self._has_shown_reasoning:
             self.output_bytes += raw_text_bytes(item.encrypted_content)
 
     def _end(self, kind: str, response: _Response) -> None:
-        self.usage = read_responses_usage(response.usage, response.service_tier) or self.usage
+        usage = self._tools.added_to(read_responses_usage(response.usage, response.service_tier))
+        self.usage = usage or self.usage
         if self.usage is None:
             self.output_bytes = max(self.output_bytes, _output_bytes(response))
         if kind == _FAILED:
@@ -222,7 +229,7 @@ def read_responses_reply(body: bytes) -> tuple[Usage | None, int]:
     response = decoded_reply(body, _RESPONSE)
     if response.status == "failed" or (response.error is not None and not response.has_output):
         raise ValueError(FAILED_REPLY)
-    usage = read_responses_usage(response.usage, response.service_tier)
+    usage = tools_in_output(response.output).added_to(read_responses_usage(response.usage, response.service_tier))
     return usage, 0 if usage is not None else _output_bytes(response)
 
 

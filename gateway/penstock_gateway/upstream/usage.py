@@ -33,6 +33,15 @@ _HOUR = "ephemeral_1h_input_tokens"
 _STANDARD_SERVICE = frozenset({"", "default", "standard", "auto", "on_demand", "scale"})
 _SERVICE_NAMES = {"fast": "priority"}  # OpenAI's newer word for it
 _MAX_SERVICE_NAME = 32
+# What a provider's own tools did: Anthropic and OpenRouter; litellm, inside prompt_tokens_details; Perplexity. The live
+# search of xAI is billed by source.
+_TOOLS, _SEARCHES, _SOUGHT, _SOURCES = (
+    "server_tool_use",
+    "web_search_requests",
+    ("num_search_queries",),
+    "num_sources_used",
+)
+_NO_FEE = frozenset({_SEARCHES, "web_fetch_requests", "tool_search_requests"})  # or told apart
 _PLAIN_FIELDS = 3  # prompt, completion and total: nothing that is priced apart
 
 
@@ -167,6 +176,7 @@ def read_usage(fields: object, service_tier: object = None) -> Usage | None:
         return None
     hidden = output - completion if completion is not None else 0
     made = _details(fields, "completion_tokens_details")
+    searches, other_calls = _tool_calls(fields, details)
     reasoning = max(_count(made.get("reasoning_tokens")) or 0, hidden)
     cached = _first_count(details, ("cached_tokens",)) or _first_count(fields, _CACHED_FIELDS)
     written, written_1h = _written(fields, details)
@@ -181,6 +191,8 @@ def read_usage(fields: object, service_tier: object = None) -> Usage | None:
         image_input_tokens=min(_count(details.get("image_tokens")) or 0, prompt),
         audio_output_tokens=min(_count(made.get("audio_tokens")) or 0, output),
         service_tier=read_service_tier(service_tier) or read_service_tier(fields.get("service_tier")),
+        web_searches=searches,
+        other_tool_calls=other_calls,
     )
 
 
@@ -218,6 +230,7 @@ def read_anthropic_usage(fields: object) -> Usage | None:
     output = sum(filter(None, made))
     if prompt == output == 0:
         return None
+    searches, other_calls = _tool_calls(fields, {})
     thought = sum(_count(_details(part, "output_tokens_details").get("thinking_tokens")) or 0 for part in parts)
     return Usage(
         input_tokens=prompt,
@@ -227,6 +240,8 @@ def read_anthropic_usage(fields: object) -> Usage | None:
         cache_write_tokens=sum(count for count, _ in written),
         cache_write_1h_tokens=sum(hour for _, hour in written),
         service_tier=read_service_tier(fields.get("service_tier")),
+        web_searches=searches,
+        other_tool_calls=other_calls,
     )
 
 
@@ -322,6 +337,14 @@ def _first_count(fields: dict[str, Any], names: tuple[str, ...]) -> int:
         if value and (count := _count(value)):
             return count
     return 0
+
+
+def _tool_calls(fields: dict[str, Any], details: dict[str, Any]) -> tuple[int, int]:
+    """Return the searches and the other calls of a provider's own tools that its counts tell of."""
+    used = _details(fields, _TOOLS)
+    searches = _first_count(used, (_SEARCHES,)) or _first_count(details, (_SEARCHES,)) or _first_count(fields, _SOUGHT)
+    others = sum(_count(used.get(name)) or 0 for name in used if name.endswith("_requests") and name not in _NO_FEE)
+    return searches, others + (_count(fields.get(_SOURCES)) or 0)
 
 
 def _outside_prompt(fields: dict[str, Any], prompt: int, completion: int | None, total: int | None) -> int:

@@ -24,6 +24,7 @@ PRICES = {
     "known": PRICE,
     "guessed": replace(PRICE, is_estimate=True),
     "unknown": replace(PRICE, is_unknown=True),
+    "searching": replace(PRICE, web_search=Decimal("0.01")),
 }
 
 
@@ -33,7 +34,7 @@ def _record(deployment: str, usage: Usage | None) -> AttemptRecord:
 
 def test_attempt_without_work_costs_nothing_at_any_price() -> None:
     """A try that did nothing is free, even where the price is not known."""
-    assert [attempt_cost(_record(name, None), price) for name, price in PRICES.items()] == [0, 0, 0]
+    assert [attempt_cost(_record(name, None), price) for name, price in PRICES.items()] == [0] * 4
 
 
 def test_attempt_at_an_unknown_price_costs_nobody_knows_what() -> None:
@@ -49,6 +50,10 @@ def test_attempt_at_an_unknown_price_costs_nobody_knows_what() -> None:
         ([("known", Usage(1, 1)), ("guessed", Usage(1, 1))], "0.000006", "0.000006", True),
         ([("known", Usage(1, 1, is_estimated=True))], "0.000003", "0.000003", True),
         ([("known", Usage(1, 1)), ("unknown", Usage(1, 1))], None, "0.000003", False),
+        ([("known", Usage(1, 1, web_searches=1))], "0.000003", "0.000003", True),
+        ([("known", Usage(1, 1, other_tool_calls=1))], "0.000003", "0.000003", True),
+        ([("searching", Usage(1, 1, web_searches=2))], "0.020003", "0.020003", False),
+        ([("searching", Usage(1, 1, web_searches=2, other_tool_calls=1))], "0.020003", "0.020003", True),
         ([], "0", "0", False),
     ],
 )
@@ -65,7 +70,7 @@ def test_total_of_attempts_is_unknown_when_one_is_and_marked_when_one_is_estimat
 
 def test_price_that_is_unknown_may_not_be_budgeted() -> None:
     """A budget can hold an estimate, and not what nobody knows."""
-    assert [may_be_budgeted(price) for price in PRICES.values()] == [True, True, False]
+    assert [may_be_budgeted(price) for price in PRICES.values()] == [True, True, False, True]
     assert not is_cost_estimated(Usage(1, 1), PRICE)
     assert is_cost_estimated(estimated_usage(1, 1), PRICE)
 

@@ -120,6 +120,15 @@ def test_upper_bound_for_a_named_service_tier_leaves_the_others_out() -> None:
     assert upper_bound_usd(price, 10, 0, has_audio=False) == D(10 * 30) / 10**6
 
 
+def test_cost_with_a_price_of_searches_adds_each_of_them_and_other_tools_nothing() -> None:
+    """A search without a price, and a tool that is billed by time, are left out of the number."""
+    usage = Usage(1, 1, web_searches=3, other_tool_calls=2)
+    assert cost_usd(usage, FULL) == cost_usd(Usage(1, 1), FULL)
+    assert cost_usd(usage, replace(FULL, web_search=D("0.01"))) == cost_usd(Usage(1, 1), FULL) + D("0.03")
+    odd = Usage(1, 1, reasoning_tokens=1, web_searches=-1)
+    assert cost_usd(odd, replace(FULL, web_search=D(1))) == cost_usd(Usage(1, 1, reasoning_tokens=1), FULL)
+
+
 def test_upper_bound_of_nothing_is_the_price_per_request() -> None:
     """Negative counts hold nothing, and the fee is held."""
     assert upper_bound_usd(replace(FULL, per_request=D("0.01")), -1, -1) == D("0.01")
