@@ -121,6 +121,24 @@ async def test_chat_stream_cost_chunk_comes_before_done(settings) -> None:
         assert chunk["usage"]["cost_usd"] == "0.00018"
 
 
+async def test_chat_stream_cost_chunk_has_what_was_read_from_a_cache_and_thought(settings) -> None:
+    """Whoever is shown a cost sees the parts that explain it, in the stream and in the decision afterwards."""
+
+    def thoughtful(_: UpstreamRequest) -> FakeReply:
+        usage = Usage(1000, 200, cached_input_tokens=300, reasoning_tokens=150)
+        return FakeReply(blocks=EVENTS, usage=usage, content_type="text/event-stream")
+
+    async with running(settings, thoughtful) as gateway:
+        response = await gateway.chat(stream=True, penstock={"include_cost": True})
+        usage = json.loads((await response.text()).split("\n\n")[-3].removeprefix("data: "))["usage"]
+        assert usage["prompt_tokens_details"] == {"cached_tokens": 300}
+        assert usage["completion_tokens_details"] == {"reasoning_tokens": 150}
+        decision = response.headers["x-penstock-decision-id"]
+        shown = await (await gateway.http.get(f"{gateway.url}/v1/decisions/{decision}")).json()
+        assert (shown["outcome"]["reasoning_tokens"], shown["outcome"]["cached_input_tokens"]) == (150, 300)
+        assert 'penstock_tokens_total{kind="reasoning",model="small"} 150.0' in await gateway.metrics()
+
+
 async def test_chat_broken_stream_ends_with_error_and_without_done(settings) -> None:
     """A stream that breaks after its first byte ends in an error event, never in a false ``[DONE]``."""
 
