@@ -78,6 +78,10 @@ class RequestHead(msgspec.Struct):
     exchange: HttpExchange | None = None
 
 
+ONLY_REMEMBERED: Final = "penstock.only_remembered"
+"""Name in a scope: answer from what this process remembers, as others may remember what it does not."""
+
+
 def read_head(scope: Scope) -> RequestHead:
     """Read the headers of a request.
 

@@ -211,9 +211,25 @@ def test_every_worker_tells_the_figures_and_knows_the_decisions_of_all(shared_fl
                 assert (status, decision["id"], decision["outcome"]["status"]) == (200, decision_id, 200)
         for decision_id, client in zip(made, reversed(clients * 3), strict=True):
             assert client.json("POST", "/v1/feedback", {"decision_id": decision_id, "score": 1})[0] == 201
+        for decision_id, client in zip(made, clients * 3, strict=True):
+            assert client.json("POST", "/v1/feedback", {"decision_id": decision_id, "score": 1})[0] == 200
         assert clients[0].json("GET", "/v1/decisions/dec_unknown")[1]["error"]["code"] == "decision_not_found"
     given = [event["decision_id"] for event in read_events(shared_fleet.folder / "log", types=("feedback",))]
     assert sorted(given) == sorted(made)
+
+
+def test_feedback_on_a_decision_of_a_worker_that_was_replaced_is_written_once(fleet: Fleet) -> None:
+    """Its id says whose it is, so any worker takes it; the one that has is found when it comes again to another."""
+    with fleet.client_of_each() as clients:
+        decision_id = clients[0].chat("soon forgotten")[1]
+    os.kill(fleet.pids()[0], signal.SIGKILL)
+    eventually(lambda: True if len(fleet.pids()) == WORKERS + 1 else None)
+    with fleet.client_of_each() as clients:
+        told = {"decision_id": decision_id, "score": 0.5}
+        assert [client.json("POST", "/v1/feedback", told)[0] for client in (*clients, *clients)] == [201, 200, 200, 200]
+        assert clients[0].json("POST", "/v1/feedback", {**told, "decision_id": "dec_" + "0" * 40})[0] == 404
+    given = [event["decision_id"] for event in read_events(fleet.folder / "log", types=("feedback",))]
+    assert given == [decision_id]
 
 
 def test_deletion_of_cached_answers_reaches_the_memory_of_every_worker(shared_fleet: Fleet) -> None:

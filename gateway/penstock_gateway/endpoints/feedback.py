@@ -12,7 +12,7 @@ import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from penstock_gateway.asgi import read_body, read_head
+from penstock_gateway.asgi import ONLY_REMEMBERED, read_body, read_head
 from penstock_gateway.decisions import RouteDecision, Settlement
 from penstock_gateway.errors import InvalidRequest, NotFound
 from penstock_gateway.events.feedback import Feedback
@@ -79,7 +79,7 @@ def feedback_routes(pipeline: Pipeline) -> APIRouter:
         if events is None:
             raise InvalidRequest("This gateway keeps no feedback: events.folder is not set.", code="events_off")
         tenant: str = request.scope["penstock.principal"].tenant
-        decision_id, found = _decision_of(pipeline, tenant, given)
+        decision_id, found = _decision_of(pipeline, tenant, given, only_remembered=ONLY_REMEMBERED in request.scope)
         score = given.score if given.rating is None else _SCORES[given.rating]
         is_new = await pipeline.feedback.give(
             events,
@@ -135,14 +135,17 @@ def parse_feedback(body: bytes) -> _Feedback:
 
 
 def _decision_of(
-    pipeline: Pipeline, tenant: str, given: _Feedback
+    pipeline: Pipeline, tenant: str, given: _Feedback, *, only_remembered: bool
 ) -> tuple[str, tuple[RouteDecision, Settlement | None] | None]:
     """Return the id of the tenant's own decision that is meant, and what is known of it here."""
     decision_id = given.decision_id
     if given.request_id is not None:
         decision_id = pipeline.decisions.id_of_request(tenant, given.request_id)
     found = None if decision_id is None else pipeline.decisions.find(tenant, decision_id)
-    if decision_id is None or (found is None and not pipeline.decision_ids.is_of(tenant, decision_id)):
+    is_known = found is not None
+    if decision_id is not None and not is_known and pipeline.decision_ids.is_of(tenant, decision_id):
+        is_known = not only_remembered or pipeline.feedback.has_some(decision_id)
+    if decision_id is None or not is_known:
         raise NotFound("No such decision; only recent ones are kept.", code="decision_not_found")
     return decision_id, found
 

@@ -175,6 +175,10 @@ class FeedbackDesk:
             given.is_shared = is_told and given.last is last
         return True
 
+    def has_some(self, decision_id: str) -> bool:
+        """Whether this process has been given a piece for a decision lately."""
+        return decision_id in self._given
+
     def _given_for(self, decision_id: str) -> _Given:
         given = self._given.get(decision_id)
         if given is None:

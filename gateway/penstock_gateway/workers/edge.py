@@ -11,7 +11,16 @@ from typing import Any, Final
 
 import msgspec
 
-from penstock_gateway.asgi import ClientGoneError, Receive, Scope, Send, receive_whole, request_id_of, send_error
+from penstock_gateway.asgi import (
+    ONLY_REMEMBERED,
+    ClientGoneError,
+    Receive,
+    Scope,
+    Send,
+    receive_whole,
+    request_id_of,
+    send_error,
+)
 from penstock_gateway.errors import GatewayError, Overloaded
 from penstock_gateway.http_exchange import EXCHANGE
 from penstock_gateway.wire.error_shapes import format_of_path
@@ -22,7 +31,8 @@ MAX_BODY_BYTES: Final = 65_536
 """Of a request that the others may be asked, too; feedback has 16 kB at most."""
 _METRICS: Final = "/metrics"
 _CACHE: Final = "/v1/cache"
-_REMEMBERED: Final = ("/v1/decisions/", "/v1/feedback", "/v1/cache/entries/")
+_FEEDBACK: Final = "/v1/feedback"
+_REMEMBERED: Final = ("/v1/decisions/", _FEEDBACK, "/v1/cache/entries/")
 
 _Merge = Callable[[Answer, list[Answer]], Answer]
 
@@ -48,9 +58,11 @@ class WorkerEdge:
             return
         try:
             body = await receive_whole(receive, MAX_BODY_BYTES)
-            answer = await self._own_answer(scope, body)
+            answer = await self._own_answer({**scope, ONLY_REMEMBERED: True}, body)
             if merge is not first_that_knows or answer.status == 404:
                 answer = merge(answer, await self._peers.ask_all(_question(scope, body)))
+            if answer.status == 404 and scope["path"] == _FEEDBACK:
+                answer = await self._own_answer(scope, body)  # a decision's id may say whose it is, to any worker
         except GatewayError as error:
             await send_error(send, error, format_of_path(scope["path"]))
             return

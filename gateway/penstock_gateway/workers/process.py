@@ -22,7 +22,7 @@ import msgspec
 from prometheus_client import Gauge
 
 from penstock_gateway.app import PenstockApp, create_app
-from penstock_gateway.asgi import Receive, Scope, Send, send_body
+from penstock_gateway.asgi import ONLY_REMEMBERED, Receive, Scope, Send, send_body
 from penstock_gateway.configuration_problems import ConfigurationError
 from penstock_gateway.configurations import reloading_app
 from penstock_gateway.reloading import BY_WORKER, NOT_RUNNING, ReloadingApp, ReloadOutcome
@@ -130,7 +130,7 @@ class PeerApp:
             state = state_of(self._gateway.pipeline, int(asked[0]))
             await send_body(send, 200, encode_state(state), "application/msgpack")
         else:
-            await self._app(scope, receive, send)
+            await self._app({**scope, ONLY_REMEMBERED: True}, receive, send)
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from penstock_gateway.asgi import Receive, Scope, Send, send_body
+from penstock_gateway.asgi import ONLY_REMEMBERED, Receive, Scope, Send, send_body
 from penstock_gateway.workers.edge import MAX_BODY_BYTES, WorkerEdge
 from penstock_gateway.workers.peers import Answer, Peers, Question
 
@@ -32,16 +32,27 @@ class FakePeers(Peers):
 
 
 async def ask(
-    peers: FakePeers, method: str, path: str, own: tuple[int, Any], *, body: bytes = b"", query: bytes = b""
+    peers: FakePeers,
+    method: str,
+    path: str,
+    own: tuple[int, Any],
+    *,
+    unremembered: tuple[int, Any] | None = None,
+    body: bytes = b"",
+    query: bytes = b"",
 ) -> tuple[int, Any, dict[bytes, bytes]]:
-    """Send one request to the worker whose application answers `own`; return status, content and headers."""
+    """Send one request to the worker whose application answers `own` by what it remembers.
+
+    Returns status, content and headers. `unremembered` is what it answers besides.
+    """
     sent: list[MutableMapping[str, Any]] = []
     seen: list[bytes] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         message = await receive()
         seen.append(message["body"])
-        await send_body(send, own[0], json.dumps(own[1]).encode(), "application/json")
+        status, content = own if unremembered is None or ONLY_REMEMBERED in scope else unremembered
+        await send_body(send, status, json.dumps(content).encode(), "application/json")
 
     async def receive() -> MutableMapping[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
@@ -58,7 +69,7 @@ async def ask(
         "headers": [(b"authorization", b"Bearer key"), (b"accept-encoding", b"gzip")],
     }
     await WorkerEdge(app, peers)(scope, receive, send)
-    assert seen in ([], [body])
+    assert seen in ([], [body], [body, body])
     content = b"".join(message.get("body", b"") for message in sent)
     headers = dict(sent[0]["headers"])
     assert int(headers.get(b"content-length", len(content))) == len(content)
@@ -97,6 +108,18 @@ async def test_what_no_worker_knows_is_not_found_unless_one_is_silent() -> None:
     )
     status, content, headers = await ask(FakePeers((404, {}), (504, b"")), "GET", DECISION, (404, {}))
     assert (status, content["error"]["code"], headers[b"retry-after"]) == (503, "worker_unavailable", b"1")
+
+
+async def test_feedback_that_no_worker_remembers_is_this_workers_to_take() -> None:
+    """Who remembers the decision comes first; only then its id alone is enough, and never while one is silent."""
+    taken, unknown = (201, {"id": "sealed"}), (404, {"error": "own"})
+    path = "/v1/feedback"
+    assert (await ask(FakePeers((404, {})), "POST", path, unknown, unremembered=taken))[:2] == taken
+    assert (await ask(FakePeers((0, b"")), "POST", path, unknown, unremembered=unknown))[:2] == unknown
+    remembered = FakePeers((201, {"id": "remembered"}))
+    assert (await ask(remembered, "POST", path, unknown, unremembered=taken))[1] == {"id": "remembered"}
+    assert (await ask(FakePeers((504, b"")), "POST", path, unknown, unremembered=taken))[0] == 503
+    assert (await ask(FakePeers((404, {})), "GET", DECISION, unknown, unremembered=taken))[:2] == unknown
 
 
 async def test_deletions_are_added_up_and_a_failure_of_one_is_the_answer() -> None:
