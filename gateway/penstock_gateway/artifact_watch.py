@@ -90,6 +90,7 @@ class ArtifactWatch:
         self._adopt = adopt
         self._in_force = in_force
         self._poll_seconds = poll_seconds
+        self._has_changed = asyncio.Event()
         self._on_refusal = on_refusal
         self._task: asyncio.Task[None] | None = None
         self._refusals = 0
@@ -97,7 +98,7 @@ class ArtifactWatch:
 
     async def start(self) -> None:
         """Begin to poll; wait a little for the first artifact when none is in force yet."""
-        if self._task is not None or (self._poll_seconds == 0 and self._in_force() is not None):
+        if self._task is not None:
             return
         first = asyncio.Event()
         self._task = asyncio.create_task(self._run(first), name="penstock-artifact-watch")
@@ -105,6 +106,12 @@ class ArtifactWatch:
             waiting = asyncio.create_task(first.wait())
             await asyncio.wait([waiting], timeout=START_SECONDS)
             waiting.cancel()
+
+    def poll_every(self, seconds: float) -> None:
+        """Look so often from now on; 0 looks no more."""
+        if seconds != self._poll_seconds:
+            self._poll_seconds = seconds
+            self._has_changed.set()
 
     async def aclose(self) -> None:
         """Stop polling; safe to call twice. A check that is under way changes nothing any more."""
@@ -150,9 +157,13 @@ class ArtifactWatch:
         if self._in_force() is None:
             await self.check()
         first.set()
-        while self._poll_seconds > 0:
-            await asyncio.sleep(self._poll_seconds)
-            await self.check()
+        while True:
+            self._has_changed.clear()
+            try:
+                async with asyncio.timeout(self._poll_seconds or None):
+                    await self._has_changed.wait()
+            except TimeoutError:
+                await self.check()
 
     def _is_skipped(self, offered: str) -> bool:
         """Whether a refused artifact is left alone this time; another one is looked at immediately."""

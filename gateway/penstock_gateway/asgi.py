@@ -78,7 +78,7 @@ class RequestHead(msgspec.Struct):
     exchange: HttpExchange | None = None
 
 
-ONLY_REMEMBERED: Final = "penstock.only_remembered"
+ONLY_REMEMBERED = "penstock.only_remembered"
 """Name in a scope: answer from what this process remembers, as others may remember what it does not."""
 
 

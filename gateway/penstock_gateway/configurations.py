@@ -105,8 +105,8 @@ def reloading_app(
     Returns
     -------
     ReloadingApp
-        Reads the configuration again on SIGHUP, on ``POST /admin/reload``, and when ``server.reload_on_change`` is set,
-        when its files change.
+        Reads the configuration again on SIGHUP, on ``POST /admin/reload``, and, while ``server.reload_on_change`` is
+        set, when its files change.
     """
     lasting = Lasting()
     lasting.keep("gateway", lambda: app.running, lambda running: running.aclose())
@@ -130,6 +130,9 @@ def reloading_app(
         return (await reloading.reload("admin")).as_json()
 
     app.running.reload = reload
-    if settings.server.reload_on_change:
-        asking.append(FileWatch(lambda: reader.fingerprint(reloading.settings)))
+    asking.append(
+        FileWatch(
+            lambda: reader.fingerprint(reloading.settings), is_on=lambda: reloading.settings.server.reload_on_change
+        )
+    )
     return reloading

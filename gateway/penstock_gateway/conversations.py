@@ -39,7 +39,7 @@ class WarmConversations:
     Parameters
     ----------
     keep : int
-        Conversations remembered; the longest idle ones go first.
+        Conversations remembered; the longest idle ones go first. May be set later, like `seconds`.
     seconds : float
         How long after its last answer a conversation counts as warm.
     clock : callable
@@ -53,15 +53,15 @@ class WarmConversations:
     """
 
     def __init__(self, *, keep: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._keep = keep
-        self._seconds = seconds
+        self.keep = keep
+        self.seconds = seconds
         self._clock = clock
         self._last: OrderedDict[int, tuple[float, Warm]] = OrderedDict()
 
     def find(self, tenant: str, opening: str) -> Warm | None:
         """Return who answered a conversation last, or None when that is unknown or too long ago."""
         found = self._last.get(hash((tenant, opening)))
-        if found is None or self._clock() - found[0] > self._seconds:
+        if found is None or self._clock() - found[0] > self.seconds:
             return None
         return found[1]
 
@@ -70,7 +70,7 @@ class WarmConversations:
         key = hash((tenant, opening))
         self._last[key] = (self._clock(), warm)
         self._last.move_to_end(key)
-        if len(self._last) > self._keep:
+        while len(self._last) > self.keep:
             self._last.popitem(last=False)
 
     def __len__(self) -> int:
@@ -112,7 +112,8 @@ class ConversationKeepers:
     Parameters
     ----------
     keep : int
-        Openings and ids remembered, and owners of ids; the longest unused ones go first. One takes some 140 bytes.
+        May be set later. Openings and ids remembered, and owners of ids; the longest unused ones go first. One takes
+        some 140 bytes.
 
     Attributes
     ----------
@@ -122,7 +123,7 @@ class ConversationKeepers:
 
     def __init__(self, keep: int = 10_000) -> None:
         self.shared: SharesAnswers | None = None
-        self._keep = keep
+        self.keep = keep
         self._deployments: OrderedDict[int, str] = OrderedDict()
         self._owners: OrderedDict[int, str] = OrderedDict()
 
@@ -137,7 +138,7 @@ class ConversationKeepers:
         """Note who answered."""
         self._deployments[hash((tenant, key))] = deployment
         self._deployments.move_to_end(hash((tenant, key)))
-        if len(self._deployments) > self._keep:
+        while len(self._deployments) > self.keep:
             self._deployments.popitem(last=False)
 
     async def find_answer(self, tenant: str, answer_id: str) -> KeptAnswer | None:
@@ -175,7 +176,7 @@ class ConversationKeepers:
         key = hash(answer_id)
         self._owners.setdefault(key, tenant)
         self._owners.move_to_end(key)
-        if len(self._owners) > self._keep:
+        while len(self._owners) > self.keep:
             self._owners.popitem(last=False)
 
     def __len__(self) -> int:

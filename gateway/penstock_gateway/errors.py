@@ -198,6 +198,12 @@ def shutting_down() -> Overloaded:
     return Overloaded("The gateway is shutting down; try again shortly.", code="shutting_down")
 
 
+def feedback_not_kept() -> Overloaded:
+    """Return the error of feedback that is not on disk."""
+    message = "The event log does not keep up; send the feedback again."
+    return Overloaded(message, code="events_overloaded", headers={"retry-after": "2"})
+
+
 def unexpected_failure() -> InternalError:
     """Return the error that stands for a bug: nothing of its text is shown."""
     return InternalError("Something went wrong in the gateway; its log has details.")

@@ -145,6 +145,10 @@ class Pipeline:
         """Hold and charge at this desk from now on."""
         self.spending = self._settler.spending = desk
 
+    def use_conversations(self, memory: WarmConversations | None) -> None:
+        """Count on warm conversations from now on, or on none."""
+        self.conversations = self._settler.conversations = memory
+
     def use_router(self, chooser: ArmChooser, deployments: Mapping[str, Deployment]) -> None:
         """Decide by another artifact, in which deployments may have other arms, from now on."""
         self.chooser = chooser

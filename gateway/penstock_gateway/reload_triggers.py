@@ -86,6 +86,9 @@ class FileWatch:
     ----------
     fingerprint : callable
         Returns a digest of the files; blocks. Called once here, for what has just been read, and then in a thread.
+    is_on : callable
+        Whether to look at all; asked before every look. Once that begins the files are read again, as they may have
+        changed meanwhile.
     poll_seconds : float
         Between two looks. A change is acted on when two looks have found the same, so that no half-written file is
         read; where the files that are watched change with it, it may be read twice.
@@ -97,10 +100,12 @@ class FileWatch:
         self,
         fingerprint: Callable[[], bytes],
         *,
+        is_on: Callable[[], bool] = lambda: True,
         poll_seconds: float = POLL_SECONDS,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._fingerprint = fingerprint
+        self._is_on = is_on
         self._known = fingerprint()
         self._poll_seconds = poll_seconds
         self._sleep = sleep
@@ -121,6 +126,9 @@ class FileWatch:
         known, candidate = self._known, b""
         while True:
             await self._sleep(self._poll_seconds)
+            if not self._is_on():
+                known = candidate = b""
+                continue
             found = await asyncio.to_thread(self._fingerprint)
             if found == known:
                 candidate = b""

@@ -217,6 +217,9 @@ class RunningGateway:
             self._admin = admin
             if self._spending is not None:
                 self._spending.desk.rules = rules_of(settings.ledger)
+                self._spending.books.queue.max_pending = settings.ledger.max_pending_charges
+            if self.parts.watch is not None:
+                self.parts.watch.poll_every(settings.routing.artifact_poll_seconds)
             pipeline.decisions.keep = settings.decisions.keep
             set_log_level(settings.log.level)
 

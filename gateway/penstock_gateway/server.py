@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import uvicorn
 
@@ -40,8 +42,9 @@ def server_for(app: PenstockApp | ReloadingApp, *, host: str, port: int, front: 
     def settings() -> ServerSettings:
         return app.settings.server if isinstance(app, ReloadingApp) else app.pipeline.settings.server
 
-    config = uvicorn.Config(
+    config = _Config(
         HttpEdge(front or app, settings),
+        settings,
         host=host,
         port=port,
         http=BoundedHttp,
@@ -53,10 +56,34 @@ def server_for(app: PenstockApp | ReloadingApp, *, host: str, port: int, front: 
         proxy_headers=False,
         server_header=False,
         backlog=2048,
-        timeout_keep_alive=settings().keep_alive_seconds,
         timeout_graceful_shutdown=settings().drain_seconds,
     )
     return _Server(config)
+
+
+class _Config(uvicorn.Config):
+    """uvicorn's, but for what follows the settings in force.
+
+    Parameters
+    ----------
+    app : callable
+    settings : callable
+    **options
+        uvicorn's.
+    """
+
+    def __init__(self, app: AsgiApp, settings: Callable[[], ServerSettings], **options: Any) -> None:
+        self._settings = settings
+        super().__init__(app, **options)
+
+    @property
+    def timeout_keep_alive(self) -> int:
+        """Seconds that a connection may wait for its next request."""
+        return self._settings().keep_alive_seconds
+
+    @timeout_keep_alive.setter
+    def timeout_keep_alive(self, seconds: int) -> None:
+        """Leave it to the settings; uvicorn sets its default."""
 
 
 class _Server(uvicorn.Server):

@@ -15,7 +15,6 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from penstock_gateway.settings import find_configuration, load_settings
-from penstock_gateway.settings_events import EventSettings
 from penstock_gateway.settings_ledger import LedgerSettings
 from penstock_gateway.settings_models import Settings
 from penstock_gateway.settings_source import MAX_FILE_BYTES
@@ -24,23 +23,19 @@ _ROUTER_SETTINGS: Final = (
     "artifact",
     "artifact_digest",
     "artifact_public_key",
-    "artifact_poll_seconds",
     "encoder",
     "device",
-    "warm_seconds",
-    "warm_conversations",
 )
 
-_LIVE_EVENT_SETTINGS: Final = frozenset({"capture_content", "feedback_per_minute"})
-_LIVE_LEDGER_SETTINGS: Final = frozenset({"reserve_output_tokens", "top_up_output_tokens"})
+_KEPT_EVENT_SETTINGS: Final = ("folder", "pseudonym_key", "ship")
+_LIVE_LEDGER_SETTINGS: Final = frozenset({"reserve_output_tokens", "top_up_output_tokens", "max_pending_charges"})
 
 RESTART_SETTINGS: Final[tuple[tuple[str, ...], ...]] = (
     ("tracing",),
     ("accounts",),  # the store, its pepper and the keys that were read from it
     ("admin", "host"),
     ("admin", "port"),
-    # bills stand in the log that is written
-    *(("events", name) for name in EventSettings.model_fields if name not in _LIVE_EVENT_SETTINGS),
+    *(("events", name) for name in _KEPT_EVENT_SETTINGS),  # bills stand in the log that is written
     # what was spent and is held
     *(("ledger", name) for name in LedgerSettings.model_fields if name not in _LIVE_LEDGER_SETTINGS),
     ("redis",),
@@ -49,9 +44,7 @@ RESTART_SETTINGS: Final[tuple[tuple[str, ...], ...]] = (
     ("server", "host"),
     ("server", "port"),
     ("server", "workers"),
-    ("server", "keep_alive_seconds"),
-    ("server", "drain_seconds"),
-    ("server", "reload_on_change"),
+    ("server", "drain_seconds"),  # whoever stops the process counts on it
 )
 """Settings of what is made once in a process: a change in the file is told in the log and takes effect at the next
 start. Everything else is in force for the requests that arrive after a reload."""

@@ -214,18 +214,12 @@ def reconfigure(settings: Settings, pipeline: Pipeline) -> Callable[[], None]:
     def take_over() -> None:
         pipeline.attempts.adopt(deployments, upstreams, settings.attempts)
         pipeline.adopt(settings, deployments, chooser, PolicyBook(settings))
+        pipeline.use_conversations(_conversations(settings.routing, deployments, pipeline.conversations))
+        pipeline.keepers.keep = settings.routing.warm_conversations
         if pipeline.events is not None:
-            _use_events(settings, pipeline.events)
+            pipeline.events.follow(settings.events)
 
     return take_over
-
-
-def _use_events(settings: Settings, events: EventLog) -> None:
-    """Follow what may change of the event log while it is written; that prompts are captured from now on is said."""
-    if settings.events.capture_content and not events.capture_content:
-        logging.getLogger("penstock.events").warning("content_capture_on", extra={"folder": settings.events.folder})
-    events.capture_content = settings.events.capture_content
-    events.feedback_per_minute = settings.events.feedback_per_minute
 
 
 def _uncounted(settings: Settings) -> SpendDesk:
@@ -233,11 +227,19 @@ def _uncounted(settings: Settings) -> SpendDesk:
     return SpendDesk(MemoryLedger(), lambda _: None, rules_of_spending(settings.ledger))
 
 
-def _conversations(routing: RoutingSettings, deployments: Sequence[Deployment]) -> WarmConversations | None:
-    """Return the memory of warm conversations, or None when no deployment reads its cache at a lower price."""
+def _conversations(
+    routing: RoutingSettings, deployments: Sequence[Deployment], running: WarmConversations | None = None
+) -> WarmConversations | None:
+    """Return the memory of warm conversations, the running one where there is one.
+
+    None when no deployment reads its cache at a lower price.
+    """
     has_discount = any(deployment.price.cached_input < deployment.price.input for deployment in deployments)
     if routing.warm_seconds == 0.0 or not has_discount:
         return None
+    if running is not None:
+        running.keep, running.seconds = routing.warm_conversations, routing.warm_seconds
+        return running
     return WarmConversations(keep=routing.warm_conversations, seconds=routing.warm_seconds)
 
 

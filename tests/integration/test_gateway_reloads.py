@@ -16,6 +16,7 @@ from penstock_gateway.deployments import Deployment
 from penstock_gateway.events.reading import read_events
 from penstock_gateway.money.amounts import to_usd
 from penstock_gateway.reloading import StartProblem
+from penstock_gateway.server import server_for
 from support.cache_documents import eventually as told
 from support.redis_server import NOT_INSTALLED, redis_binary, running_redis
 from support.reloading_gateway import ADMIN_KEY, OUTPUT_TOKENS, ReloadingGateway, made, reloading_gateway
@@ -327,6 +328,29 @@ async def test_capture_of_content_can_be_ended_and_begun_by_a_reload(
         assert "content_capture_on" in caplog.text
     prompts = [event.get("prompt") for event in read_events(tmp_path / "log", types=("decision",))]
     assert prompts == ["captured", None]
+
+
+async def test_limits_of_what_lasts_follow_a_reload(tmp_path: Path) -> None:
+    """Nothing is made anew for them, and a discount on cached tokens that is new is counted on."""
+    text = config()
+    async with reloading_gateway(tmp_path / "penstock.yaml", text, ENVIRON) as gateway:
+        pipeline, server = gateway.app.pipeline, server_for(gateway.reloading, host="127.0.0.1", port=0)
+        assert (pipeline.conversations, server.config.timeout_keep_alive) == (None, 75)
+        discount = text.replace("{input: 0, output: 10}", "{input: 2, cached_input: 1, output: 10}")
+        limits = "server: {keep_alive_seconds: 7}\nledger: {max_pending_charges: 1000}\n"
+        outcome = await gateway.reload(discount + limits)
+        assert outcome.needs_restart == ()
+        memory = pipeline.conversations
+        assert memory is not None
+        assert (memory.seconds, memory.keep, server.config.timeout_keep_alive) == (300.0, 10_000, 7)
+        assert gateway.app.running._spending is not None
+        assert gateway.app.running._spending.books.queue.max_pending == 1000
+        routing = "routing: {artifact: none, default_arm: small"
+        await gateway.reload(discount.replace(routing, f"{routing}, warm_seconds: 9, warm_conversations: 8"))
+        assert pipeline.conversations is pipeline._settler.conversations is memory
+        assert (memory.seconds, memory.keep, pipeline.keepers.keep) == (9.0, 8, 8)
+        await gateway.reload(text)
+        assert pipeline.conversations is None
 
 
 async def test_spend_by_model_is_read_from_the_events(tmp_path: Path) -> None:

@@ -391,7 +391,8 @@ async def test_changed_file_is_read_once_it_has_settled(tmp_path: Path) -> None:
         (await looks.get()).set()
         await eventually(lambda: not looks.empty(), "it has looked")
 
-    async with running(FileWatch(file.read_bytes, sleep=sleep)) as gateway:
+    is_on = True
+    async with running(FileWatch(file.read_bytes, is_on=lambda: is_on, sleep=sleep)) as gateway:
         await look()
         assert gateway.reads == 0
         for text in ("tw", "two", "two, still"):
@@ -409,3 +410,12 @@ async def test_changed_file_is_read_once_it_has_settled(tmp_path: Path) -> None:
         await look()
         await look()
         assert gateway.reads == 1
+        is_on = False
+        file.write_text("four")
+        for _ in range(3):
+            await look()
+        assert gateway.reads == 1
+        is_on = True  # what was changed meanwhile is read
+        for _ in range(3):
+            await look()
+        assert gateway.reads == 2

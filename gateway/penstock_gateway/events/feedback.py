@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Final, Protocol
 
-from penstock_gateway.errors import Conflict, InvalidRequest, RateLimited
+from penstock_gateway.errors import Conflict, InvalidRequest, RateLimited, feedback_not_kept
 from penstock_gateway.events import log
 
 MAX_PER_DECISION: Final = 8
@@ -231,4 +231,4 @@ async def _on_disk(written: asyncio.Future[None]) -> None:
     """Wait for a piece to be on disk, and leave it to be written when that takes too long or the client leaves."""
     await asyncio.wait({written}, timeout=log.ACKNOWLEDGE_SECONDS)
     if not written.done():
-        raise log.overloaded("The event log does not keep up; send the feedback again.")
+        raise feedback_not_kept()

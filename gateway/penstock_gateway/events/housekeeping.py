@@ -89,6 +89,11 @@ class Housekeeper:
         if self._shipper is not None:
             self._shipper.wake()
 
+    def follow(self, settings: EventSettings) -> None:
+        """Keep to other limits of size and age from now on, and tidy up by them at once; from any thread."""
+        self._settings = settings
+        self._wakes.set()
+
     def stop(self) -> None:
         """End the threads."""
         self._is_stopping.set()

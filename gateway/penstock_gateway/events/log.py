@@ -21,7 +21,7 @@ import msgspec
 
 from penstock_gateway.accounts.principal import Principal
 from penstock_gateway.decisions import RouteDecision, Settlement
-from penstock_gateway.errors import Overloaded
+from penstock_gateway.errors import feedback_not_kept
 from penstock_gateway.events.housekeeping import Housekeeper
 from penstock_gateway.events.pseudonyms import Pseudonyms
 from penstock_gateway.events.records import (
@@ -53,7 +53,6 @@ BATCH_SECONDS = 0.05
 RETRY_SECONDS = 1.0
 STOP_SECONDS = 5.0
 ACKNOWLEDGE_SECONDS = 5.0
-_RETRY_AFTER = {"retry-after": "2"}
 
 _encoder = msgspec.json.Encoder()
 
@@ -137,7 +136,7 @@ class EventLog:
     def start(self) -> None:
         """Repair what a killed process left and start writing; say so when prompts are captured."""
         if self.capture_content:
-            _log.warning("content_capture_on", extra={"folder": str(self._folder)})
+            self._say_capture()
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for cut in repair(self._folder):
@@ -163,6 +162,17 @@ class EventLog:
             lost, self._unwritten, self._waiting = [*self._unwritten, *self._waiting], [], []
         self._report_lost(lost)
         self._housekeeper.stop()
+
+    def follow(self, settings: EventSettings) -> None:
+        """Take over what may change while the log is written; that prompts are captured from now on is said."""
+        if settings.capture_content and not self.capture_content:
+            self._say_capture()
+        self.capture_content = settings.capture_content
+        self.feedback_per_minute = settings.feedback_per_minute
+        self._max_places = settings.max_waiting
+        self._writer.limit(settings.segment_bytes, settings.segment_seconds)
+        self._housekeeper.follow(settings)
+        self._has_work.set()  # the current segment may be due
 
     @property
     def places(self) -> int:
@@ -372,7 +382,7 @@ class EventLog:
             Code ``events_overloaded``: there is no place for it.
         """
         if not self.admit():
-            raise overloaded("The event log does not keep up; send the feedback again.")
+            raise feedback_not_kept()
         event: dict[str, Any] = {
             "schema": SCHEMA,
             "type": "feedback",
@@ -445,10 +455,10 @@ class EventLog:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._writer.append(content)
+            return True
         except OSError as error:
             self._note_failure(error)
             return False
-        return True
 
     def _let_go(self, batch: list[_Entry]) -> None:
         """Give back the places of a batch that is on disk, and tell those who wait for it."""
@@ -471,20 +481,17 @@ class EventLog:
             return
         for entry in lost:
             self._on_drop(entry.kind)
-        counts = {
-            kind: sum(entry.kind == kind for entry in lost) for kind in ("decision", "outcome", "feedback", "audit")
-        }
+        kinds = ("decision", "outcome", "feedback", "audit")
+        counts = {kind: sum(entry.kind == kind for entry in lost) for kind in kinds}
         worth = format_usd(to_usd(sum(entry.cost_picousd for entry in lost)))
         _log.error("events_lost", extra={"folder": str(self._folder), **counts, "cost_usd": worth})
+
+    def _say_capture(self) -> None:
+        _log.warning("content_capture_on", extra={"folder": str(self._folder)})
 
     def _note_failure(self, error: OSError) -> None:
         self._on_problem("write_failed")
         _log.warning("events_write_failed", extra={"folder": str(self._folder), "problem": error.strerror})
-
-
-def overloaded(message: str = "The event log does not keep up; try again shortly.") -> Overloaded:
-    """Return the error of a request, or of feedback, for which `EventLog.admit` has no place."""
-    return Overloaded(message, code="events_overloaded", headers=dict(_RETRY_AFTER))
 
 
 def _acknowledge(future: Future[None]) -> None:

@@ -84,6 +84,11 @@ class SegmentWriter:
         self._opened_at = 0.0
         self._to_cut: list[tuple[int, int]] = []  # descriptors and sizes of segments that end in half a batch
 
+    def limit(self, segment_bytes: int, segment_seconds: float) -> None:
+        """Close segments at another size and age from now on, the current one too; from any thread."""
+        self._segment_bytes = segment_bytes
+        self._segment_seconds = segment_seconds
+
     def append(self, batch: bytes) -> None:
         """Write whole lines and wait until they are on disk.
 

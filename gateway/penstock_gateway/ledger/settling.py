@@ -64,7 +64,7 @@ class SettleQueue:
     ) -> None:
         self._ledger = ledger
         self._batch_seconds = batch_seconds
-        self._max_pending = max_pending
+        self.max_pending = max_pending
         self._on_settled = on_settled
         self._on_failure = on_failure
         self._wall_clock = wall_clock
@@ -88,7 +88,7 @@ class SettleQueue:
     @property
     def is_full(self) -> bool:
         """Whether no further request should be admitted until charges have been counted."""
-        return self.pending >= self._max_pending
+        return self.pending >= self.max_pending
 
     def counted_until(self) -> float | None:
         """Return a moment before which every outcome on disk is counted (UNIX seconds), or None if nobody can say."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 import pytest
@@ -61,6 +62,22 @@ async def test_check_of_what_is_in_force_fetches_nothing() -> None:
     world = World(source)
     assert not await world.watch.check()
     assert source.fetches == []
+
+
+async def test_watch_polls_as_often_as_it_is_told_last() -> None:
+    """A watch that looks once at its start can be told to look again and again, and one that sleeps wakes for it."""
+    world = World(FakeSource("new"))
+    world.watch.poll_every(0.0)
+    await world.watch.start()
+    await asyncio.sleep(0)
+    world.watch.poll_every(86_400.0)
+    await asyncio.sleep(0)
+    assert world.in_force == "old"
+    world.watch.poll_every(0.001)
+    async with asyncio.timeout(10):
+        while world.in_force == "old":
+            await asyncio.sleep(0.001)
+    await world.watch.aclose()
 
 
 async def test_check_of_a_refused_artifact_fetches_it_ever_more_rarely() -> None:

@@ -54,6 +54,16 @@ def test_conversations_beyond_the_bound_forget_the_longest_idle() -> None:
     assert len(memory) == 2
 
 
+def test_conversations_of_a_smaller_memory_forget_the_longest_idle_at_the_next_answer() -> None:
+    """The bound may be lowered while the memory is in use, and holds from the next answer on."""
+    memory, keepers = WarmConversations(keep=9, seconds=300.0), ConversationKeepers(keep=9)
+    memory.keep = keepers.keep = 2
+    for opening in ("one", "two", "three", "four"):
+        memory.remember("a", opening, Warm("big", 5000))
+        keepers.remember("a", opening, "big")
+    assert len(memory) == len(keepers) == 2
+
+
 def test_request_opening_is_the_same_on_every_turn() -> None:
     """System prompt and first question tell a conversation, whatever follows."""
     first = parsed(("system", "be brief"), ("user", "hello"))

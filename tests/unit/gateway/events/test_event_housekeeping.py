@@ -16,6 +16,7 @@ from penstock_gateway.events.parquet_segments import ParquetMissing
 from penstock_gateway.events.reading import read_events
 from penstock_gateway.settings_events import EventSettings, ShipSettings
 from support.event_samples import decision_event, outcome_event, write_segment
+from support.learning_traffic import eventually
 
 DAY = 86_400.0
 
@@ -54,6 +55,20 @@ def test_housekeeping_deletes_by_age_and_says_so(tmp_path: Path) -> None:
     assert problems == ["segment_deleted"]
     assert [segment.id for segment in list_segments(tmp_path)] == ["events-2"]
     assert sum(row["cost_picousd"] for row in read_events(tmp_path, types={"checkpoint"})) == 2_000_000
+
+
+def test_housekeeping_by_other_limits_begins_at_once(tmp_path: Path) -> None:
+    """A shorter retention is kept to without waiting for the next round."""
+    write_segment(tmp_path, "1", [outcome_event("1")], age=3 * DAY)
+    write_segment(tmp_path, "2", [decision_event("2")], age=2 * DAY)
+    problems: list[str] = []
+    keeping = keeper(tmp_path, problems, retention_days=9.0)
+    keeping.start()
+    keeping.follow(EventSettings(folder=str(tmp_path), retention_days=2.5, content_days=1.5))
+    eventually(lambda: True if problems else None)
+    keeping.stop()
+    assert problems == ["segment_deleted"]
+    assert [event.get("prompt") for event in read_events(tmp_path, types={"decision"})] == [None]
 
 
 def test_housekeeping_with_shipping_deletes_nothing_before_it_arrived(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from penstock_gateway.events import log as event_log
 from penstock_gateway.events.records import CacheNote
 from penstock_gateway.events.segments import PATTERN
 from penstock_gateway.money.usage import Usage
+from penstock_gateway.settings_events import EventSettings
 from support.event_samples import (
     ADMITTED_AT,
     COSTS,
@@ -33,6 +34,7 @@ from support.event_samples import (
     sample_decision,
     sample_request,
 )
+from support.learning_traffic import eventually
 
 KEY = "0123456789abcdef-pseudonyms"
 
@@ -457,6 +459,25 @@ def test_segment_that_is_old_is_closed_without_another_event(tmp_path: Path, mon
     note(log.log, 1)
     assert is_closed.wait(20)
     log.log.stop()
+
+
+def test_event_log_follows_other_limits_while_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Places, ages of segments, and what is captured change at once, for the open segment too."""
+    log = Log(tmp_path, max_waiting=1).log
+    is_closed = threading.Event()
+    monkeypatch.setattr(log._writer, "_on_closed", is_closed.set)
+    log.start()
+    note(log, 1)
+    eventually(lambda: True if log.places == 0 and log._writer.seconds_until_due() is not None else None)
+    assert (log.admit(), log.admit()) == (True, False)
+    settings = {"max_waiting": 3, "segment_seconds": 1.0, "capture_content": True, "feedback_per_minute": 7}
+    log.follow(EventSettings(folder=str(tmp_path), **settings))
+    assert (log.admit(), log.capture_content, log.feedback_per_minute) == (True, True, 7)
+    assert [record.message for record in caplog.records] == ["content_capture_on"]
+    assert is_closed.wait(20)
+    log.stop()
 
 
 def test_event_log_after_a_kill_cuts_the_tail_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
