@@ -12,6 +12,7 @@ import msgspec
 
 from penstock_gateway.errors import UpstreamBroken
 from penstock_gateway.money.usage import Usage
+from penstock_gateway.surrogates import without_halves
 from penstock_gateway.upstream.server_tools import ServerTools, tools_in_content
 from penstock_gateway.upstream.sse import MAX_EVENT_BYTES, EventScanner
 from penstock_gateway.upstream.usage import (
@@ -151,7 +152,8 @@ class MessagesScanner(EventScanner):
         except (msgspec.ValidationError, UnicodeDecodeError):
             return self._inspect_loosely(payload)
         except (msgspec.DecodeError, RecursionError):
-            return self._break()
+            mended = without_halves(payload)
+            return self._break() if mended is payload else self._inspect(mended)
         if event.delta is not None:
             self._note_delta(event.delta)
         if event.content_block is not None:

@@ -13,6 +13,7 @@ import msgspec
 
 from penstock_gateway.errors import UpstreamBroken
 from penstock_gateway.money.usage import Usage
+from penstock_gateway.surrogates import without_halves
 from penstock_gateway.upstream.server_tools import ServerTools, tools_in_output
 from penstock_gateway.upstream.sse import MAX_EVENT_BYTES, EventScanner
 from penstock_gateway.upstream.usage import FAILED_REPLY, decoded_reply, raw_text_bytes, read_usage, text_bytes_in
@@ -142,6 +143,8 @@ class ResponsesScanner(EventScanner):
             self.output_bytes += len(payload)  # an upper bound: an estimate must not come out too low
             return True
         except (msgspec.DecodeError, RecursionError):
+            if (mended := without_halves(payload)) is not payload:
+                return self._inspect(mended)
             return self._break("The provider sent a stream event that is not JSON.")
         self.output_bytes += raw_text_bytes(event.delta)
         kind = event.type if isinstance(event.type, str) else ""

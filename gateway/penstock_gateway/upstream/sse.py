@@ -14,6 +14,7 @@ import msgspec
 
 from penstock_gateway.errors import UpstreamBroken, UpstreamError, UpstreamRejectedKey
 from penstock_gateway.money.usage import Usage
+from penstock_gateway.surrogates import without_halves
 from penstock_gateway.upstream.usage import TextView, raw_text_bytes, read_usage
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
@@ -202,6 +203,8 @@ class EventScanner:
         except (msgspec.ValidationError, UnicodeDecodeError):
             return self._inspect_loosely(payload)
         except (msgspec.DecodeError, RecursionError):
+            if (mended := without_halves(payload)) is not payload:
+                return self._inspect(mended)
             self.failure = UpstreamBroken("The provider sent a stream event that is not JSON.")
             return False
         choices = chunk.choices

@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol, TypeVar
 import msgspec
 
 from penstock_gateway.money.usage import Usage
+from penstock_gateway.surrogates import without_halves
 
 MAX_PLAUSIBLE_TOKENS = 100_000_000
 """Counts above this are a provider's mistake: ten times the longest context window sold in 2026 (10 million)."""
@@ -300,6 +301,8 @@ def decoded_reply(body: bytes, decoder: msgspec.json.Decoder[_View]) -> _View:
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        if (mended := without_halves(body)) is not body:
+            return decoded_reply(mended, decoder)
         raise ValueError("a body that is not a JSON object") from error
 
 

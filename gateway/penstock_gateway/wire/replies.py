@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from penstock_gateway.errors import UpstreamBroken
 from penstock_gateway.money.usage import Usage
+from penstock_gateway.surrogates import without_halves
 from penstock_gateway.upstream.protocol import UpstreamReply
 from penstock_gateway.wire.chat_over_completions import CompletionsReplies
 from penstock_gateway.wire.error_shapes import shaped_provider_error
@@ -119,7 +120,7 @@ class TranslatedReply:
         if self.status >= 400:
             return shaped_provider_error(self._translator.front, self._translator.back, self.status, body)
         try:
-            return self._translator.reply(body, self._asked)
+            return self._translator.reply(without_halves(body), self._asked)
         except ValueError as error:
             raise UpstreamBroken(f"The provider sent {error}.") from error
 
@@ -128,7 +129,7 @@ class TranslatedReply:
         stream = self._translator.stream(self._asked)
         async with aclosing(self._inner.events()) as blocks:
             async for block in blocks:
-                if translated := b"".join(stream.feed(name, data) for name, data in events_of(block)):
+                if translated := b"".join(stream.feed(name, without_halves(data)) for name, data in events_of(block)):
                     yield translated
         if last := stream.finish():
             yield last
