@@ -167,6 +167,9 @@ def outgoing(
         There is no such form.
     """
     wire = check_form(request, deployment)
+    if wire is not request.front and (obstacle := _stops_obstacle(request, deployment)) is not None:
+        name = "stop_sequences" if request.front is WireFormat.MESSAGES else "stop"
+        raise InvalidRequest(f"'{deployment.name}': {obstacle}.", code=NOT_TRANSLATABLE, param=name)
     asks_usage = _asks_usage(request, deployment, wire)
     if request.native is not None and wire is request.front:
         body = _native_body(request.native, deployment, is_routed=is_routed, max_tokens=max_tokens)
@@ -269,10 +272,23 @@ def _reject_parameter(request: ChatRequest, deployment: Deployment) -> Rejection
             continue
         if name in fields and bytes(fields[name]) != b"null":
             return Rejection(RejectReason.PARAMETER_UNSUPPORTED, f"the model does not take '{name}'")
+    if (obstacle := _stops_obstacle(request, deployment)) is not None:
+        return Rejection(RejectReason.PARAMETER_UNSUPPORTED, obstacle)
     for name, fixed in rules.droppable.items():
         if name in fields and plain_field(fields, name) not in (None, fixed):
             return Rejection(RejectReason.PARAMETER_UNSUPPORTED, f"the model takes '{name}' only as {fixed}")
     return None
+
+
+def _stops_obstacle(request: ChatRequest, deployment: Deployment) -> str | None:
+    """Return why a request has too many stop sequences; left out, the answer would not end where it is to end."""
+    limit = deployment.parameters.max_stops
+    if limit is None or "stop" not in request.fields:
+        return None
+    stops = plain_field(request.fields, "stop")
+    if not isinstance(stops, list) or len(stops) <= limit:
+        return None
+    return f"the model takes {limit} stop sequences, and this request has {len(stops)}"
 
 
 def _reject_adapter(request: ChatRequest, deployment: Deployment) -> Rejection | None:

@@ -50,11 +50,14 @@ class ParameterRules:
     droppable : dict of str to object
         Fields that the model refuses but whose given value equals its fixed behaviour (``temperature: 1``
         on reasoning models): dropped silently when equal, else the arm is filtered.
+    max_stops : int or None
+        Most stop sequences that the provider takes; None where no limit is known.
     """
 
     max_tokens_field: str = "both"
     unsupported: frozenset[str] = frozenset()
     droppable: dict[str, object] = field(default_factory=dict)
+    max_stops: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

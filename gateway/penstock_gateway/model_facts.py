@@ -18,6 +18,8 @@ _DATE_SUFFIX = re.compile(r"[-@](20\d{2}-\d{2}-\d{2}|20\d{6})$")
 _OPENAI_GPT = re.compile(r"gpt-(\d+)(?:\.\d+)?(?=[-.]|$)")
 _OPENAI_O_SERIES = re.compile(r"o\d+(?=-|$)")
 
+# platform.openai.com/docs/api-reference/chat/create, "stop": more are a 400 ("array too long").
+_OPENAI_STOPS = 4
 _UNCHANGED_SAMPLING: dict[str, object] = {"temperature": 1, "top_p": 1}
 _NO_PENALTIES: dict[str, object] = {"presence_penalty": 0, "frequency_penalty": 0}
 _NO_LOGPROBS: dict[str, object] = {"logprobs": False}
@@ -120,7 +122,7 @@ def find_rules(provider: str, model: str, adapter: str) -> ParameterRules:
 def _provider_rules(provider: str, model: str, adapter: str) -> ParameterRules:
     """Return what a provider's documentation says; the page stands beside each rule."""
     if provider in ("openai", "azure"):
-        return _openai_rules(provider, model)
+        return replace(_openai_rules(provider, model), max_stops=_OPENAI_STOPS)
     if provider == "anthropic" and adapter == "direct":
         # The Messages API has no such fields: leaving them out would change the answer of a routed request without a
         # word, so it goes elsewhere.

@@ -184,6 +184,7 @@ def rules_of(entry: DeploymentSettings) -> ParameterRules:
         max_tokens_field=given.max_tokens_field or built_in.max_tokens_field,
         unsupported=built_in.unsupported if given.unsupported is None else frozenset(given.unsupported),
         droppable=built_in.droppable if given.droppable is None else dict(given.droppable),
+        max_stops=given.max_stops or built_in.max_stops,
     )
 
 

@@ -117,6 +117,9 @@ class ParameterSettings(Section):
     droppable: dict[Name, Annotated[bool | int | float | str | None, BeforeValidator(plain_float)]] | None = Field(
         None, description="Fields with one fixed value: dropped when the request asks for just that value."
     )
+    max_stops: int | None = Field(
+        None, ge=1, le=10_000, description="Most stop sequences that the model takes; requests with more go elsewhere."
+    )
 
 
 class TimeoutSettings(Section):

@@ -275,6 +275,53 @@ async def test_response_that_a_provider_keeps_for_one_tenant_is_not_there_for_an
         assert asked_of(gateway) == ["stored-b"] * 2
 
 
+async def test_more_stops_than_openai_takes_go_where_they_are_taken_or_are_refused(settings: Settings) -> None:
+    """An answer ends where its client wants it to: `auto` passes by who takes four, and who names it is told."""
+    user = {"role": "user", "content": "Count"}
+    many, four = [f"stop-{number}" for number in range(6)], [f"stop-{number}" for number in range(4)]
+    asked = {"max_tokens": 9, "messages": [user]}
+    async with running(settings, answer) as gateway:
+        status, body, _ = await post(gateway, "messages", {**asked, "model": "chat", "stop_sequences": many})
+        assert (status, body["error"]["code"]) == (400, "not_translatable")
+        assert body["error"]["message"] == ("'chat': the model takes 4 stop sequences, and this request has 6.")
+        status, body, _ = await post(gateway, "completions", {"model": "chat", "prompt": "x", "stop": many})
+        assert (status, body["error"]["code"], body["error"]["param"]) == (400, "not_translatable", "stop")
+        assert gateway.upstream.requests == []
+        for path, fields in (("messages", {"stop_sequences": many}), ("chat/completions", {"stop": many})):
+            _, _, headers = await post(gateway, path, {**asked, "model": "auto", **fields})
+            assert (headers["x-penstock-model"], sent(gateway)["stop_sequences"]) == ("claude", many)
+        status, _, headers = await post(gateway, "messages", {**asked, "model": "chat", "stop_sequences": four})
+        assert (status, sent(gateway)["stop"], "x-penstock-dropped" in headers) == (200, four, False)
+        await post(gateway, "chat/completions", {**asked, "model": "chat", "stop": many})
+        assert sent(gateway)["stop"] == many  # its own format: OpenAI says what it takes
+
+
+async def test_limit_of_no_token_is_refused_where_only_anthropic_knows_it(settings: Settings) -> None:
+    """``max_tokens: 0`` fills Anthropic's cache: it reaches a server of the format and nobody else."""
+    asked = {"max_tokens": 0, "messages": [{"role": "user", "content": "x"}]}
+    async with running(settings, answer) as gateway:
+        assert (await post(gateway, "messages", {**asked, "model": "claude"}))[0] == 200
+        assert sent(gateway)["max_tokens"] == 0
+        status, body, _ = await post(gateway, "messages", {**asked, "model": "chat"})
+        assert (status, body["error"]["code"]) == (400, "not_translatable")
+        assert asked_of(gateway) == ["claude"]
+
+
+@pytest.mark.parametrize(("limit", "goes_out", "dropped"), [(1, 16, "max_tokens"), (16, 16, None), (17, 17, None)])
+async def test_limit_below_what_responses_take_is_raised_and_named(
+    settings: Settings, limit: int, goes_out: int, dropped: str | None
+) -> None:
+    """OpenAI refuses less than 16 there; a chat client gets its answer, and reads that its limit was not kept."""
+    asked = {"model": "stored-a", "max_tokens": limit, "messages": [{"role": "user", "content": "x"}]}
+    async with running(settings, answer) as gateway:
+        status, _, headers = await post(gateway, "chat/completions", asked)
+        assert (status, sent(gateway)["max_output_tokens"]) == (200, goes_out)
+        assert headers.get("x-penstock-dropped") == dropped
+        asked = {"model": "stored-a", "max_output_tokens": limit, "input": "x"}
+        assert (await post(gateway, "responses", asked))[0] == 200
+        assert sent(gateway)["max_output_tokens"] == limit  # its own format: OpenAI says what it takes
+
+
 async def test_models_are_listed_with_their_groups_in_the_clients_shape(settings: Settings) -> None:
     """A client that lists models before it asks finds the group's name too, and Anthropic's finds its own shape."""
     async with running(settings, answer) as gateway:
