@@ -20,6 +20,7 @@ _BILLED_ITEMS: Final = frozenset(
     {"file_search_call", "code_interpreter_call", "image_generation_call", "shell_call_output"}
 )
 _MARK: Final = b'"server_tool_use"'
+_CITATION: Final = b'"url_citation"'
 
 
 class ServerTools:
@@ -65,6 +66,18 @@ class ServerTools:
             web_searches=max(usage.web_searches, self.searches),
             other_tool_calls=max(usage.other_tool_calls, self.others),
         )
+
+
+def cites_pages(part: bytes | msgspec.Raw) -> bool:
+    """Whether a chat reply, or its annotations, cites pages of the web; a text that quotes the word has it escaped."""
+    return _CITATION in bytes(part)
+
+
+def searched_at_least_once(usage: Usage | None) -> Usage | None:
+    """Return the usage of a chat model that cites pages: OpenAI's search once for an answer, and do not count it."""
+    if usage is None or usage.web_searches:
+        return usage
+    return replace(usage, web_searches=1)
 
 
 class _Call(msgspec.Struct):

@@ -15,6 +15,7 @@ import msgspec
 from penstock_gateway.errors import UpstreamBroken, UpstreamError, UpstreamRejectedKey
 from penstock_gateway.money.usage import Usage
 from penstock_gateway.surrogates import without_halves
+from penstock_gateway.upstream.server_tools import cites_pages, searched_at_least_once
 from penstock_gateway.upstream.usage import TextView, raw_text_bytes, read_usage
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
@@ -98,6 +99,7 @@ class EventScanner:
         self._open_choices: set[int] = set()
         self._finished_choices: set[int] = set()
         self._service_tier: object = None
+        self._has_cited = False
 
     @property
     def is_complete(self) -> bool:
@@ -237,6 +239,8 @@ class EventScanner:
         text = choice.delta or choice.message
         if text is not None:
             self.output_bytes += text.output_bytes()
+            if text.annotations and cites_pages(text.annotations):
+                self._has_cited = True
         elif choice.text:
             self.output_bytes += raw_text_bytes(choice.text)
 
@@ -247,7 +251,8 @@ class EventScanner:
             return True
         if usage is None:
             return True
-        self.usage = read_usage(usage, self._service_tier) or self.usage
+        found = read_usage(usage, self._service_tier) or self.usage
+        self.usage = searched_at_least_once(found) if self._has_cited else found
         return has_choices or not self._hides_usage
 
     def _note_error(self, error: object) -> None:

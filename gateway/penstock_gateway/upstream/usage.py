@@ -13,6 +13,7 @@ import msgspec
 
 from penstock_gateway.money.usage import Usage
 from penstock_gateway.surrogates import without_halves
+from penstock_gateway.upstream.server_tools import cites_pages, searched_at_least_once
 
 MAX_PLAUSIBLE_TOKENS = 100_000_000
 """Counts above this are a provider's mistake: ten times the longest context window sold in 2026 (10 million)."""
@@ -67,6 +68,7 @@ class TextView(msgspec.Struct):
     refusal: msgspec.Raw = msgspec.Raw()
     function_call: FunctionView | None = None
     tool_calls: list[ToolCallView] | None = None
+    annotations: msgspec.Raw = msgspec.Raw()
 
     def output_bytes(self) -> int:
         """Return how many bytes of generated text this holds, JSON escapes included."""
@@ -287,6 +289,8 @@ def read_reply(body: bytes) -> tuple[Usage | None, int]:
     if view.error is not None and (not view.choices or bytes(view.choices) == _NULL):
         raise ValueError(FAILED_REPLY)
     usage = read_usage(view.usage, view.service_tier)
+    if cites_pages(body):
+        usage = searched_at_least_once(usage)
     return usage, 0 if usage is not None else text_bytes_in(view.choices, _CHOICES)
 
 

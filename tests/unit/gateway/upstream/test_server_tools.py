@@ -10,7 +10,8 @@ import pytest
 from penstock_gateway.money.usage import Usage
 from penstock_gateway.upstream.messages_scanner import MessagesScanner, read_messages_reply
 from penstock_gateway.upstream.responses_scanner import ResponsesScanner, read_responses_reply
-from penstock_gateway.upstream.usage import read_usage
+from penstock_gateway.upstream.sse import EventScanner
+from penstock_gateway.upstream.usage import read_reply, read_usage
 from penstock_gateway.wire.server_sent import event_bytes
 
 COUNTS = {"input_tokens": 9, "output_tokens": 2}
@@ -100,3 +101,32 @@ def test_tools_of_openai_are_counted_from_the_items_of_the_response(output: list
 def test_tools_in_the_usage_of_chat_completions_are_counted(more: dict[str, Any], wanted: tuple[int, int]) -> None:
     """Under each name that providers and gateways give them."""
     assert counted(read_usage({"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11, **more})) == wanted
+
+
+CITED = [{"type": "url_citation", "url_citation": {"url": "https://a.example", "start_index": 0, "end_index": 1}}]
+CHAT_COUNTS = {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}
+
+
+@pytest.mark.parametrize(
+    ("message", "more", "wanted"),
+    [
+        pytest.param({"content": "x", "annotations": CITED * 2}, {}, (1, 0), id="cited"),
+        pytest.param({"content": "x", "annotations": CITED}, {"num_search_queries": 3}, (3, 0), id="counted"),
+        pytest.param({"content": "x", "annotations": []}, {}, (0, 0), id="none"),
+        pytest.param({"content": 'say "url_citation"'}, {}, (0, 0), id="quoted"),
+        pytest.param({"content": "x", "annotations": [{"type": "file_citation"}]}, {}, (0, 0), id="a-file"),
+    ],
+)
+def test_search_of_a_chat_model_that_does_not_count_it_is_seen_by_what_it_cites(
+    message: dict[str, Any], more: dict[str, Any], wanted: tuple[int, int]
+) -> None:
+    """OpenAI's search models tell of their search in annotations alone; one is the least that was done."""
+    body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": {**CHAT_COUNTS, **more}}
+    assert counted(read_reply(json.dumps(body).encode())[0]) == wanted
+    scanner = EventScanner(hides_usage=False)
+    for chunk in (
+        {"choices": [{"index": 0, "delta": message, "finish_reason": "stop"}]},
+        {"choices": [], "usage": {**CHAT_COUNTS, **more}},
+    ):
+        scanner.feed(f"data: {json.dumps(chunk)}\n\n".encode())
+    assert counted(scanner.usage) == wanted
