@@ -221,6 +221,8 @@ class RunningGateway:
             if self.parts.watch is not None:
                 self.parts.watch.poll_every(settings.routing.artifact_poll_seconds)
             pipeline.decisions.keep = settings.decisions.keep
+            if pipeline.tracing is not None:
+                pipeline.tracing.follow(settings.tracing)
             set_log_level(settings.log.level)
 
         return PreparedConfiguration(put_in_force, hold)

@@ -18,6 +18,7 @@ from penstock_gateway.settings import find_configuration, load_settings
 from penstock_gateway.settings_ledger import LedgerSettings
 from penstock_gateway.settings_models import Settings
 from penstock_gateway.settings_source import MAX_FILE_BYTES
+from penstock_gateway.settings_tracing import TracingSettings
 
 _ROUTER_SETTINGS: Final = (
     "artifact",
@@ -31,7 +32,7 @@ _KEPT_EVENT_SETTINGS: Final = ("folder", "pseudonym_key", "ship")
 _LIVE_LEDGER_SETTINGS: Final = frozenset({"reserve_output_tokens", "top_up_output_tokens", "max_pending_charges"})
 
 RESTART_SETTINGS: Final[tuple[tuple[str, ...], ...]] = (
-    ("tracing",),
+    *(("tracing", name) for name in TracingSettings.model_fields if name != "sample_share"),
     ("accounts",),  # the store, its pepper and the keys that were read from it
     ("admin", "host"),
     ("admin", "port"),

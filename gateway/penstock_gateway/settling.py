@@ -31,6 +31,7 @@ from penstock_gateway.money.cost_of import attempt_cost, estimated_usage, total_
 from penstock_gateway.money.usage import Usage
 from penstock_gateway.request_body import ChatRequest
 from penstock_gateway.request_log import log_request
+from penstock_gateway.settings_tracing import TracingSettings
 from penstock_gateway.spending import Hold, SpendDesk
 from penstock_gateway.tracing.context import Trace
 from penstock_gateway.upstream.protocol import UpstreamReply
@@ -53,6 +54,10 @@ class Tracing(Protocol):
 
     def end(self, passage: Passage, settlement: Settlement, trace: Trace) -> None:
         """Tell of a request that is over."""
+        ...
+
+    def follow(self, settings: TracingSettings) -> None:
+        """Take on what of the settings may change."""
         ...
 
 

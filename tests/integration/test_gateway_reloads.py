@@ -17,6 +17,9 @@ from penstock_gateway.events.reading import read_events
 from penstock_gateway.money.amounts import to_usd
 from penstock_gateway.reloading import StartProblem
 from penstock_gateway.server import server_for
+from penstock_gateway.tracing.context import TraceBook
+from penstock_gateway.tracing.export import Tracing
+from penstock_gateway.tracing.spans import SpanData
 from support.cache_documents import eventually as told
 from support.redis_server import NOT_INSTALLED, redis_binary, running_redis
 from support.reloading_gateway import ADMIN_KEY, OUTPUT_TOKENS, ReloadingGateway, made, reloading_gateway
@@ -42,6 +45,17 @@ deployments:
   - {{name: small, base_url: 'http://127.0.0.1:9/v1', price: {{input: 0, output: {price}}}, abilities: [streaming]}}
 {deployments}
 """
+
+
+class KeptSpans(list[SpanData]):
+    """Keeps what would be sent to a collector."""
+
+    def put(self, spans: list[SpanData]) -> None:
+        """Keep them."""
+        self += spans
+
+    def close(self) -> None:
+        """Nothing to do."""
 
 
 def config(
@@ -351,6 +365,20 @@ async def test_limits_of_what_lasts_follow_a_reload(tmp_path: Path) -> None:
         assert (memory.seconds, memory.keep, pipeline.keepers.keep) == (9.0, 8, 8)
         await gateway.reload(text)
         assert pipeline.conversations is None
+
+
+async def test_share_of_requests_that_is_traced_follows_a_reload(tmp_path: Path) -> None:
+    """Nothing is traced any more from the reload on, and the exporter stays."""
+    spans = KeptSpans()
+    async with reloading_gateway(tmp_path / "penstock.yaml", config(), ENVIRON) as gateway:
+        gateway.app.pipeline.use_tracing(Tracing(spans, TraceBook(1.0)))
+        await gateway.ask(key=APP)
+        traced = len(spans)
+        assert traced > 0
+        outcome = await gateway.reload(config() + "tracing: {sample_share: 0}\n")
+        assert outcome.needs_restart == ()
+        await gateway.ask(key=APP, text="another")
+        assert len(spans) == traced
 
 
 async def test_spend_by_model_is_read_from_the_events(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -107,8 +108,9 @@ class Housekeeper:
         """Remove content that is too old and delete segments that must go; what fails is told and tried again later."""
         try:
             with maintenance(self._folder):
-                if self._settings.content_days is not None:
-                    self._attempt(self._remove_content)
+                content_days = self._settings.content_days
+                if content_days is not None:
+                    self._attempt(partial(self._remove_content, content_days))
                 self._attempt(self._delete_old)
         except FolderBusy:  # another gateway, or a command, is at it
             return
@@ -136,9 +138,8 @@ class Housekeeper:
             self.tidy()
             self._wakes.wait(PERIOD_SECONDS)
 
-    def _remove_content(self) -> None:
-        assert self._settings.content_days is not None
-        before = self._clock() - self._settings.content_days * _DAY_SECONDS
+    def _remove_content(self, content_days: float) -> None:
+        before = self._clock() - content_days * _DAY_SECONDS
         clean = self._clean_ids()
         done: set[str] = set()
         report = remove_content(
@@ -162,8 +163,9 @@ class Housekeeper:
             return set()
 
     def _delete_old(self) -> None:
-        days = self._settings.retention_days
-        rules = RetentionRules(self._settings.max_bytes, None if days is None else days * _DAY_SECONDS)
+        settings = self._settings  # of one configuration
+        days = settings.retention_days
+        rules = RetentionRules(settings.max_bytes, None if days is None else days * _DAY_SECONDS)
         settled_until = self._settled_until()
 
         def may_go(segment: Segment) -> bool:

@@ -68,7 +68,7 @@ class TraceBook:
         draw_bits: Callable[[int], int] = random.getrandbits,
         draw: Callable[[], float] = random.random,
     ) -> None:
-        self._sample_share = sample_share
+        self.sample_share = sample_share
         self._draw_bits = draw_bits
         self._draw = draw
 
@@ -84,7 +84,7 @@ class TraceBook:
         parent = parse_traceparent(traceparent)
         span_id = _id(self._draw_bits, 64)
         if parent is None:
-            is_sampled = self._draw() < self._sample_share
+            is_sampled = self._draw() < self.sample_share
             return Trace(_id(self._draw_bits, 128), span_id, None, self._draw_bits, is_sampled=is_sampled)
         trace_id, parent_id, flags = parent
         return Trace(trace_id, span_id, parent_id, self._draw_bits, is_sampled=bool(flags & _SAMPLED))

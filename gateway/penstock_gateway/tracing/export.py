@@ -48,6 +48,10 @@ class Tracing:
         self._sink = sink
         self._book = book
 
+    def follow(self, settings: TracingSettings) -> None:
+        """Trace another share of the requests from now on."""
+        self._book.sample_share = settings.sample_share
+
     def begin(self, traceparent: str | None) -> Trace:
         """Return the place of a request; see `TraceBook.begin`."""
         return self._book.begin(traceparent)

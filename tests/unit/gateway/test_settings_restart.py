@@ -71,10 +71,11 @@ def test_read_of_limits_of_what_lasts_takes_them(file: File) -> None:
         "events: {max_bytes: 100000000, retention_days: 7, content_days: 2, segment_bytes: 1000000,"
         " segment_seconds: 60, max_waiting: 70}\n"
         "routing: {artifact_poll_seconds: 7, warm_seconds: 7, warm_conversations: 7}\n"
+        "tracing: {sample_share: 0.5}\n"
     )
     new = file.reader.read(running)
     assert new.needs_restart == ()
-    assert len(changed_settings(running, new.settings)) == 12
+    assert len(changed_settings(running, new.settings)) == 13
 
 
 def test_read_of_what_needs_a_restart_keeps_it_and_takes_the_rest(file: File) -> None:
