@@ -10,6 +10,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +33,40 @@ _LONGEST_SECONDS: Final = {  # of a window, the change of clocks and a request's
 }
 
 
+COUNTS: Final = (
+    "input_tokens",
+    "cached_input_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "web_searches",
+    "other_tool_calls",
+)
+"""Of a usage in the events; the second and the fourth are parts of the one before."""
+
+
+@dataclass(slots=True)
+class SpentOnModel:
+    """What a deployment has cost, and for what.
+
+    Attributes
+    ----------
+    picousd : int
+    counts : dict of str to int
+        By the names in `COUNTS`.
+    """
+
+    picousd: int = 0
+    counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTS, 0))
+
+    def add(self, picousd: int, usage: object) -> None:
+        """Add an attempt."""
+        self.picousd += picousd
+        if isinstance(usage, Mapping):
+            for name in COUNTS:
+                if isinstance(count := usage.get(name), int):
+                    self.counts[name] += count
+
+
 class ModelSpendReader:
     """Reads the event log of one gateway.
 
@@ -50,7 +85,7 @@ class ModelSpendReader:
         self._seconds = seconds
         self._turn = asyncio.Lock()
 
-    async def by_model(self, period: Period, at: float) -> dict[str, int]:
+    async def by_model(self, period: Period, at: float) -> dict[str, SpentOnModel]:
         """Return what each deployment has cost in the window of a moment.
 
         Parameters
@@ -61,8 +96,8 @@ class ModelSpendReader:
 
         Returns
         -------
-        dict of str to int
-            Picodollars by deployment, every attempt counted where it was made. Outcomes whose segments were deleted
+        dict of str to SpentOnModel
+            By deployment, every attempt counted where it was made. Outcomes whose segments were deleted
             are known by account only and are not in it.
 
         Raises
@@ -87,7 +122,7 @@ class ModelSpendReader:
             finally:
                 gives_up.set()  # whoever asked may have left
 
-    def _read(self, period: Period, at: float, gives_up: threading.Event) -> dict[str, int]:
+    def _read(self, period: Period, at: float, gives_up: threading.Event) -> dict[str, SpentOnModel]:
         longest = _LONGEST_SECONDS.get(period)
         deadline = time.monotonic() + self._seconds
 
@@ -106,7 +141,7 @@ def spend_of_rows(
     at: float,
     *,
     check: Callable[[], None] = lambda: None,
-) -> dict[str, int]:
+) -> dict[str, SpentOnModel]:
     """Add up what outcomes say of their attempts, by deployment.
 
     Parameters
@@ -121,7 +156,7 @@ def spend_of_rows(
         Called every thousand rows; may raise.
     """
     window = calendar.window(period, at).id
-    found: dict[str, int] = {}
+    found: dict[str, SpentOnModel] = {}
     seen: dict[str, None] = {}
     for count, row in enumerate(rows):
         if count % _ROWS == 0:
@@ -136,5 +171,5 @@ def spend_of_rows(
         for attempt in row.get("attempts") or ():
             cost = attempt.get("cost_picousd")
             if isinstance(cost, int):
-                found[attempt["deployment"]] = found.get(attempt["deployment"], 0) + cost
+                found.setdefault(attempt["deployment"], SpentOnModel()).add(cost, attempt.get("usage"))
     return found

@@ -13,6 +13,7 @@ from penstock_gateway.accounts.directory import LOST
 from penstock_gateway.endpoints.admin import AdminNotSafe, admin_app
 from penstock_gateway.endpoints.admin_requests import MAX_BODY_BYTES
 from penstock_gateway.ledger.contract import Period
+from penstock_gateway.model_spend import SpentOnModel
 from penstock_gateway.settings_accounts import AccountsSettings, AdminSettings, TagSettings, TeamSettings
 from penstock_gateway.settings_models import ClientKeySettings
 from support.account_parts import ADMIN_KEY, NOW, ToldLedger, admin_api, open_parts, settings_of
@@ -199,14 +200,16 @@ async def test_spend_is_shown_by_each_dimension_for_one_window() -> None:
 async def test_spend_by_model_comes_from_who_knows_it() -> None:
     """With a source of spend by model it is shown like the others."""
 
-    async def model_spend(period: Period, at: float) -> dict[str, int]:
-        return {"small": 10**12, "large": 3 * 10**12, "idle": 0}
+    async def model_spend(period: Period, at: float) -> dict[str, SpentOnModel]:
+        usd = {"small": 1, "large": 3, "idle": 0}
+        return {name: SpentOnModel(amount * 10**12, {"reasoning_tokens": amount}) for name, amount in usd.items()}
 
     async with admin_api() as api:
         app = admin_app(settings_of(), api.parts.directory, ToldLedger(), model_spend=model_spend)
         api.http._transport.app = app  # type: ignore[attr-defined]
         rows = (await api.ask("GET", "/admin/spend", params={"by": "model"})).json()["data"]
     assert [(row["name"], row["spent_usd"]) for row in rows] == [("large", "3"), ("small", "1")]
+    assert [row["usage"] for row in rows] == [{"reasoning_tokens": 3}, {"reasoning_tokens": 1}]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,9 @@ from penstock_gateway.admin_server import AdminServer
 from penstock_gateway.bounded_http import MAX_HEAD_BYTES, BoundedHttp
 from penstock_gateway.cli import penstock
 from penstock_gateway.endpoints.admin import admin_app
+from penstock_gateway.endpoints.admin_requests import ModelSpend
+from penstock_gateway.ledger.contract import Period
+from penstock_gateway.model_spend import SpentOnModel
 from penstock_gateway.settings_accounts import AccountsSettings
 from support.account_parts import ADMIN_KEY, ToldLedger, settings_of
 
@@ -50,12 +53,12 @@ class Running:
 
 
 @asynccontextmanager
-async def running(folder: Path) -> AsyncIterator[Running]:
+async def running(folder: Path, model_spend: ModelSpend | None = None) -> AsyncIterator[Running]:
     """Run the admin API over a file store, as the gateway does."""
     settings = settings_of(accounts=AccountsSettings(store="file", folder=str(folder), timeout_seconds=5.0))
     directory, ledger = open_directory(settings), ToldLedger()
     await directory.start()
-    app = admin_app(settings, directory, ledger, known=lambda: Known.from_settings(settings))
+    app = admin_app(settings, directory, ledger, known=lambda: Known.from_settings(settings), model_spend=model_spend)
     server = AdminServer(app, host="127.0.0.1", port=0, http=BoundedHttp)
     await server.start()
     try:
@@ -125,6 +128,22 @@ async def test_commands_of_groups_and_budgets_do_what_they_say(tmp_path: Path) -
         assert "eu/search" in (await api.run("teams", "list")).stdout
         assert (await api.run("teams", "delete", "eu/search")).stdout == "deleted: eu/search\n"
         assert (await api.run("tags", "list")).exit_code == 0
+
+
+async def test_spend_by_model_is_shown_with_its_tokens(tmp_path: Path) -> None:
+    """What was spent on thinking stands beside what it is a part of."""
+
+    async def spent(period: Period, at: float) -> dict[str, SpentOnModel]:
+        model = SpentOnModel()
+        model.add(2 * 10**12, {"input_tokens": 9, "output_tokens": 70, "reasoning_tokens": 60})
+        return {"large": model}
+
+    async with running(tmp_path, spent) as api:
+        lines = (await api.run("spend", "show", "--by", "model")).stdout.splitlines()
+        assert [line.split() for line in lines] == [
+            ["model", "spent_usd", "input_tokens", "output_tokens", "reasoning_tokens"],
+            ["large", "2", "9", "70", "60"],
+        ]
 
 
 @pytest.mark.parametrize(

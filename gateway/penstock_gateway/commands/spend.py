@@ -36,7 +36,13 @@ def show_command(by: str, period: str, at: str | None, url: str | None, config: 
     from penstock_gateway.settings_report import aligned_usd
 
     amounts = aligned_usd([row["spent_usd"] for row in found["data"]])
-    rows = [(row["name"], row["scope"], usd) for row, usd in zip(found["data"], amounts, strict=True)]
-    write_table((by, "scope", "spent_usd"), rows, right=(2,))
+    if by == "model":
+        tokens = ("input_tokens", "output_tokens", "reasoning_tokens")
+        counted = [tuple(str(row["usage"][name]) for name in tokens) for row in found["data"]]
+        models = [(row["name"], usd, *counts) for row, usd, counts in zip(found["data"], amounts, counted, strict=True)]
+        write_table((by, "spent_usd", *tokens), models, right=(1, 2, 3, 4))
+    else:
+        rows = [(row["name"], row["scope"], usd) for row, usd in zip(found["data"], amounts, strict=True)]
+        write_table((by, "scope", "spent_usd"), rows, right=(2,))
     click.echo(f"\n{found['total_usd']} USD in the {period} of {found['at']}".replace("the total", "all"), err=True)
     return 0

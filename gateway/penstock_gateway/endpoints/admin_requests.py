@@ -23,6 +23,7 @@ from penstock_gateway.accounts.store import AccountsConflict, AccountsLost
 from penstock_gateway.asgi import read_body, read_head, request_id_of
 from penstock_gateway.errors import Conflict, InvalidRequest, Overloaded
 from penstock_gateway.ledger.contract import Ledger, LedgerUnavailable, Period
+from penstock_gateway.model_spend import SpentOnModel
 
 _log = logging.getLogger("penstock.admin")
 
@@ -30,8 +31,8 @@ MAX_BODY_BYTES: Final = 65_536
 MAX_PAGE: Final = 500
 _NO_STORE: Final = {"cache-control": "no-store"}  # of HTTP caches on the way
 
-ModelSpend = Callable[[Period, float], Awaitable[dict[str, int]]]
-"""From a period and a moment of it, UNIX seconds, to the spend of each model in picodollars."""
+ModelSpend = Callable[[Period, float], Awaitable[dict[str, SpentOnModel]]]
+"""From a period and a moment of it, UNIX seconds, to the spend of each model."""
 
 _T = TypeVar("_T")
 

@@ -31,6 +31,7 @@ from penstock_gateway.endpoints.admin_requests import (
 )
 from penstock_gateway.errors import Conflict, InvalidRequest, NotFound
 from penstock_gateway.ledger.contract import Account, BudgetState, Period
+from penstock_gateway.model_spend import SpentOnModel
 from penstock_gateway.money.amounts import to_usd
 from penstock_gateway.money.prices import format_usd
 from penstock_gateway.settings_accounts import BudgetSettings, Moment
@@ -146,8 +147,10 @@ async def spend_view(parts: AdminParts, by: str, period: Period, at: float) -> d
     Overloaded, Conflict
         The ledger, or the event log, cannot be read.
     """
+    models: dict[str, SpentOnModel] = {}
     if by == "model":
-        names, spent = await _by_model(parts, period, at)
+        models = await _by_model(parts, period, at)
+        names, spent = {name: name for name in models}, {name: model.picousd for name, model in models.items()}
     else:
         names = {scope: name for scope, name in _names(parts.directory.table).items() if scope.startswith(f"{by}:")}
         spent = {}
@@ -159,18 +162,25 @@ async def spend_view(parts: AdminParts, by: str, period: Period, at: float) -> d
         "by": by,
         "period": period.value,
         "at": iso(at),
-        "data": [{"scope": s, "name": names[s], "spent_usd": format_usd(to_usd(amount))} for amount, s in rows],
+        "data": [
+            {
+                "scope": scope,
+                "name": names[scope],
+                "spent_usd": format_usd(to_usd(amount)),
+                **({"usage": models[scope].counts} if scope in models else {}),
+            }
+            for amount, scope in rows
+        ],
         "total_usd": format_usd(to_usd(sum(spent.values()))),
     }
 
 
-async def _by_model(parts: AdminParts, period: Period, at: float) -> tuple[dict[str, str], dict[str, int]]:
+async def _by_model(parts: AdminParts, period: Period, at: float) -> dict[str, SpentOnModel]:
     if parts.model_spend is None:
         raise Conflict(
             "Spend by model is worked out from the events; set events.folder.", code="spend_by_model_unavailable"
         )
-    spent = await counted(parts.model_spend(period, at))
-    return {name: name for name in spent}, spent
+    return await counted(parts.model_spend(period, at))
 
 
 def accounts_of(table: AccountTable) -> list[Account]:

@@ -36,8 +36,29 @@ def test_spend_by_model_counts_each_attempt_where_it_was_made_and_each_request_o
         {"type": "outcome", "decision_id": "dec_5", "admitted_at": "noon", "attempts": [{"cost_picousd": 3}]},
         {"type": "outcome", "decision_id": "dec_6", "admitted_at": NOON, "attempts": None},
     ]
-    assert spend_of_rows(rows, Calendar("UTC"), Period.DAY, NOON) == {"small": 5, "large": 8}
-    assert spend_of_rows(rows, Calendar("UTC"), Period.TOTAL, NOON) == {"small": 205, "large": 8}
+    for period, wanted in ((Period.DAY, {"small": 5, "large": 8}), (Period.TOTAL, {"small": 205, "large": 8})):
+        spent = spend_of_rows(rows, Calendar("UTC"), period, NOON)
+        assert {name: model.picousd for name, model in spent.items()} == wanted
+
+
+def test_spend_by_model_tells_the_tokens_that_stand_behind_it() -> None:
+    """Thought and cached tokens are parts of the others; a usage that is missing or no usage adds nothing."""
+    rows = [outcome(number, NOON, small=5) for number in range(4)]
+    usage = {"input_tokens": 9, "cached_input_tokens": 4, "output_tokens": 7, "reasoning_tokens": 6, "web_searches": 2}
+    rows[0]["attempts"][0]["usage"] = usage
+    rows[1]["attempts"][0]["usage"] = {**usage, "other_tool_calls": 1}
+    rows[2]["attempts"][0]["usage"] = None
+    rows[3]["attempts"][0]["usage"] = {"input_tokens": "many"}
+    spent = spend_of_rows(rows, Calendar("UTC"), Period.DAY, NOON)["small"]
+    assert spent.picousd == 20
+    assert spent.counts == {
+        "input_tokens": 18,
+        "cached_input_tokens": 8,
+        "output_tokens": 14,
+        "reasoning_tokens": 12,
+        "web_searches": 4,
+        "other_tool_calls": 1,
+    }
 
 
 async def test_reading_that_takes_too_long_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
