@@ -112,12 +112,12 @@ def shown(spans: list[SpanData]) -> list[dict[str, Any]]:
 
 
 def samples(metrics: GatewayMetrics) -> dict[str, float]:
-    """Return the counters that requests have moved, without durations."""
+    """Return the counters that requests have moved, without durations and what the ledger does a moment later."""
     return {
         f"{sample.name}{json.dumps(sample.labels, sort_keys=True)}": sample.value
         for family in metrics.registry.collect()
         for sample in family.samples
-        if family.type == "counter" and sample.value and not sample.name.endswith("_created")
+        if family.type == "counter" and sample.value and not sample.name.endswith(("_created", "ledger_settled_total"))
     }
 
 
