@@ -44,7 +44,7 @@ CONFIG_OF_KEYS = """
 server: {{port: 0}}
 admin: {{port: 0}}
 redis: {{url: '${{REDIS}}'}}
-ledger: {{kind: redis}}
+ledger: {{kind: redis, redis_timeout_seconds: 5}}
 client_keys:
   - {{name: app, key: '${{APP_KEY}}', budgets: [{{period: total, limit_usd: 0.002}}]}}
 routing: {{artifact: none, default_arm: small}}
