@@ -136,7 +136,7 @@ def serve_command(path: Path | None, host: str | None, port: int | None, workers
     """Run the gateway until interrupted."""
     settings = _load(path, host=host, port=port, workers=workers, is_insecure=insecure)
     from penstock_gateway.accounts.start import start_problem
-    from penstock_gateway.listening import SPREADS_CONNECTIONS, bound_socket, port_problem
+    from penstock_gateway.listening import bound_socket, held_address, port_problem
 
     problem = port_problem(settings.server.host, settings.server.port)
     if problem is not None:
@@ -149,7 +149,7 @@ def serve_command(path: Path | None, host: str | None, port: int | None, workers
         from penstock_gateway.workers.supervisor import supervise
         from penstock_gateway.workers.task import WorkerTask
 
-        listener = bound_socket(settings.server.host, settings.server.port, is_shared=SPREADS_CONNECTIONS)
+        listener = held_address(settings.server.host, settings.server.port)
         _say_address(settings, listener.getsockname()[1], f" in {settings.server.workers} workers")
         task = WorkerTask(None if path is None else str(path), host, port, workers, insecure)
         try:

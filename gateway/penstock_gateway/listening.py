@@ -49,6 +49,33 @@ def bound_socket(host: str, port: int, *, is_shared: bool = False) -> socket.soc
     return bound
 
 
+def held_address(host: str, port: int) -> socket.socket:
+    """Bind an address for workers that bind it, too, and keep every other gateway from it before they listen.
+
+    Parameters
+    ----------
+    host : str
+    port : int
+        0 takes a free one.
+
+    Returns
+    -------
+    socket
+        Bound. Where `SPREADS_CONNECTIONS`, it is never to listen, or the kernel would hand it connections.
+
+    Raises
+    ------
+    OSError
+        The address cannot be taken.
+    """
+    held = bound_socket(host, port, is_shared=SPREADS_CONNECTIONS)
+    if SPREADS_CONNECTIONS:
+        # what does not listen is in the way of `port_problem` only without this option, which binding itself needs
+        # after a gateway whose connections have not timed out
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    return held
+
+
 def port_problem(host: str, port: int) -> str | None:
     """Return why an address cannot be bound, or None when it can.
 
