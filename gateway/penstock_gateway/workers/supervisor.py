@@ -33,8 +33,8 @@ from penstock_gateway.workers.task import READY, RELOAD, WorkerTask
 _log = logging.getLogger("penstock.workers")
 
 BACKLOG: Final = 2048
-START_SECONDS: Final = 120.0
-"""For the first worker; an artifact from a URL may take its time."""
+START_SECONDS = 120.0
+"""Until a worker takes requests; an artifact from a URL may take its time."""
 STOP_SECONDS: Final = 20.0
 """Beyond ``server.drain_seconds``: for closing the ledger and the log of events."""
 SILENT_SECONDS = 30.0
@@ -166,28 +166,35 @@ class Supervisor:
         """Have a process running until the end."""
         pause = PAUSES[0]
         while not self._is_stopping.is_set():
-            child = self._children.get(name) or await start()
-            code = await child.process.wait()
-            self._forget(child)
-            if self._is_stopping.is_set():
-                return
-            lived = self._clock() - child.started_at
-            pause = PAUSES[0] if lived >= SOUND_SECONDS else min(pause * 2, PAUSES[1])
-            fields = {"worker": name, "code": code, "lived_seconds": round(lived, 1), "again_in_seconds": pause}
-            _log.error("worker_ended", extra=fields)
+            try:
+                child = self._children.get(name) or await start()
+            except OSError as error:  # no process or descriptor is left to be had, or the program is being exchanged
+                pause = min(pause * 2, PAUSES[1])
+                fields: dict[str, object] = {"worker": name, "problem": str(error), "again_in_seconds": pause}
+                _log.error("worker_not_started", extra=fields)
+            else:
+                code = await child.process.wait()
+                self._forget(child)
+                if self._is_stopping.is_set():
+                    return
+                lived = self._clock() - child.started_at
+                pause = PAUSES[0] if lived >= SOUND_SECONDS else min(pause * 2, PAUSES[1])
+                fields = {"worker": name, "code": code, "lived_seconds": round(lived, 1), "again_in_seconds": pause}
+                _log.error("worker_ended", extra=fields)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._is_stopping.wait()
 
     async def _replace_silent(self) -> None:
-        """Kill a worker whose event loop has stood still for long; `_keep` then starts another."""
+        """Kill a worker whose event loop has stood still for long, or that never starts; `_keep` starts another."""
         while not self._is_stopping.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(SILENT_SECONDS / 10):
                     await self._is_stopping.wait()
             for worker in self._workers():
                 silent = self._clock() - worker.heard_at
-                if worker.is_ready.is_set() and silent > SILENT_SECONDS and not self._is_stopping.is_set():
+                most = SILENT_SECONDS if worker.is_ready.is_set() else START_SECONDS
+                if silent > most and not self._is_stopping.is_set():
                     _log.error("worker_stands_still", extra={"worker": worker.name, "seconds": round(silent, 1)})
                     worker.heard_at = self._clock()
                     self._send(signal.SIGKILL, [worker])

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +34,8 @@ if how == "clings":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if how == "freezes" and task["index"] == 1 and starts == 0:
     socket.socket(fileno=task["control"]).send(b"R")
+    time.sleep(600)
+if how == "never starts" and task["index"] == 1 and starts == 0:
     time.sleep(600)
 if how == "crashes" and task["index"] == 1 and starts < 2:
     sys.exit(3)
@@ -136,6 +139,28 @@ async def test_worker_that_ends_is_started_again_with_a_growing_pause(
     ]
 
 
+async def test_worker_that_cannot_be_started_is_tried_again_and_the_others_go_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine may be out of processes or descriptors for a moment; a place that nobody fills again is for ever."""
+    start, refusals = asyncio.create_subprocess_exec, [OSError(24, "Too many open files"), OSError(11, "Try again")]
+
+    async def short_of_processes(*command: str, **options: Any) -> asyncio.subprocess.Process:
+        if started(tmp_path, 0) and refusals:
+            raise refusals.pop(0)
+        return await start(*command, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", short_of_processes)
+    async with running(tmp_path, "works") as (_, run):
+        await eventually(lambda: bool(started(tmp_path, 1)))
+        signal.raise_signal(signal.SIGTERM)
+        assert await run is True
+    assert len(started(tmp_path, 0)) == 1
+    found = [record for record in caplog.records if record.message == "worker_not_started"]
+    assert [(record.worker, record.again_in_seconds) for record in found] == [("1", 0.02), ("1", 0.04)]  # type: ignore[attr-defined]
+    assert "Too many open files" in found[0].problem  # type: ignore[attr-defined]
+
+
 async def test_worker_that_stands_still_is_killed_and_replaced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,6 +173,19 @@ async def test_worker_that_stands_still_is_killed_and_replaced(
     assert len(started(tmp_path, 0)) == 1
     found = [record.worker for record in caplog.records if record.message == "worker_stands_still"]  # type: ignore[attr-defined]
     assert found == ["1"]
+
+
+async def test_worker_that_hangs_while_it_starts_is_killed_and_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gives no sign of life before it takes requests, so its start has an end of its own."""
+    monkeypatch.setattr(module, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(module, "START_SECONDS", 2.0)
+    async with running(tmp_path, "never starts") as (_, run):
+        await eventually(lambda: len(started(tmp_path, 1)) == 2)
+        signal.raise_signal(signal.SIGTERM)
+        assert await run is True
+    assert len(started(tmp_path, 0)) == 1
 
 
 async def test_worker_that_does_not_end_is_killed_after_its_time(
