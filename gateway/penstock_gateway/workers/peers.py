@@ -12,6 +12,7 @@ import http.client
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +31,8 @@ ASK_SECONDS: Final = 2.0
 RELOAD_SECONDS: Final = 90.0
 MAX_ANSWER_BYTES: Final = 64 << 20
 _STOP_SECONDS: Final = 2
+_THREADS: Final = 32
+"""Questions that wait at a time, or one for each worker when there are more of these."""
 _HOPS: Final = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"content-length", b"upgrade", b"te"})
 
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -88,6 +91,8 @@ class Peers:
         self.folder = folder
         self.index = index
         self.count = count
+        # its own: those who wait for a silent worker must not keep the loop's threads from looking up providers' names
+        self._threads = ThreadPoolExecutor(max(_THREADS, count), thread_name_prefix="penstock-ask")
 
     async def ask_all(self, question: Question, seconds: float = ASK_SECONDS) -> list[Answer]:
         """Ask every other worker at once.
@@ -103,8 +108,10 @@ class Peers:
             In the order of the workers; always one of each.
         """
         others = [worker for worker in range(self.count) if worker != self.index]
+        loop = asyncio.get_running_loop()
         asked = (
-            asyncio.to_thread(_ask, socket_path(self.folder, worker), worker, question, seconds) for worker in others
+            loop.run_in_executor(self._threads, _ask, socket_path(self.folder, worker), worker, question, seconds)
+            for worker in others
         )
         return list(await asyncio.gather(*asked))
 

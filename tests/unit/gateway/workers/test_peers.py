@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,18 @@ async def test_question_arrives_whole_and_a_worker_that_does_not_run_is_told_apa
     await server.aclose()
     await server.aclose()
     assert not path.exists()
+
+
+async def test_questions_to_a_silent_worker_leave_the_threads_of_the_loop_free(tmp_path: Path) -> None:
+    """The loop's threads look up the names of providers; callers who ask for unknown decisions must not hold them."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(socket_path(tmp_path, 1)))
+        silent.listen()
+        asking = asyncio.ensure_future(Peers(tmp_path, 0, 2).ask_all(Question("GET", "/v1/decisions/x"), 2.0))
+        await asyncio.sleep(0)  # the question is on its way
+        assert await asyncio.to_thread(lambda: asking.done()) is False
+        assert [answer.status for answer in await asking] == [504]
 
 
 async def test_worker_that_cannot_listen_says_so_and_is_not_taken_for_one_that_does_not_run(
