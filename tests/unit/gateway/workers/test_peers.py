@@ -53,14 +53,16 @@ async def test_question_arrives_whole_and_a_worker_that_does_not_run_is_told_apa
 
 async def test_questions_to_a_silent_worker_leave_the_threads_of_the_loop_free(tmp_path: Path) -> None:
     """The loop's threads look up the names of providers; callers who ask for unknown decisions must not hold them."""
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(1))
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(socket_path(tmp_path, 1)))
         silent.listen()
+        silent.setblocking(False)
         asking = asyncio.ensure_future(Peers(tmp_path, 0, 2).ask_all(Question("GET", "/v1/decisions/x"), 20.0))
-        await asyncio.sleep(0)  # the question is on its way
+        asked, _ = await loop.sock_accept(silent)
         async with asyncio.timeout(10):
-            await asyncio.to_thread(silent.close)
+            await asyncio.to_thread(asked.close)
     assert [answer.status for answer in await asking] == [0]
 
 
