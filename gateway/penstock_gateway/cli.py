@@ -149,13 +149,13 @@ def serve_command(path: Path | None, host: str | None, port: int | None, workers
         from penstock_gateway.workers.supervisor import supervise
         from penstock_gateway.workers.task import WorkerTask
 
-        listener = held_address(settings.server.host, settings.server.port)
-        _say_address(settings, listener.getsockname()[1], f" in {settings.server.workers} workers")
         task = WorkerTask(None if path is None else str(path), host, port, workers, insecure)
         try:
+            listener = held_address(settings.server.host, settings.server.port)
+            _say_address(settings, listener.getsockname()[1], f" in {settings.server.workers} workers")
             return 0 if supervise(settings, listener, task) else EXIT_REFUSED
-        except OSError as error:
-            raise click.ClickException(f"no folder for the workers' sockets can be made: {error}") from None
+        except OSError as error:  # another was quicker; no place for the workers' sockets; no further process
+            raise click.ClickException(f"the workers cannot be started: {error}") from None
     from penstock_gateway.app import create_app
     from penstock_gateway.configurations import reloading_app
     from penstock_gateway.server import serve

@@ -335,7 +335,7 @@ def supervise(settings: Settings, listener: socket.socket, task: WorkerTask) -> 
     Raises
     ------
     OSError
-        There is no place for the workers' socket files.
+        There is no place for the workers' socket files, or no process can be started.
     """
     stop_log = start_request_log(level=settings.log.level, on_drop=lambda: None)
     encoder_command: tuple[str, ...] = ()
