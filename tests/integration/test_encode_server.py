@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import socket
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import uvloop
 
 from penstock_gateway.chooser import ArmChooser, RoutingParts
 from penstock_gateway.redis_breaker import BreakerState
@@ -72,6 +74,26 @@ async def test_encode_server_gives_the_vectors_of_the_encoder(tmp_path: Path, pr
         assert _fallbacks(service) == {}
         assert len(server.connections) == 1
         await service.aclose()
+
+
+@pytest.mark.parametrize("kind", ["unix", "tcp"])
+def test_encode_server_is_reached_from_the_loop_that_a_gateway_runs_on(tmp_path: Path, kind: str) -> None:
+    """uvloop's transports are no subclasses of asyncio's, and a gateway runs on uvloop."""
+
+    async def fallbacks() -> dict[str, float]:
+        async with encode_server(FakeEncoder(), tmp_path) as (server, address):
+            if kind == "tcp":
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", 0))
+                    address = EncoderAddress("tcp", host="127.0.0.1", port=probe.getsockname()[1])
+                await server.start(address)
+            service = remote_service(address, local=FakeEncoder(value=LOCAL))
+            assert not await _is_local(service)
+            found = _fallbacks(service)
+            await service.aclose()
+            return found
+
+    assert uvloop.run(fallbacks()) == {}
 
 
 async def test_encode_server_texts_that_queue_share_a_batch(tmp_path: Path) -> None:

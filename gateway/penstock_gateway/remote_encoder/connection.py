@@ -12,7 +12,7 @@ import secrets
 import socket
 import ssl
 from collections import deque
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -137,9 +137,8 @@ class EncoderConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the challenge."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        opened = transport.get_extra_info("socket")
+        self._transport = made = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
+        opened = made.get_extra_info("socket")
         if opened is not None and opened.family != socket.AF_UNIX:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 

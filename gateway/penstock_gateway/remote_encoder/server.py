@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,18 +155,17 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say who serves here; a connection too many is ended before anything is kept for it."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = made = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
         if len(self._server.connections) >= MAX_CONNECTIONS:
-            transport.abort()
+            made.abort()
             return
         self._server.connections.add(self)
         self._server.metrics.connections.set(len(self._server.connections))
-        opened = transport.get_extra_info("socket")
+        opened = made.get_extra_info("socket")
         if opened is not None and opened.family != socket.AF_UNIX:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._limit_to(HANDSHAKE_SECONDS)
-        transport.write(wire.challenge(self._nonce))
+        made.write(wire.challenge(self._nonce))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Let go of what still runs for it."""
