@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -51,6 +52,14 @@ routing: {{artifact: none, default_arm: small}}
 deployments:
   - {{name: small, base_url: '{url}', price: {{input: 0, output: 10}}}}
 """
+CONFIG_OF_ENCODER = """
+server: {{port: 0}}
+encoder: {{in_workers: shared, timeout_seconds: 30}}
+routing: {{default_arm: large}}
+deployments:
+  - {{name: small, base_url: '{url}', tier: small, price: {{input: 0, output: 1}}}}
+  - {{name: large, base_url: '{url}', tier: large, price: {{input: 0, output: 10}}}}
+"""
 AFFORDABLE = 40
 """Answers of five tokens at 10 USD a million that 0.002 USD pays."""
 
@@ -76,6 +85,13 @@ class Fleet:
     def pids(self) -> list[int]:
         """Return the process ids of the workers, in the order in which they became ready."""
         return [line["process_id"] for line in self.log() if line["event"] == "worker_ready"]
+
+    def encoders(self) -> list[str]:
+        """Return the process ids of what encodes for all."""
+        found = subprocess.run(
+            ["pgrep", "-P", str(self.process.pid), "-f", "encoder_process"], capture_output=True, text=True, check=False
+        )
+        return found.stdout.split()
 
     def samples(self, name: str) -> dict[str, float]:
         """Return the sum of a metric's samples by worker."""
@@ -353,3 +369,25 @@ def test_budget_on_redis_is_one_for_all_workers_and_console_and_reload_speak_for
         assert len({line["worker"] for line in fleet.log() if line["event"] == "request"}) == WORKERS
         status, outcome = admin.json("POST", "/admin/reload", {})
         assert (status, outcome["result"], outcome["workers"]) == (200, "reloaded", {"1": "reloaded"})
+
+
+def test_process_that_encodes_for_all_workers_is_used_replaced_and_ends_with_them(
+    tmp_path: Path, upstream: ChatUpstream
+) -> None:
+    """No worker loads an encoder of its own while it answers; when it is killed they go on, and another comes."""
+    (tmp_path / "penstock.yaml").write_text(CONFIG_OF_ENCODER.format(url=upstream.base_url), encoding="utf-8")
+    with running_fleet(tmp_path) as fleet, fleet.client_of_each() as clients:
+        (encoder,) = eventually(lambda: fleet.encoders() or None)
+        log = tmp_path / "penstock_gateway.log"
+        eventually(lambda: True if "penstock encode-server" in log.read_text(encoding="utf-8") else None)
+        assert [client.chat("Name a river.", "auto")[0] for client in clients] == [200, 200]
+        encoded = fleet.samples("penstock_remote_encoder_duration_seconds_count")
+        assert encoded == {"0": 1.0, "1": 1.0}
+        assert fleet.count("encoder_loaded_here") == 0
+        os.kill(int(encoder), signal.SIGKILL)
+        assert [client.chat("Name a lake.", "auto")[0] for client in clients] == [200, 200]
+        eventually(lambda: True if fleet.encoders() not in ([], [encoder]) else None)
+        (second,) = fleet.encoders()
+        fleet.process.kill()
+        fleet.process.wait()
+        eventually(lambda: True if not is_running(int(second)) else None)
