@@ -16,7 +16,7 @@ import msgspec
 
 from penstock_gateway.deployments import Ability
 from penstock_gateway.errors import InvalidRequest
-from penstock_gateway.surrogates import without_halves
+from penstock_gateway.surrogates import json_problem
 from penstock_gateway.upstream.protocol import JsonObject
 from penstock_gateway.wire.formats import WireFormat
 from penstock_gateway.wire.native import NativeRequest
@@ -193,14 +193,7 @@ def decode_object(body: bytes) -> JsonObject:
     except msgspec.ValidationError:
         raise InvalidRequest("The body must be a JSON object.", code="invalid_json") from None
     except msgspec.DecodeError as error:
-        raise InvalidRequest(f"The body is not valid JSON: {_problem(body, error)}.", code="invalid_json") from None
-
-
-def _problem(body: bytes, error: msgspec.DecodeError) -> str:
-    """Say what is wrong with a body, in words for what happens to text that was cut."""
-    if without_halves(body) is body:
-        return str(error)
-    return "an escape like \\ud83d is half of a surrogate pair and no character without the other half"
+        raise InvalidRequest(f"The body is not valid JSON: {json_problem(body, error)}.", code="invalid_json") from None
 
 
 def parse_chat_request(body: bytes, *, default_model: str | None = None) -> ChatRequest:

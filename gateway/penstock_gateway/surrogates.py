@@ -42,3 +42,17 @@ def without_halves(text: bytes) -> bytes:
 def has_hint(text: bytes) -> bool:
     """Whether there may be halves: quick, and sure when it says no."""
     return any(hint in text for hint in _HINTS)
+
+
+def json_problem(body: bytes, error: Exception) -> str:
+    """Say what is wrong with JSON, in words for what happens to text that was cut.
+
+    Parameters
+    ----------
+    body : bytes
+    error : Exception
+        That the decoder raised.
+    """
+    if without_halves(body) is body:
+        return str(error)
+    return "an escape like \\ud83d is half of a surrogate pair and no character without the other half"
