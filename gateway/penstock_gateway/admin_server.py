@@ -11,7 +11,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
 
@@ -66,21 +66,13 @@ class AdminServer:
             The address cannot be taken, or the server did not come up in `START_SECONDS`.
         """
         self._listener = _listen(self._host, self._port)
-        config = uvicorn.Config(
+        self._server = QuietServer.beside(
             self._app,
-            http=self._http,
-            loop="none",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
+            self._http,
             limit_concurrency=_MAX_CONNECTIONS,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=int(STOP_SECONDS),
         )
-        self._server = QuietServer(config)
         self._serving = asyncio.get_running_loop().create_task(self._server.serve([self._listener]))
         coming_up = asyncio.get_running_loop().create_task(self._server.is_up.wait())
         await asyncio.wait((coming_up, self._serving), timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -110,6 +102,31 @@ class QuietServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.is_up = asyncio.Event()
+
+    @classmethod
+    def beside(cls, app: AsgiApp, http: type[asyncio.Protocol], **options: Any) -> QuietServer:
+        """Return a server for the event loop that runs already.
+
+        Parameters
+        ----------
+        app : callable
+        http : type of asyncio.Protocol
+        **options : object
+            Further ones of `uvicorn.Config`: bounds, or where it listens.
+        """
+        config = uvicorn.Config(
+            app,
+            http=http,
+            loop="none",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            **options,
+        )
+        return cls(config)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-import uvicorn
 
 from penstock_gateway.admin_server import QuietServer
 from penstock_gateway.asgi import Receive, Scope, Send
@@ -142,20 +141,9 @@ class PeerServer:
     def start(self, reload: Callable[[str], Awaitable[ReloadOutcome]]) -> None:
         """Listen from now on."""
         self._path.unlink(missing_ok=True)  # of the process that had this place before
-        config = uvicorn.Config(
-            self._app,
-            uds=str(self._path),
-            http=BoundedHttp,
-            loop="none",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=_STOP_SECONDS,
+        self._server = QuietServer.beside(
+            self._app, BoundedHttp, uds=str(self._path), timeout_graceful_shutdown=_STOP_SECONDS
         )
-        self._server = QuietServer(config)
         self._serving = asyncio.get_running_loop().create_task(self._server.serve(), name="penstock-peers")
         self._serving.add_done_callback(_say_failure)
 
