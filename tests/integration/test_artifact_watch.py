@@ -257,12 +257,24 @@ async def test_plain_folder_whose_manifest_states_no_id_shows_none(tmp_path: Pat
 
 
 async def test_poll_of_zero_seconds_follows_nothing(tmp_path: Path, first: str, second: str) -> None:
-    """Who wants restarts only gets no task."""
+    """Who wants restarts only has nothing looked at, until a reload names another pace."""
     registry = Registry(tmp_path / "registry")
     async with running(settings_for(tmp_path, registry.folder, poll=0), plain) as gateway:
+        watch = gateway.app.running.parts.watch
+        assert watch is not None
+        look, looks = watch._source.look, list[str]()
+
+        async def counted() -> str:
+            looks.append(await look())
+            return looks[-1]
+
+        watch._source.look = counted  # type: ignore[method-assign]
         publish(registry, tmp_path / "second")
-        assert not [task for task in asyncio.all_tasks() if task.get_name() == "penstock-artifact-watch"]
+        await asyncio.sleep(0.2)
+        assert looks == []
         assert (await ready(gateway))["artifact"] == first
+        watch.poll_every(0.02)
+        await eventually(lambda: len(looks) > 0)
 
 
 async def test_registry_folder_with_a_pinned_digest_stays_with_it(tmp_path: Path, first: str, second: str) -> None:
