@@ -34,7 +34,7 @@ from penstock_cache.index.vectors import pack_id
 
 # Above what rounding a centre to float16 can feign. Without it the halves of equal rows would flow back into one list.
 _MIN_GAIN = 5e-4
-_ROWS_OF_REST = 100  # of a cut, for each change that passes without another one
+_ROWS_OF_REST = 25  # of a cut, for each change that passes without another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,8 +223,9 @@ class ClusteredIndex:
     def _maintain(self) -> None:
         """Cut one list that is too long, or dissolve one that is too short.
 
-        After a cut as many changes pass without one as it had hundreds of rows: a flat index that was taken over is
-        cut up over a hundred changes, and not by a dozen in a row, each of which takes milliseconds.
+        After a cut some changes pass without another one, the more the more rows it had: a flat index that was taken
+        over is cut up over some hundred changes, and not by a dozen in a row, each of which takes milliseconds. New
+        lists grow too long more slowly than that.
         """
         if self._rest:
             self._rest -= 1
@@ -234,7 +235,7 @@ class ClusteredIndex:
             self._dissolve(next(iter(self._underfull)))
 
     def _cut(self, number: int) -> None:
-        self._rest = self._lists.blocks[number].size // _ROWS_OF_REST
+        self._rest = max(self._lists.blocks[number].size // _ROWS_OF_REST, self.options.max_rows // 4)
         rows = to_float32(self._lists.blocks[number].rows)
         new = self._lists.cut(number, split_sides(rows), rows)
         self._rename(new)
