@@ -35,6 +35,7 @@ from penstock_gateway.caching.desk import CacheDesk
 from penstock_gateway.caching.oversight import Watched, start_oversight
 from penstock_gateway.caching.services import CacheServices
 from penstock_gateway.events.log import EventLog
+from penstock_gateway.redis_client import load_package
 from penstock_gateway.settings_cache import CacheSettings, CategoryCacheSettings
 from penstock_gateway.settings_deployments import model_folder
 from penstock_gateway.settings_redis_checks import redis_url_of
@@ -317,6 +318,7 @@ async def open_store(settings: Settings, servers: RedisServers, on_problem: Call
     if store.kind == "redis":
         from penstock_cache.stores.redis_store import RedisDocumentStore  # noqa: PLC0415 - only when called for
 
+        await asyncio.to_thread(load_package)  # who follows the store needs it, and a reload may ask for the store
         return RedisDocumentStore(
             servers.guard(settings, "cache"),
             look_up_seconds=store.lookup_timeout_seconds,
