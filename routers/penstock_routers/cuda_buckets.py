@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from penstock_routers.cuda_buffers import BoundRun, TensorShape, size_of
 from penstock_routers.cuda_capture import DEVICE_GATE, CaptureGate
+from penstock_routers.cuda_fallback import GraphSession
 from penstock_routers.errors import RouterError
 
 Array = NDArray[Any]
@@ -33,27 +34,12 @@ _MAX_FAILURES: Final = 3
 _Key = tuple[int, int, int]  # thread, rows, tokens
 
 
-class CapturingSession(Protocol):
-    """What is needed of a session on CUDA; `penstock_routers.onnx_session.OnnxSession` is one."""
-
-    @property
-    def device(self) -> str:
-        """``"cuda"``."""
-
-    @property
-    def fallback_reason(self) -> str | None:
-        """None: CUDA runs."""
-
-    @property
-    def input_names(self) -> tuple[str, ...]:
-        """In the graph's order."""
+class CapturingSession(GraphSession, Protocol):
+    """What is needed besides of a session on CUDA; `penstock_routers.onnx_session.OnnxSession` is one."""
 
     @property
     def output_names(self) -> tuple[str, ...]:
         """In the graph's order."""
-
-    def run(self, feeds: Mapping[str, Array]) -> tuple[Array, ...]:
-        """Run the graph once without capturing; blocks."""
 
     def bind(self, inputs: list[TensorShape], outputs: list[TensorShape], graph_id: int) -> BoundRun:
         """Prepare a run of fixed shape whose first call captures."""

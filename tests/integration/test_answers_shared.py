@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -21,8 +21,7 @@ from penstock_gateway.upstream.protocol import UpstreamRequest
 from penstock_gateway.wire.server_sent import event_bytes
 from support.cache_documents import eventually
 from support.fakes import FakeReply
-from support.redis_server import NOT_INSTALLED, redis_binary
-from support.redis_variants import ControlledRedis, controlled_redis
+from support.redis_variants import ControlledRedis
 from support.running_gateway import Running, running
 
 pytestmark = pytest.mark.redis
@@ -45,21 +44,11 @@ USAGE = Usage(input_tokens=3, output_tokens=2)
 
 
 @pytest.fixture
-def server() -> Iterator[ControlledRedis]:
-    """A Redis that the test may do anything to."""
-    binary = redis_binary()
-    if binary is None:
-        pytest.skip(NOT_INSTALLED)
-    with controlled_redis(binary) as started:
-        yield started
-
-
-@pytest.fixture
-def settings(server: ControlledRedis, tmp_path: Path) -> Settings:
+def settings(own_redis: ControlledRedis, tmp_path: Path) -> Settings:
     """Two tenants, and a group whose two members keep their own answers."""
     path = tmp_path / "penstock.yaml"
     path.write_text(CONFIG)
-    return load_settings(path, {"ANN": KEYS["ann"], "BOB": KEYS["bob"], "REDIS": server.url})
+    return load_settings(path, {"ANN": KEYS["ann"], "BOB": KEYS["bob"], "REDIS": own_redis.url})
 
 
 @asynccontextmanager
@@ -101,37 +90,37 @@ def asked(of: Running) -> list[str]:
     return [request.deployment.name for request in of.upstream.requests]
 
 
-def kept(server: ControlledRedis) -> int:
+def kept(own_redis: ControlledRedis) -> int:
     """Return how many answers Redis knows of."""
-    with server.client() as client:
+    with own_redis.client() as client:
         return len(client.keys("penstock:answers:*"))
 
 
-async def told(server: ControlledRedis, number: int) -> None:
+async def told(own_redis: ControlledRedis, number: int) -> None:
     """Wait until Redis knows of so many answers."""
-    await eventually(lambda: kept(server) == number, f"{number} answers in Redis")
+    await eventually(lambda: kept(own_redis) == number, f"{number} answers in Redis")
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
 async def test_answer_given_by_one_gateway_goes_on_at_another(
-    server: ControlledRedis, settings: Settings, is_stream: bool
+    own_redis: ControlledRedis, settings: Settings, is_stream: bool
 ) -> None:
     """Of a group the member that has the answer is asked, by `auto` too, whichever gateway gave it."""
     async with gateway(settings) as here, gateway(settings, "other_") as there:
         await ask(here, model="stored-b", stream=is_stream)
-        await told(server, 1)
+        await told(own_redis, 1)
         for model in ("stored", "auto"):
             assert await ask(there, model=model, previous_response_id="resp_1") == (200, None)
         assert asked(there) == ["stored-b"] * 2
 
 
 async def test_answer_of_one_tenant_is_not_there_for_another_at_any_gateway(
-    server: ControlledRedis, settings: Settings
+    own_redis: ControlledRedis, settings: Settings
 ) -> None:
     """A foreign id is answered as one that is nobody's, and is not taken over by who asks with it."""
     async with gateway(settings) as here, gateway(settings, "other_") as there:
         await ask(here, model="stored-b")
-        await told(server, 1)
+        await told(own_redis, 1)
         for model in ("stored-b", "stored", "auto"):
             refused = await ask(there, "bob", model=model, previous_response_id="resp_1")
             assert refused == (400, "previous_response_not_found")
@@ -139,11 +128,11 @@ async def test_answer_of_one_tenant_is_not_there_for_another_at_any_gateway(
         assert await ask(there, model="stored", previous_response_id="resp_1") == (200, None)
 
 
-async def test_answer_given_before_a_restart_goes_on_after_it(server: ControlledRedis, settings: Settings) -> None:
+async def test_answer_given_before_a_restart_goes_on_after_it(own_redis: ControlledRedis, settings: Settings) -> None:
     """A new process finds the deployment and the owner of what an earlier one answered; conversations likewise."""
     async with gateway(settings) as before:
         await ask(before, model="stored-b", conversation="conv_1")
-    assert kept(server) == 2  # a stop waits for what is on its way
+    assert kept(own_redis) == 2  # a stop waits for what is on its way
     async with gateway(settings) as after:
         assert await ask(after, model="stored", conversation={"id": "conv_1"}) == (200, None)
         assert await ask(after, "bob", model="stored", conversation="conv_1") == (400, "previous_response_not_found")
@@ -151,23 +140,23 @@ async def test_answer_given_before_a_restart_goes_on_after_it(server: Controlled
 
 
 async def test_answer_that_its_provider_does_not_keep_is_not_written_down(
-    server: ControlledRedis, settings: Settings
+    own_redis: ControlledRedis, settings: Settings
 ) -> None:
     """With ``store: false`` there is nothing to go on with."""
     async with gateway(settings) as here:
         await ask(here, model="stored-b", store=False)
         await ask(here, model="stored-b", store=True)
-    assert kept(server) == 1
+    assert kept(own_redis) == 1
 
 
 async def test_shared_answers_hold_digests_that_end_and_no_name_or_id(
-    server: ControlledRedis, settings: Settings
+    own_redis: ControlledRedis, settings: Settings
 ) -> None:
     """Who reads Redis learns a deployment's name: not whose an answer is, nor its id, nor which are one tenant's."""
     async with gateway(settings) as here:
         await ask(here, model="stored-b")
         await ask(here, model="stored-b")
-    with server.client() as client:
+    with own_redis.client() as client:
         keys = client.keys("*")
         values = [client.get(key) for key in keys]
         assert len(keys) == 2
@@ -177,14 +166,14 @@ async def test_shared_answers_hold_digests_that_end_and_no_name_or_id(
         assert all(29 * 86_400 < client.ttl(key) <= 30 * 86_400 for key in keys)
 
 
-async def test_answer_that_two_tenants_claim_at_two_gateways_is_the_first_ones(server: ControlledRedis) -> None:
+async def test_answer_that_two_tenants_claim_at_two_gateways_is_the_first_ones(own_redis: ControlledRedis) -> None:
     """Who had it first has it, also where no gateway knew of the other; its owner may go on at another deployment."""
     servers = RedisServers()
-    settings = Settings.model_validate({"redis": {"url": server.url}})
+    settings = Settings.model_validate({"redis": {"url": own_redis.url}})
     answers = SharedAnswers(servers.guard(settings, "answers"), "default")
     for tenant, deployment in (("ann", "stored-a"), ("bob", "stored-b"), ("ann", "stored-c")):
         answers.note(tenant, "resp_1", deployment)
-    await eventually(lambda: kept(server) == 1, "the answer in Redis")
+    await eventually(lambda: kept(own_redis) == 1, "the answer in Redis")
     assert await answers.find("ann", "resp_1") == KeptAnswer("stored-c")
     assert await answers.find("bob", "resp_1") == KeptAnswer(None, is_foreign=True)
     elsewhere = SharedAnswers(servers.guard(settings, "answers"), "another")
@@ -194,13 +183,13 @@ async def test_answer_that_two_tenants_claim_at_two_gateways_is_the_first_ones(s
 
 
 async def test_gateway_without_its_redis_goes_on_with_what_it_knows_itself(
-    server: ControlledRedis, settings: Settings
+    own_redis: ControlledRedis, settings: Settings
 ) -> None:
     """Own answers go on; an unknown one reaches the model that is named, and `auto` says that it cannot tell."""
     async with gateway(settings) as here, gateway(settings, "other_") as there:
         await ask(here, model="stored-b")
-        await told(server, 1)
-        server.kill()
+        await told(own_redis, 1)
+        own_redis.kill()
         assert await ask(here, model="auto", previous_response_id="resp_1") == (200, None)
         assert await ask(here, "bob", model="stored", previous_response_id="resp_1") == (
             400,
@@ -212,22 +201,22 @@ async def test_gateway_without_its_redis_goes_on_with_what_it_knows_itself(
             await ask(there, model="auto", previous_response_id="resp_9")
         ready = await (await there.http.get(f"{there.url}/readyz")).json()
         assert ready["without_redis"] == {"answers": "local"}
-        server.start()
+        own_redis.start()
         await eventually(lambda: "answers" not in there.app.running.features_without_redis(), "Redis is back")
         await ask(there, model="stored-a")
-        await told(server, 1)
+        await told(own_redis, 1)
 
 
 async def test_redis_that_does_not_reply_costs_a_request_its_deadline_at_most(
-    server: ControlledRedis, settings: Settings
+    own_redis: ControlledRedis, settings: Settings
 ) -> None:
     """A paused Redis is given up on, and after some failures left alone."""
     async with gateway(settings) as here:
-        server.pause()
+        own_redis.pause()
         try:
             async with asyncio.timeout(20):  # a hang would be one; ten deadlines are two seconds
                 for number in range(10):
                     assert await ask(here, model="stored-a", previous_response_id=f"resp_9{number}") == (200, None)
             assert here.app.running.features_without_redis() == {"answers": "local"}
         finally:
-            server.resume()
+            own_redis.resume()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,8 +19,7 @@ from penstock_gateway.upstream.protocol import UpstreamRequest
 from support.cache_documents import eventually
 from support.credulous_judge import CredulousJudge, believe_everything
 from support.fakes import FakeReply
-from support.redis_server import NOT_INSTALLED, redis_binary
-from support.redis_variants import ControlledRedis, controlled_redis
+from support.redis_variants import ControlledRedis
 from support.running_gateway import Running, running
 
 pytestmark = pytest.mark.redis
@@ -46,21 +45,11 @@ ANSWER = (
 
 
 @pytest.fixture
-def server() -> Iterator[ControlledRedis]:
-    """A Redis that the test may do anything to."""
-    binary = redis_binary()
-    if binary is None:
-        pytest.skip(NOT_INSTALLED)
-    with controlled_redis(binary) as started:
-        yield started
-
-
-@pytest.fixture
-def settings(server: ControlledRedis, tmp_path: Path) -> Settings:
+def settings(own_redis: ControlledRedis, tmp_path: Path) -> Settings:
     """One tenant, whose questions are an FAQ's."""
     path = tmp_path / "penstock.yaml"
     path.write_text(CONFIG)
-    return load_settings(path, {"ANN": "a" * 32, "REDIS": server.url})
+    return load_settings(path, {"ANN": "a" * 32, "REDIS": own_redis.url})
 
 
 def answer(_: UpstreamRequest) -> FakeReply:
@@ -153,7 +142,7 @@ async def test_two_gateways_see_each_others_semantic_entries_and_deletions(setti
 
 
 async def test_two_gateways_whose_redis_is_killed_under_load_answer_every_request(
-    settings: Settings, server: ControlledRedis
+    settings: Settings, own_redis: ControlledRedis
 ) -> None:
     """While Redis is dead requests go to the model; when an empty one is back, answers are stored and served again."""
     questions = [f"What is number {number} called?" for number in range(10)]
@@ -174,7 +163,7 @@ async def test_two_gateways_whose_redis_is_killed_under_load_answer_every_reques
 
         asking = [asyncio.create_task(keep_asking(of, first)) for first in range(6) for of in (one, two)]
         await eventually(lambda: seen[False].total() >= 100, "load with Redis")
-        server.kill()
+        own_redis.kill()
         is_killed.set()
         await eventually(lambda: seen[True].total() >= 300, "load without Redis", seconds=60.0)
         is_over.set()
@@ -182,7 +171,7 @@ async def test_two_gateways_whose_redis_is_killed_under_load_answer_every_reques
         print("with Redis:", dict(seen[False]), "without:", dict(seen[True]))
         assert seen[True]["miss"] > 0
         assert set(seen[False] + seen[True]) <= {"hit-exact", "miss"}
-        server.start()
+        own_redis.start()
         for of in (one, two):
             await until_hit(of, questions[0])
 
@@ -196,7 +185,7 @@ async def until_hit(of: Running, question: str) -> None:
 
 
 async def test_two_gateways_whose_redis_is_paused_wait_no_longer_than_the_deadline(
-    settings: Settings, server: ControlledRedis
+    settings: Settings, own_redis: ControlledRedis
 ) -> None:
     """A Redis that takes commands and does not answer costs each request at most its look-ups' deadlines."""
     async with gateway(settings) as one, gateway(settings) as two:
@@ -204,7 +193,7 @@ async def test_two_gateways_whose_redis_is_paused_wait_no_longer_than_the_deadli
             await ask(each, "How do I reset my password?")
             await services_of(each).drain()
         await eventually(lambda: len(services_of(two).cache.parts.mirror) > 0, "the index is filled")
-        server.pause()
+        own_redis.pause()
         responses = [
             await asyncio.gather(
                 *(ask(of, f"How can I reset my {n} passwords?") for n, of in enumerate((one, two) * 10))
@@ -217,13 +206,13 @@ async def test_two_gateways_whose_redis_is_paused_wait_no_longer_than_the_deadli
         assert set(kinds) == {"miss"}
         assert max(overheads) <= LONGEST_OVERHEAD_MS
         assert 'penstock_cache_problems_total{code="store_unavailable"}' in await metrics(one)
-        server.resume()
+        own_redis.resume()
         for of in (one, two):
             await until_hit(of, "How do I reset my password?")
 
 
 async def test_gateway_whose_redis_is_paused_still_answers_identical_requests_with_one_call(
-    settings: Settings, server: ControlledRedis
+    settings: Settings, own_redis: ControlledRedis
 ) -> None:
     """Who waits for an identical request gets its answer as soon as it is there, not when Redis has taken it."""
     gate = asyncio.Event()
@@ -235,13 +224,13 @@ async def test_gateway_whose_redis_is_paused_still_answers_identical_requests_wi
             return await send(request)
 
         one.upstream.send = held  # type: ignore[method-assign]
-        server.pause()
+        own_redis.pause()
         asked = [asyncio.create_task(kind(one, "What is it called?", "exact")) for _ in range(10)]
         await eventually(lambda: _waiting(one) == 9, "nine wait for the first")
         gate.set()
         assert sorted(await asyncio.gather(*asked)) == ["hit-exact"] * 9 + ["miss"]
         assert len(one.upstream.requests) == 1
-        server.resume()
+        own_redis.resume()
 
 
 def _waiting(of: Running) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,7 @@ from penstock_gateway.money.usage import Usage
 from penstock_gateway.settings import Settings, load_settings
 from penstock_gateway.upstream.protocol import UpstreamRequest
 from support.fakes import FakeReply
-from support.redis_server import NOT_INSTALLED, redis_binary
-from support.redis_variants import ControlledRedis, controlled_redis
+from support.redis_variants import ControlledRedis
 from support.running_gateway import Running, running
 
 CONFIG = """
@@ -48,16 +47,6 @@ def settings_of(tmp_path: Path) -> Reader:
         return load_settings(path, {**KEYS, **environ})
 
     return read
-
-
-@pytest.fixture
-def server() -> Iterator[ControlledRedis]:
-    """A Redis that the test may do anything to."""
-    binary = redis_binary()
-    if binary is None:
-        pytest.skip(NOT_INSTALLED)
-    with controlled_redis(binary) as started:
-        yield started
 
 
 async def ask(gateway: Running) -> str:
@@ -145,13 +134,13 @@ async def test_gateway_whose_folder_has_an_open_key_file_rates_its_own_decisions
 
 @pytest.mark.redis
 async def test_feedback_sent_again_to_another_gateway_is_written_once(
-    settings_of: Reader, server: ControlledRedis, tmp_path: Path
+    settings_of: Reader, own_redis: ControlledRedis, tmp_path: Path
 ) -> None:
     """With ``redis.url`` a piece is one piece wherever it is sent; the last of all gateways is the last one."""
     sealed, shared = ", pseudonym_key: '${SEAL}'", "redis: {url: '${REDIS}', timeout_seconds: 1}\n"
     async with (
-        running(settings_of("here", sealed, shared, REDIS=server.url), completion) as here,
-        running(settings_of("there", sealed, shared, REDIS=server.url), completion) as there,
+        running(settings_of("here", sealed, shared, REDIS=own_redis.url), completion) as here,
+        running(settings_of("there", sealed, shared, REDIS=own_redis.url), completion) as there,
     ):
         decision = await ask(here)
         told: dict[str, Any] = {"decision_id": decision}
@@ -169,7 +158,7 @@ async def test_feedback_sent_again_to_another_gateway_is_written_once(
             assert await rate(gateway, **told, **fields) == wanted, number
         given = [await rate(there, **told, score=number / 10) for number in range(1, 6)]
         assert given == [(201, None)] * 4 + [(400, "too_much_feedback")]
-        with server.client() as client:
+        with own_redis.client() as client:
             kept = str({key: client.hgetall(key) for key in client.keys("penstock:feedback:*")})
             assert not any(word in kept for word in (decision, "late", "ann", "'k'"))
             assert all(0 < client.ttl(key) <= 86_400 for key in client.keys("penstock:feedback:*"))
@@ -178,16 +167,16 @@ async def test_feedback_sent_again_to_another_gateway_is_written_once(
 
 @pytest.mark.redis
 async def test_feedback_without_its_redis_is_written_once_at_each_gateway(
-    settings_of: Reader, server: ControlledRedis, tmp_path: Path
+    settings_of: Reader, own_redis: ControlledRedis, tmp_path: Path
 ) -> None:
     """While Redis is away each gateway knows its own pieces: one that is sent to two is written twice."""
     sealed, shared = ", pseudonym_key: '${SEAL}'", "redis: {url: '${REDIS}', timeout_seconds: 0.1}\n"
     async with (
-        running(settings_of("here", sealed, shared, REDIS=server.url), completion) as here,
-        running(settings_of("there", sealed, shared, REDIS=server.url), completion) as there,
+        running(settings_of("here", sealed, shared, REDIS=own_redis.url), completion) as here,
+        running(settings_of("there", sealed, shared, REDIS=own_redis.url), completion) as there,
     ):
         decision = await ask(here)
-        server.kill()
+        own_redis.kill()
         for gateway in (here, there):
             given = await asyncio.gather(*(rate(gateway, decision_id=decision, score=1) for _ in range(3)))
             assert sorted(status for status, _ in given) == [200, 200, 201]

@@ -60,7 +60,6 @@ class Watched:
         self._control = control
         self._reload: Callable[[str], Awaitable[ReloadOutcome]] | None = None
         self._reloads: set[asyncio.Task[ReloadOutcome]] = set()
-        self._sign: asyncio.TimerHandle | None = None
         self._is_left_alone = False
 
     def start(self, reload: Callable[[str], Awaitable[ReloadOutcome]]) -> None:
@@ -84,7 +83,7 @@ class Watched:
             pass  # nobody reads at the moment
         except OSError:
             return  # nobody ever will
-        self._sign = asyncio.get_running_loop().call_later(ALIVE_SECONDS, self._give_sign)
+        asyncio.get_running_loop().call_later(ALIVE_SECONDS, self._give_sign)
 
     def _hear(self) -> None:
         try:
