@@ -13,6 +13,7 @@ from decimal import Decimal
 from typing import Final
 
 from penstock_gateway.decisions import RouteDecision, Settlement
+from penstock_gateway.metrics_router import counterfactual_usd
 from penstock_routers.policy import RouteReason
 
 LOOKED_AT: Final = 2_000
@@ -139,8 +140,10 @@ def _add(recent: Recent, decision: RouteDecision, settled: Settlement) -> None:
     recent.overheads_ms.append(settled.overhead_ms)
     if not is_cached:
         model.durations_ms.append(settled.duration_ms)
-    baseline = decision.baseline_cost_usd
-    if baseline is not None and (cost is not None or is_cached):
+    if decision.baseline_cost_usd is None:
+        return
+    baseline = decision.baseline_cost_usd if is_cached else counterfactual_usd(decision, settled)
+    if cost is not None or is_cached:
         recent.baseline_usd += baseline
         recent.saved_usd += baseline - float(cost or 0)
 

@@ -8,12 +8,13 @@ from decimal import Decimal
 from xml.etree import ElementTree
 
 import pytest
+from msgspec import structs
 
 from penstock_gateway.console.charts import Mark, columns, cost_quality, interval
 from penstock_gateway.console.reasons import REASONS
 from penstock_gateway.console.recent import COLUMNS, quantile, summarise
 from penstock_gateway.console.rendering import milliseconds, short_id, usd
-from penstock_gateway.decisions import RecentDecisions, RouteDecision, Settlement
+from penstock_gateway.decisions import CandidateReport, RecentDecisions, RouteDecision, Settlement
 from penstock_routers.policy import RouteReason
 
 
@@ -39,6 +40,14 @@ def decision(number: int, *, reason: RouteReason = RouteReason.ROUTED, baseline:
 def settled(cost: str | None, *, error: str | None = None, ms: float = 100.0) -> Settlement:
     """Return an outcome."""
     return Settlement(200, error, None, None if cost is None else Decimal(cost), ms, 1.0)
+
+
+def test_summary_of_what_the_baseline_itself_answered_saves_nothing() -> None:
+    """Whatever was expected of it beforehand: answers are shorter than the longest that may be expected."""
+    report = CandidateReport("large", "large", "large", None, estimated_cost_usd=0.5)
+    made = structs.replace(decision(0), chosen="large", candidates=(report,))
+    recent = summarise([("t", made, structs.replace(settled("0.01"), served="large"))])
+    assert (recent.saved_usd, recent.baseline_usd) == (pytest.approx(0.0), pytest.approx(0.01))
 
 
 def test_summary_of_recent_decisions_adds_up_what_was_answered() -> None:
