@@ -105,7 +105,10 @@ install() {
   esac
   pip_install --constraint constraints.txt --no-build-isolation --editable ".[$extras]"
   case $profile in
-    training) pip_install --constraint constraints.txt -r requirements/encoders.txt ;;
+    training)
+      pip_install --constraint constraints.txt -r requirements/encoders.txt
+      pip_install --no-deps --upgrade --target "$venv/anthropic-0" -r requirements/anthropic-0.txt
+      ;;
   esac
 }
 
