@@ -24,7 +24,7 @@ from penstock_gateway.money.prices import format_usd
 from penstock_gateway.request_body import raw
 from penstock_gateway.settling import Passage
 from penstock_gateway.spending import Hold
-from penstock_gateway.upstream.protocol import UpstreamReply
+from penstock_gateway.upstream.protocol import Shortcut, UpstreamReply
 from penstock_gateway.wire.error_shapes import shaped_event
 from penstock_gateway.wire.formats import WireFormat
 from penstock_gateway.wire.replies import in_chat
@@ -157,17 +157,14 @@ class Answer:
         try:
             async with aclosing(self.reply.events()) as blocks:
                 async for block in blocks:
-                    if self._kept is not None:
-                        self._kept.add(block)
-                    if self._front is WireFormat.RESPONSES and _NUMBERED in block:
-                        self._latest = block
+                    self._note(block)
                     if self._wants_id and (found := _COMPLETION_ID.search(block)):
                         self._note_id(found[1].decode())
                     if self._ends_with_done and (done := _DONE.search(block)):
                         yield block[: done.start()] + self._cost_event() + block[done.start() :]
                     else:
                         yield block
-                    if not self._may_go_on():
+                    if not self._may_go_on(self.reply.output_bytes):
                         await self._keep_up()
             if self._includes_cost:
                 yield self._cost_event()
@@ -183,6 +180,28 @@ class Answer:
                 raise
             yield self.error_event(error)
 
+    def shorten(self, may_send: Callable[[], bool], send: Callable[[bytes], None]) -> None:
+        """Send ordinary events as they come, while the reader of `events` waits for the next.
+
+        Parameters
+        ----------
+        may_send : callable
+            Whether the client can take more at once.
+        send : callable
+        """
+        reply = self.reply
+        if not isinstance(reply, AttemptReply):
+            return
+
+        def may_take(output_bytes: int) -> bool:
+            return may_send() and not self._wants_id and self._may_go_on(output_bytes)
+
+        def take(block: bytes) -> None:
+            self._note(block)
+            send(block)
+
+        reply.shorten(Shortcut(may_take, take))
+
     def error_event(self, error: GatewayError) -> bytes:
         """Return an error as the last event, numbered after what has been sent where the format numbers its events."""
         numbers = _SEQUENCE_NUMBER.findall(self._latest)
@@ -196,24 +215,31 @@ class Answer:
         self._settlement = self._settle(status, error_code)
         return self._settlement
 
+    def _note(self, block: bytes) -> None:
+        """Keep what is wanted later of a block that is sent."""
+        if self._kept is not None:
+            self._kept.add(block)
+        if self._front is WireFormat.RESPONSES and _NUMBERED in block:
+            self._latest = block
+
     def _note_id(self, answer_id: str) -> None:
         self._wants_id = False
         self._completion_id = answer_id
         if self._front is WireFormat.RESPONSES:  # a provider that keeps it can be asked to go on
             self.passage.answer_id = answer_id
 
-    def _may_go_on(self) -> bool:
-        """Whether nobody has to be asked: what is held reaches, and the key was looked at a moment ago."""
+    def _may_go_on(self, output_bytes: int) -> bool:
+        """Whether nobody has to be asked: what is held reaches so far, and the key was looked at a moment ago."""
         hold = self.passage.hold
         if hold is None or self._hit is not None:
             return True
         if time.monotonic() - self._looked_at >= REVOCATION_SECONDS:
             return False
-        return self._is_settled or hold.covers(self._output_tokens(hold))
+        return self._is_settled or hold.covers(self._output_tokens(hold, output_bytes))
 
-    def _output_tokens(self, hold: Hold) -> int:
-        """Return how many completion tokens the stream counts for so far."""
-        usage, counted = self.reply.usage, hold.tokens_in(self.reply.output_bytes)
+    def _output_tokens(self, hold: Hold, output_bytes: int) -> int:
+        """Return how many completion tokens so many bytes of the stream's text count for."""
+        usage, counted = self.reply.usage, hold.tokens_in(output_bytes)
         return counted if usage is None or usage.output_tokens < counted else usage.output_tokens
 
     async def _keep_up(self) -> None:
@@ -227,7 +253,7 @@ class Answer:
         if hold is None or self._hit is not None:
             return
         if hold.is_metered and not self._is_settled:
-            await hold.keep_up(self._output_tokens(hold))
+            await hold.keep_up(self._output_tokens(hold, self.reply.output_bytes))
         now = time.monotonic()
         if now - self._looked_at >= REVOCATION_SECONDS:
             self._looked_at = now

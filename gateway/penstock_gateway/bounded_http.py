@@ -143,6 +143,11 @@ class BoundedHttp(asyncio.Protocol):
         """Close the connection when what was written has gone out."""
         self._transport.close()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether the client takes what is sent."""
+        return self._room is None
+
     async def drain(self) -> None:
         """Wait until there is room for more, when there is none."""
         if self._room is not None:

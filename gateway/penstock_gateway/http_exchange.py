@@ -50,6 +50,11 @@ class Connection(Protocol):
         """Close the connection when what was written has gone out."""
         ...
 
+    @property
+    def has_room(self) -> bool:
+        """Whether `drain` would not wait."""
+        ...
+
     async def drain(self) -> None:
         """Wait until there is room for more, when there is none."""
         ...
@@ -236,6 +241,14 @@ class HttpExchange:
             raise RuntimeError("a part of a body before or after the answer")
         self._connection.write(self._framed(part, True))
         await self._connection.drain()
+
+    def may_relay_now(self) -> bool:
+        """Whether `relay_now` may be called: the head has gone out, and the client takes what is sent."""
+        return self._is_started and self._connection.has_room and not (self.is_client_gone or self.is_answered)
+
+    def relay_now(self, part: bytes) -> None:
+        """Send a further part of a stream's body at once; see `may_relay_now`."""
+        self._connection.write(self._framed(part, True))
 
     def _start(self, status: int, headers: Any) -> None:
         lines = []

@@ -21,7 +21,7 @@ from penstock_gateway.attempts.pump import BlockPump
 from penstock_gateway.attempts.records import AttemptRecord
 from penstock_gateway.deployments import Deployment
 from penstock_gateway.errors import GatewayError, UpstreamBroken, UpstreamError
-from penstock_gateway.upstream.protocol import Cover, UpstreamReply
+from penstock_gateway.upstream.protocol import Cover, Shortcut, ShortReply, UpstreamReply
 
 
 class AttemptReply:
@@ -132,6 +132,18 @@ class AttemptReply:
             self._attempt.fail(Failure(FailureKind.BROKEN, "internal_error"), self.usage)
             raise
         self._finish()
+
+    def shorten(self, way: Shortcut) -> None:
+        """Pass ordinary events on this way, where the provider's reply can and nobody reads ahead of the client."""
+        inner = self._inner
+        if self._attempt.deployment.on_disconnect == "drain" or not isinstance(inner, ShortReply):
+            return
+
+        def take(block: bytes) -> None:
+            self._copy()
+            way.take(block)
+
+        inner.shorten(Shortcut(way.may_take, take))
 
     async def read_to_end(self) -> None:
         """Read the rest of the stream without a client; usage is final afterwards.

@@ -6,6 +6,7 @@ join exactly gives None, and the answer is then not stored. Read `assemble`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -71,8 +72,37 @@ def assemble(stream: bytes, usage: Usage | None = None) -> bytes | None:
         return None  # not made of chunks
 
 
-def _chunks(stream: bytes) -> list[_Json] | None:
-    chunks: list[_Json] = []
+class _Delta(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    content: str
+
+
+class _Choice(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    index: int
+    delta: _Delta
+    finish_reason: None = None
+    logprobs: None = None
+
+
+class _WordChunk(msgspec.Struct, gc=False):
+    """A chunk that brings text for one choice and nothing else, as nearly all do."""
+
+    choices: tuple[_Choice]
+    id: Any = None
+    created: Any = None
+    model: Any = None
+    system_fingerprint: Any = None
+    service_tier: Any = None
+    citations: Any = None
+    search_results: Any = None
+    usage: None = None
+    error: msgspec.UnsetType = msgspec.UNSET
+
+
+_decode_words = msgspec.json.Decoder(_WordChunk).decode
+
+
+def _chunks(stream: bytes) -> list[_WordChunk | _Json] | None:
+    chunks: list[_WordChunk | _Json] = []
     is_complete = False
     for event in stream.replace(b"\r\n", b"\n").split(b"\n\n"):
         if event.startswith(b"data: {") and b"\n" not in event:  # as nearly all are
@@ -84,26 +114,44 @@ def _chunks(stream: bytes) -> list[_Json] | None:
         if data == b"[DONE]":
             is_complete = True
             break
-        chunk = _decode(data)
+        try:
+            chunks.append(_decode_words(data))
+            continue
+        except msgspec.ValidationError:
+            chunk = _decode(data)
         if "error" in chunk or not isinstance(chunk["choices"], list):
             return None
         chunks.append(chunk)
     return chunks if is_complete and chunks else None
 
 
-def _joined(chunks: list[_Json], counted: Usage | None) -> bytes | None:
+def _joined(chunks: list[_WordChunk | _Json], counted: Usage | None) -> bytes | None:
     choices: dict[int, _Json] = {}
+    words: dict[int, list[str]] = {}
     top: _Json = {}
     usage = None
     for chunk in chunks:
+        if isinstance(chunk, _WordChunk):
+            (brought,) = chunk.choices
+            for name in _TOP_FIELDS:
+                if name not in top and (value := getattr(chunk, name)) is not None:
+                    top[name] = value
+            if brought.index not in choices:
+                choices[brought.index] = _new_choice()
+            words.setdefault(brought.index, []).append(brought.delta.content)
+            continue
         for name in _TOP_FIELDS:
             if chunk.get(name) is not None:
                 top.setdefault(name, chunk[name])
         usage = chunk.get("usage") or usage
         for part in chunk["choices"]:
-            choice = choices.setdefault(int(part["index"]), {"message": {"role": "assistant"}, "finish_reason": None})
+            index = int(part["index"])
+            choice = choices.setdefault(index, _new_choice())
+            _write_down(choice, words.pop(index, ()))
             if not _join_choice(choice, part):
                 return None
+    for index, texts in words.items():
+        _write_down(choices[index], texts)
     if not choices or any(choice["finish_reason"] is None for choice in choices.values()):
         return None
     for choice in choices.values():
@@ -123,6 +171,16 @@ def _joined(chunks: list[_Json], counted: Usage | None) -> bytes | None:
     if usage is not None:
         completion["usage"] = usage
     return msgspec.json.encode(completion)
+
+
+def _new_choice() -> _Json:
+    return {"message": {"role": "assistant"}, "finish_reason": None}
+
+
+def _write_down(choice: _Json, words: Sequence[str]) -> None:
+    if words:
+        message = choice["message"]
+        message["content"] = "".join((message.get("content", ""), *words))
 
 
 def _join_choice(choice: _Json, part: _Json) -> bool:

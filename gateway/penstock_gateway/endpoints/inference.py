@@ -105,6 +105,8 @@ async def _send_stream(
     """Relay a stream; when the server stops or fails meanwhile, say so instead of just ending."""
     await send({"type": "http.response.start", "status": 200, "headers": [*_SSE_HEADERS, *headers]})
     last = b""
+    if exchange is not None:
+        answer.shorten(exchange.may_relay_now, exchange.relay_now)
     try:
         async with aclosing(answer.events()) as blocks:
             async for block in blocks:

@@ -19,7 +19,7 @@ from penstock_gateway.errors import UpstreamBroken, UpstreamError, UpstreamRejec
 from penstock_gateway.money.usage import Usage
 from penstock_gateway.upstream.connections import ConnectionPool
 from penstock_gateway.upstream.http_connection import Deadlines, HttpResponse, Origin
-from penstock_gateway.upstream.protocol import UpstreamRequest
+from penstock_gateway.upstream.protocol import Shortcut, UpstreamRequest
 from penstock_gateway.upstream.readings import READINGS
 from penstock_gateway.upstream.sse import EventScanner
 from penstock_gateway.wire.formats import PATHS, WireFormat
@@ -231,6 +231,8 @@ class DirectReply:
         self._choices = _choices_wanted(request)
         self._reading = READINGS[request.wire]
         self._max_reply_bytes = max_reply_bytes
+        self._scanner: EventScanner | None = None
+        self._way: Shortcut | None = None
 
     async def read(self) -> bytes:
         """Return the whole body as sent; usage is known afterwards.
@@ -282,12 +284,14 @@ class DirectReply:
         A stream that stalls or is reset after the finish reasons of all choices asked for ends in good order, as one
         that merely lacks ``[DONE]`` does: the client has the whole answer, and only the usage may be missing.
         """
-        scanner = self._reading.new_scanner(self._hides_usage)
+        scanner = self._scanner = self._reading.new_scanner(self._hides_usage)
         try:
             while True:
                 try:
                     packet = await self._response.packet()
                 except UpstreamError:  # after a complete answer it is the end of the stream
+                    if scanner.is_over:  # as `_pass_on` has found
+                        break
                     if scanner.finished_choices < self._choices or not scanner.is_complete:
                         raise
                     break
@@ -311,6 +315,26 @@ class DirectReply:
         finally:
             self._close()
 
+    def shorten(self, way: Shortcut) -> None:
+        """Pass ordinary events on this way, while the reader of `events` waits."""
+        self._way = way
+        self._response.on_part = self._pass_on
+
+    def _pass_on(self, packet: bytes) -> bool:
+        """Pass a packet on; false when the reader has to take it."""
+        scanner, way = self._scanner, self._way
+        if scanner is None or way is None or not scanner.is_ordinary(packet):
+            return False
+        if not way.may_take(self.output_bytes + len(packet)):
+            return False
+        block = scanner.feed(packet)
+        self._copy(scanner)
+        if block:
+            way.take(block)
+        if scanner.is_over:  # which its reader has to be told
+            self._response.break_off(scanner.failure or UpstreamBroken("The provider's stream has ended."))
+        return True
+
     async def aclose(self) -> None:
         """Release the connection: back to the pool when the body was read to its end, else closed."""
         self._close()
@@ -323,6 +347,7 @@ class DirectReply:
             self.output_bytes = _answer_bytes(part, self._reading.answer_begins)
 
     def _close(self) -> None:
+        self._way = self._response.on_part = None  # they refer to this object: no cycle for the garbage collector
         self._response.close()  # no effect on a connection that has gone back to the pool
 
     def _copy(self, scanner: EventScanner) -> None:

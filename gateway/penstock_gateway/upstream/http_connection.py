@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol, cast
 
 import httptools
@@ -90,6 +91,8 @@ class HttpResponse:
         Whether the body has come to its end.
     buffered_bytes : int
         Of the body, that nobody has taken yet.
+    on_part : callable or None
+        Offered what comes of the body while its reader waits; true when it has taken it: the reader waits on then.
     """
 
     __slots__ = (
@@ -102,6 +105,7 @@ class HttpResponse:
         "headers",
         "is_begun",
         "is_complete",
+        "on_part",
         "status",
     )
 
@@ -111,6 +115,7 @@ class HttpResponse:
         self.is_begun = False
         self.is_complete = False
         self.buffered_bytes = 0
+        self.on_part: Callable[[bytes], bool] | None = None
         self._connection: HttpConnection | None = connection
         self._parts: list[bytes] = []
         self._error: UpstreamError | None = None
@@ -175,7 +180,26 @@ class HttpResponse:
         if connection is not None and not self.is_complete:
             connection.abort()
 
+    def break_off(self, error: UpstreamError) -> None:
+        """Give up what has not come yet, and have its reader raise an error."""
+        if self._connection is not None and not self.is_complete:
+            self._connection.abort()
+        self.fail(error)
+
     # What the connection calls.
+
+    def offer(self) -> bool:
+        """Offer what has come to `on_part`; whether it was taken, and the reader need not look."""
+        waiter = self._waiter
+        if self.on_part is None or waiter is None or waiter.done() or self._inflating is not None or not self._parts:
+            return False
+        part = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts[:] = (part,)
+        if not self.on_part(part):
+            return False
+        self._parts.clear()
+        self.buffered_bytes = 0
+        return True
 
     def take(self, part: bytes) -> None:
         """Keep a part of the body for its reader."""
@@ -363,7 +387,8 @@ class HttpConnection(asyncio.Protocol):
             self._is_paused = True
             cast(asyncio.Transport, self._transport).pause_reading()
         self._set_timer()
-        response.wake()
+        if not response.offer():
+            response.wake()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Take note of the end; it is the end of a body without a stated length, too."""

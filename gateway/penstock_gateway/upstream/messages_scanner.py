@@ -6,7 +6,7 @@ described at platform.claude.com/docs/en/build-with-claude/streaming. No I/O. Re
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -116,6 +116,9 @@ class MessagesScanner(EventScanner):
         As for `EventScanner`.
     """
 
+    _beginnings: ClassVar[tuple[bytes, ...]] = (b"event: ",)
+    _endings: ClassVar[tuple[bytes, ...]] = (_DONE, b"message_stop")
+
     def __init__(self, *, hides_usage: bool = False, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         super().__init__(hides_usage=hides_usage, max_event_bytes=max_event_bytes)
         self._counts: dict[str, Any] = {}
@@ -138,7 +141,7 @@ class MessagesScanner(EventScanner):
         if packet.startswith(_NAME) and packet.endswith(b"\n\n") and not self._tail and b"\r" not in packet:
             name_end = packet.find(b"\n")
             is_single = packet.startswith(_DATA, name_end + 1) and packet.find(b"\n", name_end + 1) == len(packet) - 2
-            if is_single and not self._is_over:  # the usual case: one whole event, its name in front of its data
+            if is_single and not self.is_over:  # the usual case: one whole event, its name in front of its data
                 payload = packet[name_end + 1 + len(_DATA) : -2]
                 return packet if self._inspect(payload) and self.failure is None else b""
         return super().feed(packet)

@@ -6,8 +6,8 @@ their own. Nothing here imports an HTTP client.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from typing import Protocol
+from collections.abc import AsyncGenerator, Callable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -87,6 +87,30 @@ class UpstreamRequest(msgspec.Struct, frozen=True):
     translation: ReplyTranslation | None = None
     headers: tuple[tuple[str, str], ...] = ()
     path: str | None = None
+
+
+class Shortcut(NamedTuple):
+    """A way for ordinary events of a stream past the reader of `UpstreamReply.events`, while that reader waits.
+
+    Attributes
+    ----------
+    may_take : callable
+        Whether the next events may go this way, given the bytes of text that there will be at most.
+    take : callable
+        Takes a block of events, as the reader would.
+    """
+
+    may_take: Callable[[int], bool]
+    take: Callable[[bytes], None]
+
+
+@runtime_checkable
+class ShortReply(Protocol):
+    """A reply whose ordinary events can be passed on as they come, without waking their reader."""
+
+    def shorten(self, way: Shortcut) -> None:
+        """Pass ordinary events on this way from now on; all others, and the end, go to the reader."""
+        ...
 
 
 class UpstreamReply(Protocol):

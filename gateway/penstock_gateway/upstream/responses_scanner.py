@@ -7,7 +7,7 @@ is not decoded. No I/O. Read `ResponsesScanner` first.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -26,6 +26,7 @@ _NULL: Final = b"null"
 _DONE: Final = b"[DONE]"
 _NAME: Final = b"event: "
 _DATA: Final = b"data: "
+_ENDINGS: Final = (_DONE, b"error", *(end.encode() for end in sorted(_ENDS)))
 
 
 class _Response(msgspec.Struct):
@@ -106,6 +107,9 @@ class ResponsesScanner(EventScanner):
         As for `EventScanner`.
     """
 
+    _beginnings: ClassVar[tuple[bytes, ...]] = (b"event: ",)
+    _endings: ClassVar[tuple[bytes, ...]] = _ENDINGS
+
     def __init__(self, *, hides_usage: bool = False, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         super().__init__(hides_usage=hides_usage, max_event_bytes=max_event_bytes)
         self._has_shown_reasoning = False  # in the item under way, and not a summary
@@ -126,7 +130,7 @@ class ResponsesScanner(EventScanner):
         if packet.startswith(_NAME) and packet.endswith(b"\n\n") and not self._tail and b"\r" not in packet:
             name_end = packet.find(b"\n")
             is_single = packet.startswith(_DATA, name_end + 1) and packet.find(b"\n", name_end + 1) == len(packet) - 2
-            if is_single and not self._is_over:  # the usual case: one whole event, its name in front of its data
+            if is_single and not self.is_over:  # the usual case: one whole event, its name in front of its data
                 payload = packet[name_end + 1 + len(_DATA) : -2]
                 return packet if self._inspect(payload) and self.failure is None else b""
         return super().feed(packet)

@@ -8,7 +8,7 @@ Read `EventScanner.feed` first.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -87,6 +87,9 @@ class EventScanner:
     all that is done here. Searching the bytes for each thing wanted would cost more and err on text that quotes it.
     """
 
+    _beginnings: ClassVar[tuple[bytes, ...]] = (b"data: {",)
+    _endings: ClassVar[tuple[bytes, ...]] = (_DONE,)
+
     def __init__(self, *, hides_usage: bool, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self.usage: Usage | None = None
         self.output_bytes = 0
@@ -114,8 +117,15 @@ class EventScanner:
         return len(self._finished_choices)
 
     @property
-    def _is_over(self) -> bool:
+    def is_over(self) -> bool:
+        """Whether nothing of the stream is relayed any more."""
         return self.is_done or self.failure is not None
+
+    def is_ordinary(self, packet: bytes) -> bool:
+        """Whether a packet holds whole events and, as far as can be told without reading them, no end of the stream."""
+        if self._tail or self.is_over or not packet.endswith(b"\n\n") or not packet.startswith(self._beginnings):
+            return False
+        return b"\r" not in packet and all(ending not in packet for ending in self._endings)
 
     def feed(self, packet: bytes) -> bytes:
         """Take the next bytes of the stream and return the complete events they finish.
@@ -135,7 +145,7 @@ class EventScanner:
         -----
         Linear in the stream's length: a long event in many packets is searched once, not once per packet.
         """
-        if self._is_over:
+        if self.is_over:
             return b""
         if not self._tail and packet.endswith(b"\n\n") and b"\r" not in packet:  # whole events, nothing to keep
             if packet.startswith(b"data: ") and packet.find(b"\n") == len(packet) - 2:  # the usual case: just one
@@ -160,7 +170,7 @@ class EventScanner:
             A last event whose closing blank line the provider left out, completed by it; usually empty. When
             the stream was cut short, `failure` says so.
         """
-        if self._is_over:
+        if self.is_over:
             return b""
         tail = bytes(self._tail)
         self._tail.clear()

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from penstock_cache.eligibility import survey_answer
+from penstock_gateway.caching import assembly
 from penstock_gateway.caching.assembly import KeptStream, assemble
 
 HEAD = {"id": "chatcmpl-7", "object": "chat.completion.chunk", "created": 1, "model": "up-small"}
@@ -226,3 +230,33 @@ def test_kept_stream_gives_up_past_its_size(limit: int, is_kept: bool) -> None:
     assert kept.complete() == (b"1234567890" if is_kept else None)
     kept.add(b"")
     assert sum(map(len, kept._blocks)) <= limit
+
+
+_VALUES = st.sampled_from(["", "Pa", "ris", None, 0, [], {"a": 1}])
+_DELTAS = st.dictionaries(st.sampled_from(["content", "role", "refusal", "tool_calls"]), _VALUES, max_size=2)
+_PARTS = st.fixed_dictionaries(
+    {"index": st.sampled_from([0, 0, 0, 1]), "delta": st.one_of(st.just({"content": "word "}), _DELTAS)},
+    optional={"finish_reason": st.sampled_from([None, "stop"]), "logprobs": st.none(), "odd": _VALUES},
+)
+_CHUNKS = st.fixed_dictionaries(
+    {"choices": st.lists(_PARTS, min_size=1, max_size=2)},
+    optional={
+        **dict.fromkeys(("id", "model", "system_fingerprint", "citations"), _VALUES),
+        "usage": st.sampled_from([None, USAGE]),
+        "error": st.none(),
+    },
+)
+
+
+@given(st.lists(_CHUNKS, min_size=1, max_size=6))
+def test_assembly_of_words_read_quickly_is_that_of_chunks_read_in_full(chunks: list[dict[str, Any]]) -> None:
+    """Chunks that bring a word and nothing else are read in a shorter way, which must come to the same."""
+
+    def refuse(_: bytes) -> None:
+        raise msgspec.ValidationError
+
+    stream = events(*chunks, chunk(part({}, "stop"), part({}, "stop", index=1)))
+    found = assemble(stream)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(assembly, "_decode_words", refuse)
+        assert assemble(stream) == found
