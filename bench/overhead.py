@@ -4,8 +4,8 @@ Compares, each pinned to core A while the load generator and the mock provider s
 nginx as a reverse proxy, Penstock (a model by its name, `auto` with short and long prompts, answers from the cache),
 and the gateways that install from a package registry: Portkey's and litellm's. Questions per round: closed loop with 16
 connections (processor µs per request), fixed rates (added latency), a few streams (added time to the first event) and
-many (processor µs per chunk, longest gaps). Rounds are interleaved and medians shown, because a shared machine drifts; **compare ratios
-inside one run only, and take a ratio below 1.2 for noise**. Run ``python bench/overhead.py``.
+many (processor µs per chunk, longest gaps). Rounds are interleaved and medians shown, because a shared machine drifts;
+**compare ratios inside one run only, and take a ratio below 1.2 for noise**. Run ``python bench/overhead.py``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 One gateway per number of workers, each with its provider and one load generator on the same cores, which take a part of
 what a machine of two cores has: `cores used` says how much the gateway had. The numbers of workers take turns. Run
-``python bench/workers.py``; Linux only (processor time is read from ``/proc``).
+``python bench/workers.py``; Linux only (processor time is read from ``/proc``). On a machine with a GPU, a transformer
+that the workers share there: ``--workers 1,2,4 --encoder FOLDER --router FOLDER --device cuda``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,8 +59,15 @@ class Turn:
     busiest_share: float
 
 
-def gateway_server(folder: Path, *, upstream_port: int, workers: int) -> Server:
-    """Start a gateway with events on disk and the default router."""
+def gateway_server(
+    folder: Path,
+    *,
+    upstream_port: int,
+    workers: int,
+    routing: dict[str, str] | None = None,
+    in_workers: str = "auto",
+) -> Server:
+    """Start a gateway with events on disk and the default router, or another one."""
     port = free_port()
     deployments = [
         {
@@ -75,6 +84,8 @@ def gateway_server(folder: Path, *, upstream_port: int, workers: int) -> Server:
         "version": 1,
         "server": {"port": port, "workers": workers},
         "deployments": deployments,
+        "routing": routing or {},
+        "encoder": {"in_workers": in_workers},
         "events": {"folder": str(folder / f"events-{workers}")},
         "log": {"level": "info"},
     }
@@ -124,7 +135,14 @@ def take_turn(server: Server, body: dict[str, Any], seconds: float, connections:
     )
 
 
-def measure(seconds: float, turns: int, connections: int) -> list[dict[str, Any]]:
+def measure(
+    seconds: float,
+    turns: int,
+    connections: int,
+    numbers: Sequence[int] = WORKERS,
+    routing: dict[str, str] | None = None,
+    in_workers: str = "auto",
+) -> list[dict[str, Any]]:
     """Return a row for each kind of request and number of workers."""
     rows = []
     with ExitStack() as stack:
@@ -132,13 +150,15 @@ def measure(seconds: float, turns: int, connections: int) -> list[dict[str, Any]
         upstream = mock_server(folder, core=None, chunks=3, gap_ms=0.0)
         stack.callback(upstream.stop)
         servers: dict[int, Server] = {}
-        for workers in WORKERS:
-            servers[workers] = gateway_server(folder, upstream_port=upstream.port, workers=workers)
+        for workers in numbers:
+            servers[workers] = gateway_server(
+                folder, upstream_port=upstream.port, workers=workers, routing=routing, in_workers=in_workers
+            )
             stack.callback(servers[workers].stop)
             wait_for(servers[workers].port, workers)
         memory = {workers: server.memory_mb() for workers, server in servers.items()}
         for kind, body in BODIES.items():
-            taken: dict[int, list[Turn]] = {workers: [] for workers in WORKERS}
+            taken: dict[int, list[Turn]] = {workers: [] for workers in numbers}
             for number in range(turns + 1):
                 for workers, server in servers.items():
                     turn = take_turn(server, body, seconds if number else min(seconds, 1.0), connections)
@@ -163,17 +183,35 @@ def _row(kind: str, workers: int, turns: list[Turn], memory_mb: float) -> dict[s
 @click.command()
 @click.option("--quick", is_flag=True, help="Half a second a turn; no figure is to be believed.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON document.")
-def main(quick: bool, as_json: bool) -> None:
-    """Compare one worker with two."""
-    plan = (QUICK_SECONDS, QUICK_TURNS, QUICK_CONNECTIONS) if quick else (SECONDS, TURNS, CONNECTIONS)
-    rows = measure(*plan)
+@click.option("--workers", default="1,2", show_default=True, help="Numbers of workers, the first is the base.")
+@click.option("--connections", type=click.IntRange(1, 256), default=None, help="Of the load generator.")
+@click.option("--encoder", default=None, help="Prompt encoder: a bundled name or a folder.")
+@click.option("--router", default=None, help="Folder of an artifact that was fitted with it.")
+@click.option("--in-workers", type=click.Choice(["auto", "own", "shared"]), default="auto", show_default=True)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+def main(
+    quick: bool,
+    as_json: bool,
+    workers: str,
+    connections: int | None,
+    encoder: str | None,
+    router: str | None,
+    device: str,
+    in_workers: str,
+) -> None:
+    """Compare one worker with several."""
+    seconds, turns, usual = (QUICK_SECONDS, QUICK_TURNS, QUICK_CONNECTIONS) if quick else (SECONDS, TURNS, CONNECTIONS)
+    numbers = [int(number) for number in workers.split(",")]
+    routing = {"encoder": encoder, "artifact": router, "device": device}
+    given = {name: value for name, value in routing.items() if value is not None}
+    rows = measure(seconds, turns, connections or usual, numbers, given, in_workers)
     machine = describe_machine()
     if as_json:
         click.echo(json.dumps({"machine": machine, "rows": rows}))
         return
     click.echo("\n".join(machine_lines(machine)))
     click.echo("\nrequest   workers   answers/s     ×   µs each   cores used   busiest   MB")
-    base = {row["request"]: row["per_second"] for row in rows if row["workers"] == 1}
+    base = {row["request"]: row["per_second"] for row in rows if row["workers"] == numbers[0]}
     for row in rows:
         ratio = row["per_second"] / base[row["request"]]
         click.echo(
