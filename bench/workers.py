@@ -66,10 +66,11 @@ def gateway_server(
     workers: int,
     routing: dict[str, str] | None = None,
     in_workers: str = "auto",
+    arms: Sequence[str] = (),
 ) -> Server:
     """Start a gateway with events on disk and the default router, or another one."""
     port = free_port()
-    deployments = [
+    deployments: list[dict[str, Any]] = [
         {
             "name": name,
             "base_url": f"http://{LOOPBACK}:{upstream_port}/v1",
@@ -80,6 +81,8 @@ def gateway_server(
         }
         for name, tier in (("mock", "medium"), ("mock-small", "small"))
     ]
+    for deployment, arm in zip(deployments, arms, strict=False):
+        deployment["arm"] = arm
     settings = {
         "version": 1,
         "server": {"port": port, "workers": workers},
@@ -108,12 +111,16 @@ def answered_by_worker(port: int) -> dict[str, float]:
 
 
 def wait_for(port: int, workers: int) -> None:
-    """Wait until every worker tells its metrics."""
+    """Wait until every worker tells its metrics, and see that requests are routed."""
     until = time.monotonic() + _READY_SECONDS
     while time.monotonic() < until:
         with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/metrics", timeout=10) as answer:
             text = answer.read().decode()
         if workers == 1 or len(set(re.findall(r'worker="(\d+)"', text))) == workers:
+            with urllib.request.urlopen(f"http://{LOOPBACK}:{port}/readyz", timeout=10) as answer:
+                state = json.load(answer)
+            if state["routing"] != "on":
+                raise click.ClickException(f"nothing is routed: {state['problem']}")
             return
         time.sleep(0.1)
     raise click.ClickException(f"{workers} workers were not ready after {_READY_SECONDS:g} s")
@@ -142,6 +149,7 @@ def measure(
     numbers: Sequence[int] = WORKERS,
     routing: dict[str, str] | None = None,
     in_workers: str = "auto",
+    arms: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Return a row for each kind of request and number of workers."""
     rows = []
@@ -152,7 +160,12 @@ def measure(
         servers: dict[int, Server] = {}
         for workers in numbers:
             servers[workers] = gateway_server(
-                folder, upstream_port=upstream.port, workers=workers, routing=routing, in_workers=in_workers
+                folder,
+                upstream_port=upstream.port,
+                workers=workers,
+                routing=routing,
+                in_workers=in_workers,
+                arms=arms,
             )
             stack.callback(servers[workers].stop)
             wait_for(servers[workers].port, workers)
@@ -187,6 +200,7 @@ def _row(kind: str, workers: int, turns: list[Turn], memory_mb: float) -> dict[s
 @click.option("--connections", type=click.IntRange(1, 256), default=None, help="Of the load generator.")
 @click.option("--encoder", default=None, help="Prompt encoder: a bundled name or a folder.")
 @click.option("--router", default=None, help="Folder of an artifact that was fitted with it.")
+@click.option("--arms", default="", help="Two of its arms, for the deployments; by tier otherwise.")
 @click.option("--in-workers", type=click.Choice(["auto", "own", "shared"]), default="auto", show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 def main(
@@ -198,13 +212,16 @@ def main(
     router: str | None,
     device: str,
     in_workers: str,
+    arms: str,
 ) -> None:
     """Compare one worker with several."""
     seconds, turns, usual = (QUICK_SECONDS, QUICK_TURNS, QUICK_CONNECTIONS) if quick else (SECONDS, TURNS, CONNECTIONS)
     numbers = [int(number) for number in workers.split(",")]
     routing = {"encoder": encoder, "artifact": router, "device": device}
     given = {name: value for name, value in routing.items() if value is not None}
-    rows = measure(seconds, turns, connections or usual, numbers, given, in_workers)
+    rows = measure(
+        seconds, turns, connections or usual, numbers, given, in_workers, [arm for arm in arms.split(",") if arm]
+    )
     machine = describe_machine()
     if as_json:
         click.echo(json.dumps({"machine": machine, "rows": rows}))
