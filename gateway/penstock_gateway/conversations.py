@@ -141,6 +141,13 @@ class ConversationKeepers:
         while len(self._deployments) > self.keep:
             self._deployments.popitem(last=False)
 
+    def known_answer(self, tenant: str, answer_id: str) -> KeptAnswer | None:
+        """Return what this process knows of an answer that a provider keeps; None when it knows nothing."""
+        if self._owners.get(hash(answer_id), tenant) != tenant:
+            return KeptAnswer(None, is_foreign=True)
+        known = self.find(tenant, answer_id)
+        return None if known is None else KeptAnswer(known)
+
     async def find_answer(self, tenant: str, answer_id: str) -> KeptAnswer | None:
         """Return what is known of an answer that a provider keeps: here, else wherever gateways share it.
 
@@ -156,10 +163,8 @@ class ConversationKeepers:
         KeptAnswer or None
             None when nobody who can be asked knows it.
         """
-        if self._owners.get(hash(answer_id), tenant) != tenant:
-            return KeptAnswer(None, is_foreign=True)
-        if (known := self.find(tenant, answer_id)) is not None:
-            return KeptAnswer(known)
+        if (known := self.known_answer(tenant, answer_id)) is not None:
+            return known
         found = None if self.shared is None else await self.shared.find(tenant, answer_id)
         if found is not None and found.deployment is not None:
             self._own(tenant, answer_id, found.deployment)

@@ -197,12 +197,14 @@ class Pipeline:
             if visit is not None:
                 wants_reading = self._wants_reading(request, visit)
                 reading = await self.chooser.read(request, caller.tenant) if wants_reading else UNREAD
-            in_force = self.deployments  # what `decide` chooses among: a reload changes it for later requests only
-            decision = await self.decide(caller, request, policy, reading)
+            in_force = self.deployments  # what is chosen among: a reload changes it for later requests only
+            must_ask = self._must_ask_who_keeps(caller, request)
+            keeper = None if must_ask else await self._keeper(caller, request)
+            decision = await self._choose(caller, request, policy, reading, keeper)
             if visit is not None and reading is not None and (hit := await visit.semantic(reading, decision)):
                 return await self._from_cache(caller, request, place, visit, hit, before, reading)
             passage = Passage(caller, request, decision, place=place, deployments=in_force)
-            return await self._from_model(passage, policy, visit)
+            return await self._from_model(passage, policy, visit, must_ask=must_ask)
         except BaseException as error:
             if place is not None:
                 place.release()
@@ -217,14 +219,16 @@ class Pipeline:
         """Whether encoder and artifact are to be asked: for `auto`, and where another wording may answer."""
         return is_alias(request.model) or visit.wants_reading
 
-    async def _from_model(self, passage: Passage, policy: RequestPolicy, visit: Visit | None) -> Answer:
+    async def _from_model(
+        self, passage: Passage, policy: RequestPolicy, visit: Visit | None, *, must_ask: bool = False
+    ) -> Answer:
         """Hold the money, call the chosen deployment or its fallbacks, and return the answer that came."""
-        caller, request, decision = passage.caller, passage.request, passage.decision
+        caller, request = passage.caller, passage.request
         if self.tracing is not None:
             passage.trace = self.tracing.begin(caller.traceparent)
         passage.cache = None if visit is None else CacheNote(visit.status)
-        plan = self.attempts.plan(passage)
-        passage.hold = await self.spending.admit(caller.principal, request, plan[0], decision.id)
+        plan = await self._held_with_keeper(passage, policy) if must_ask else await self._held(passage)
+        decision = passage.decision
         self.decisions.add(caller.tenant, decision, caller.request_id)
         if self.cache is not None:
             self.cache.services.oversight.load.begin(decision.chosen)
@@ -243,6 +247,35 @@ class Pipeline:
                 error.headers.update(decision_headers(decision, passage.overhead_ms))
             raise
         return self._answer(passage, visit)
+
+    async def _held(self, passage: Passage) -> tuple[Deployment, ...]:
+        """Hold the money, and return the plan that it is held for."""
+        plan = self.attempts.plan(passage)
+        hold_id = passage.decision.id
+        passage.hold = await self.spending.admit(passage.caller.principal, passage.request, plan[0], hold_id)
+        return plan
+
+    async def _held_with_keeper(self, passage: Passage, policy: RequestPolicy) -> tuple[Deployment, ...]:
+        """Hold the money and ask other gateways who keeps the answer that is referred to, in one trip to Redis.
+
+        What is held is for the deployment that would answer otherwise. Where another one keeps the answer, it is tried
+        alone, and what it may cost beyond that is held before the try, as for any other.
+        """
+        asking = asyncio.ensure_future(self._keeper(passage.caller, passage.request))
+        try:
+            plan = await self._held(passage)
+            keeper = await asking
+            if keeper is None or keeper == passage.decision.chosen:
+                return plan
+            known = passage.decision.id  # under which the money is held
+            decision = await self._choose(passage.caller, passage.request, policy, None, keeper)
+            passage.decision = replace(decision, id=known)
+            return self.attempts.plan(passage)
+        except BaseException:
+            asking.cancel()
+            if passage.hold is not None:
+                self.spending.put_charge(passage.hold.settle(None, 0))
+            raise
 
     async def _from_cache(
         self,
@@ -373,10 +406,20 @@ class Pipeline:
             Nothing can take the request, or nothing may within its limits.
         """
         policy = policy or self.policy_of(caller, request)
+        return await self._choose(caller, request, policy, reading, await self._keeper(caller, request))
+
+    async def _choose(
+        self,
+        caller: Caller,
+        request: ChatRequest,
+        policy: RequestPolicy,
+        reading: PromptReading | None,
+        keeper: str | None,
+    ) -> RouteDecision:
+        """Return the decision, now that it is known who keeps the conversation; raises what `decide` does."""
         warm = None
         if self.conversations is not None and request.is_follow_up:
             warm = self.conversations.find(caller.tenant, request.opening)
-        keeper = await self._keeper(caller, request)
         if is_alias(request.model):
             if request.front is WireFormat.EMBEDDINGS:
                 raise InvalidRequest(
@@ -394,6 +437,13 @@ class Pipeline:
         if deployment is None:
             raise self.unknown_model(request.model)
         return self.chooser.physical(request, deployment, policy, warm, tenant=caller.tenant)
+
+    def _must_ask_who_keeps(self, caller: Caller, request: ChatRequest) -> bool:
+        """Whether other gateways have to be asked who keeps the answer that a request refers to."""
+        answer_id = None if request.native is None else request.native.answer_id
+        if answer_id is None or self.keepers.shared is None:
+            return False
+        return self.keepers.known_answer(caller.tenant, answer_id) is None
 
     async def _keeper(self, caller: Caller, request: ChatRequest) -> str | None:
         """Return who goes on with a conversation, of which a part is readable or worth much to nobody else.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
@@ -12,6 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from penstock_gateway import redis_multiplexed
 from penstock_gateway.conversations import KeptAnswer
 from penstock_gateway.money.usage import Usage
 from penstock_gateway.redis_servers import RedisServers
@@ -99,6 +101,50 @@ def kept(own_redis: ControlledRedis) -> int:
 async def told(own_redis: ControlledRedis, number: int) -> None:
     """Wait until Redis knows of so many answers."""
     await eventually(lambda: kept(own_redis) == number, f"{number} answers in Redis")
+
+
+@asynccontextmanager
+async def writes_to_redis() -> AsyncIterator[list[bytes]]:
+    """Yield what goes to Redis meanwhile, a write for each trip."""
+    written: list[bytes] = []
+    send = redis_multiplexed._Link.send
+
+    def noted(self: redis_multiplexed._Link, batch: deque[redis_multiplexed._Command]) -> None:
+        written.append(b"".join(packed for packed, _, _ in batch))
+        send(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(redis_multiplexed._Link, "send", noted)
+        yield written
+
+
+@pytest.mark.parametrize("model", ["stored", "stored-b", "auto"])
+async def test_who_keeps_an_answer_is_asked_in_the_trip_that_holds_the_money(
+    own_redis: ControlledRedis, tmp_path: Path, model: str
+) -> None:
+    """A follow-up at another gateway makes one trip to Redis before its provider is called, and costs what it costs."""
+    path = tmp_path / "budgets.yaml"
+    budget = "budgets: [{period: day, limit_usd: 1}]"
+    path.write_text(
+        CONFIG.replace("name: ann, ", f"name: ann, {budget}, ") + "ledger: {kind: redis, redis_timeout_seconds: 5}\n"
+    )
+    settings = load_settings(path, {"ANN": KEYS["ann"], "BOB": KEYS["bob"], "REDIS": own_redis.url})
+    async with gateway(settings) as here, gateway(settings, "other_") as there:
+        await ask(here, model="stored-b")
+        await told(own_redis, 1)
+        assert await ask(there, model="stored-a") == (200, None)  # books are open, scripts are loaded
+        async with writes_to_redis() as written:
+            assert await ask(there, model=model, previous_response_id="resp_1") == (200, None)
+        trips = [trip for trip in written if b"\r\nGET\r\n" in trip and b"penstock:answers:" in trip]
+        assert len(trips) == 1
+        assert b"EVALSHA" in trips[0]
+        before = written[: written.index(trips[0])]
+        assert not any(b"EVALSHA" in trip for trip in before)
+        assert asked(there) == ["stored-a", "stored-b"]
+        refused = await ask(there, "bob", model=model, previous_response_id="resp_1")
+        assert refused == (400, "previous_response_not_found")
+        held: Any = there.app.pipeline.spending.ledger
+        await eventually(lambda: held._redis.open_requests == 0, "everything that was held is settled")
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
