@@ -71,6 +71,8 @@ class ReadResult:
     chunks : int
     largest_excess_gap_ms : float
         Largest pause between two chunks beyond the pause with which the provider sent them.
+    p999_excess_gap_ms : float
+        Of those pauses, the one that one in a thousand exceeds.
     largest_delay_ms, median_delay_ms, p99_delay_ms : float
         From the provider's write to the client's read.
     first_problem : str
@@ -82,11 +84,13 @@ class ReadResult:
     most_open: int = 0
     chunks: int = 0
     largest_excess_gap_ms: float = 0.0
+    p999_excess_gap_ms: float = 0.0
     largest_delay_ms: float = 0.0
     median_delay_ms: float = 0.0
     p99_delay_ms: float = 0.0
     first_problem: str = ""
     delays_ms: list[float] = field(default_factory=list)
+    excess_gaps_ms: list[float] = field(default_factory=list)
 
 
 class _Reader(asyncio.Protocol):
@@ -147,7 +151,7 @@ class _Reader(asyncio.Protocol):
         result.delays_ms.append((now - sent) / 1e6)
         if number:
             excess_ms = ((now - self._read_before) - (sent - self._sent_before)) / 1e6
-            result.largest_excess_gap_ms = max(result.largest_excess_gap_ms, excess_ms)
+            result.excess_gaps_ms.append(excess_ms)
             self._is_stalled = self._is_stalled or excess_ms > self._plan.stall_seconds * 1000.0
         self._sent_before, self._read_before = sent, now
         self._expected += 1
@@ -210,7 +214,11 @@ async def read_streams(plan: ReadPlan) -> ReadResult:
         result.largest_delay_ms = ordered[-1]
         result.median_delay_ms = ordered[len(ordered) // 2]
         result.p99_delay_ms = ordered[int(0.99 * len(ordered))]
-    result.delays_ms = []
+    gaps = sorted(result.excess_gaps_ms)
+    if gaps:
+        result.largest_excess_gap_ms = max(0.0, gaps[-1])
+        result.p999_excess_gap_ms = max(0.0, gaps[int(0.999 * len(gaps))])
+    result.delays_ms = result.excess_gaps_ms = []
     return result
 
 
