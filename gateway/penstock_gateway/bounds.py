@@ -21,6 +21,10 @@ _REASONING_FIELDS: Final = ("reasoning_effort", "reasoning", "thinking")
 _OFF: Final = (None, False, "none", "disabled")
 _MAX_CHOICES: Final = 128  # of one prompt; providers take no more
 _MAX_PROMPTS: Final = 10_000
+_SEARCH: Final = b"web_search"
+
+ASSUMED_SEARCHES: Final = 10
+"""Searches of the web for which money is held when the request does not limit them: 0.10 USD at the usual price."""
 
 
 def bound_picousd(request: ChatRequest, deployment: Deployment, output_tokens: int) -> int:
@@ -41,6 +45,7 @@ def bound_picousd(request: ChatRequest, deployment: Deployment, output_tokens: i
         service_tier=_service_tier(request),
         has_audio=has_media or "audio" in request.fields,
         has_images=has_media,
+        web_searches=_searches_at_most(request),
     )
     return to_picousd(bound)
 
@@ -92,6 +97,35 @@ def _input_tokens_at_most(request: ChatRequest) -> int:
     if request.native is not None and request.native.obstacle is not None:  # its chat form says next to nothing
         estimated_bytes = max(estimated_bytes, sum(len(value) for value in request.native.fields.values()))
     return max(request.input_tokens, tokens_at_most(estimated_bytes)) + TOKENS_PER_MESSAGE
+
+
+def _searches_at_most(request: ChatRequest) -> int:
+    """Return how many searches of the web the provider may do: what the request allows, else `ASSUMED_SEARCHES`.
+
+    The limits are those of the Messages API (``max_uses`` of the tool) and of Responses (``max_tool_calls``); a chat
+    completion with ``web_search_options`` searches once.
+    """
+    fields = request.fields if request.native is None else request.native.fields
+    tools = bytes(fields.get("tools", b""))
+    if _SEARCH not in tools:
+        return int("web_search_options" in fields)
+    limits = [_limit_of(tool) for tool in _as_list(plain_field(fields, "tools"))]
+    most = sum(limit for limit in limits if limit is not None)
+    allowed = plain_field(fields, "max_tool_calls") if "max_tool_calls" in fields else None
+    return min(most, allowed) if isinstance(allowed, int) and allowed >= 0 else most
+
+
+def _limit_of(tool: object) -> int | None:
+    """Return how often a tool may search the web; None for another one."""
+    kind = tool.get("type") if isinstance(tool, dict) else None
+    if not isinstance(tool, dict) or not isinstance(kind, str) or not kind.startswith("web_search"):
+        return None
+    uses = tool.get("max_uses")
+    return uses if isinstance(uses, int) and uses >= 0 else ASSUMED_SEARCHES
+
+
+def _as_list(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 def _service_tier(request: ChatRequest) -> str | None:

@@ -36,8 +36,28 @@ _MAX_MULTIPLIER_DECIMALS = 4
 _INCLUSIVE = frozenset({"xai"})
 """Providers that bill a prompt of exactly the stated length as a long one (docs.x.ai, "Long context pricing")."""
 
+_BILLED_BY_SEARCH = frozenset({"openai", "azure", "anthropic", "bedrock"})
+"""Providers that bill each search of the web and say how many there were; others bill a prompt, or each source."""
+
 _Rates = dict[str, Decimal]
 _Steps = tuple[tuple[int, _Rates], ...]
+
+
+def read_search_price(entry: Mapping[str, object], provider: str) -> Decimal | None:
+    """Return what each search of the web costs, USD; None when that is not known or depends on what is asked for.
+
+    Parameters
+    ----------
+    entry : mapping of str to object
+        Of the map, numbers as Decimal.
+    provider : str
+        Our name.
+    """
+    sizes = entry.get("search_context_cost_per_query")
+    if provider not in _BILLED_BY_SEARCH or not isinstance(sizes, dict):
+        return None
+    prices = {Decimal(str(price)) for price in sizes.values()}
+    return prices.pop().normalize() if len(prices) == 1 and min(prices) > 0 else None
 
 
 def read_prices(entry: Mapping[str, object], provider: str) -> PriceForm | None:

@@ -271,6 +271,7 @@ def upper_bound_usd(
     service_tier: str | None = None,
     has_audio: bool = True,
     has_images: bool = True,
+    web_searches: int = 0,
 ) -> Decimal:
     """Return a cost that no request within these token counts exceeds: what is reserved before it is sent.
 
@@ -284,6 +285,8 @@ def upper_bound_usd(
         for makers that sell speed can be six times the standard price.
     has_audio, has_images : bool
         Whether prompt or completion may hold sound, and the prompt pictures.
+    web_searches : int
+        Most searches that the provider may do; >= 0. Nothing is reserved for them where their price is not known.
 
     Returns
     -------
@@ -305,7 +308,7 @@ def upper_bound_usd(
             for rates in bands
         ]
     )
-    return dearest / _MILLION + price.per_request
+    return dearest / _MILLION + price.per_request + web_searches * (price.web_search or _ZERO)
 
 
 def format_usd(cost: Decimal) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from penstock_gateway.money.listed_prices import read_prices
+from penstock_gateway.money.listed_prices import read_prices, read_search_price
 from penstock_gateway.money.snapshot import Snapshot, SnapshotModel, SnapshotService, SnapshotStep
 from penstock_routers.installation import install_command
 
@@ -119,6 +119,7 @@ def _model(entry: Mapping[str, object], provider: str) -> SnapshotModel | None:
         takes_forced_tools=entry.get("supports_forced_tool_use") is not False,
         deprecated_on=str(entry.get("deprecation_date") or ""),
         per_request=prices.per_request or None,
+        web_search=read_search_price(entry, provider),
         above=_steps(prices.above),
         service_tiers=services,
     )

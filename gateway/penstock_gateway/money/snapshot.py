@@ -71,6 +71,8 @@ class SnapshotModel(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkn
         None when billed like `input`, like `cache_write`, like `input`, like `output`, like `input`.
     per_request : Decimal or None
         USD for each request, beside its tokens.
+    web_search : Decimal or None
+        USD for each search of the web that the provider does; None when it is not known.
     above : tuple of SnapshotStep
         Prices of long prompts, in ascending order.
     service_tiers : dict of str to SnapshotService
@@ -95,6 +97,7 @@ class SnapshotModel(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkn
     audio_output: Decimal | None = None
     image_input: Decimal | None = None
     per_request: Decimal | None = None
+    web_search: Decimal | None = None
     above: tuple[SnapshotStep, ...] = ()
     service_tiers: dict[str, SnapshotService] = {}
 
@@ -109,7 +112,9 @@ class SnapshotModel(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkn
             name: ServiceForm(tier.multiplier or Decimal(1), given_rates(tier), given_steps(tier.above))
             for name, tier in self.service_tiers.items()
         }
-        form = PriceForm(given_rates(self), self.per_request or Decimal(0), given_steps(self.above), services)
+        form = PriceForm(
+            given_rates(self), self.per_request or Decimal(0), given_steps(self.above), services, self.web_search
+        )
         return build_price(form, source=snapshot.name, as_of=snapshot.as_of)
 
 

@@ -111,6 +111,14 @@ def test_upper_bound_takes_the_dearest_part_of_the_dearest_band_in_reach() -> No
     assert upper_bound_usd(flat, 1001, 10) == D(1001 * 20 + 10 * 150) / 10**6
 
 
+def test_upper_bound_covers_the_searches_that_may_be_done() -> None:
+    """Searches are held for beside the tokens; not where nobody knows what they cost."""
+    plain = Price(D(1), D(1), D(2), D(2))
+    priced = replace(plain, web_search=D("0.01"))
+    assert upper_bound_usd(priced, 10, 0, web_searches=3) - upper_bound_usd(priced, 10, 0) == D("0.03")
+    assert upper_bound_usd(plain, 10, 0, web_searches=3) == upper_bound_usd(plain, 10, 0)
+
+
 def test_upper_bound_for_a_named_service_tier_leaves_the_others_out() -> None:
     """Who asks for standard does not have to hold what priority would cost."""
     price = replace(FULL, service_tiers=(FAST,))

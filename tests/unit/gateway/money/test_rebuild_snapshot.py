@@ -174,3 +174,26 @@ def test_rebuild_from_the_installed_package_gives_the_shipped_models(tmp_path: P
         pytest.skip(f"litellm {shipped.litellm_version} is not installed")
     assert rebuild_snapshot.main(["--as-of", shipped.as_of, "--output", str(tmp_path / "s.json")]) == 0
     assert (tmp_path / "s.json").read_bytes() == shipped_path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("provider", "sizes", "price"),
+    [
+        ("anthropic", {"low": "0.01", "medium": "0.01", "high": "0.01"}, Decimal("0.01")),
+        ("openai", {"low": "0.025", "medium": "0.025", "high": "0.025"}, Decimal("0.025")),
+        ("openai", {"low": "0.006", "medium": "0.010", "high": "0.014"}, None),  # as large as the client asks for
+        ("openai", {"low": "0", "medium": "0", "high": "0"}, None),  # rather not known than free
+        ("gemini", {"low": "0.035", "medium": "0.035", "high": "0.035"}, None),  # billed by prompt
+        ("openai", {}, None),
+    ],
+)
+def test_price_of_a_search_is_taken_where_it_is_one_for_each(
+    provider: str, sizes: dict[str, str], price: Decimal | None
+) -> None:
+    """A map that has several prices for a search, or whose provider bills something else, says nothing."""
+    named = {f"search_context_size_{size}": Decimal(value) for size, value in sizes.items()}
+    entry = CHAT | {"litellm_provider": provider, "search_context_cost_per_query": named}
+    snapshot = _build({f"{provider}/m" if provider == "gemini" else "m": entry})
+    model = snapshot.models[provider]["m"]
+    assert model.web_search == price
+    assert model.price(snapshot).web_search == price
