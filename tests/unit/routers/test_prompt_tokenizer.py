@@ -56,22 +56,52 @@ def test_prompt_tokenizer_known_words_do_not_reach_the_tokenizer(monkeypatch: py
     assert tokenizer.ids(text) == wanted
 
 
-def test_prompt_tokenizer_unknown_words_are_asked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All words outside the vocabulary cost one call, each of them once, and their order is kept."""
+def test_prompt_tokenizer_rare_ascii_words_do_not_reach_the_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A number or a name that is no word of the vocabulary is cut into its pieces here: a call costs what 50 words do."""
     tokenizer = PromptTokenizer(Tokenizer.from_str(DESCRIPTION))
-    text = "the qzxv train was naïve about the qzxv and the wqrt of it all, too"
+    text = f"the qzxv train 0001234567 was late in case x1y2z3 of {'q' * 100} and {'q' * 101} and it all, too"
+    wanted = tokenizer.asked(text)
+    monkeypatch.setattr(tokenizer, "asked", lambda _: pytest.fail("the tokenizer was asked"))
+    assert tokenizer.ids(text) == wanted
+
+
+@given(st.lists(st.text(alphabet="abcdefghijklmnopqrstuvwxyz0123456789", min_size=1, max_size=24), max_size=4))
+def test_prompt_tokenizer_rare_ascii_words_are_cut_as_the_tokenizer_does(
+    tokenizer: PromptTokenizer, words: list[str]
+) -> None:
+    """Made-up words among enough known ones get the tokenizer's own pieces."""
+    text = "the train was late and so it was that " + " the ".join(words)
+    assert tokenizer.ids(text) == tokenizer.asked(text)
+
+
+def test_prompt_tokenizer_words_without_a_piece_are_unknown() -> None:
+    """A word of which some part is in no vocabulary is one unknown token, as a whole."""
+    described = json.loads(DESCRIPTION)
+    vocabulary = described["model"]["vocab"]
+    described["model"]["vocab"] = {word: n for word, n in vocabulary.items() if word not in ("z", "##z")}
+    tokenizer = PromptTokenizer(Tokenizer.from_str(json.dumps(described)))
+    for word in ("qz", "zq", "qzq", "x9z"):
+        text = f"the train was {word} late"
+        assert tokenizer.unknown_token_id in tokenizer.ids(text)
+        assert tokenizer.ids(text) == tokenizer.asked(text)
+
+
+def test_prompt_tokenizer_words_outside_ascii_are_asked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them cost one call, each of them once, and their order is kept."""
+    tokenizer = PromptTokenizer(Tokenizer.from_str(DESCRIPTION))
+    text = "the café train was naïve about the café and the wqrt of it all, too"
     wanted, asked, calls = tokenizer.asked(text), tokenizer.asked, []
     monkeypatch.setattr(tokenizer, "asked", lambda words: calls.append(words) or asked(words))
     assert tokenizer.ids(text) == wanted
     assert len(calls) == 1
-    assert calls[0].count("qzxv") == 1
+    assert calls[0].count("café") == 1
 
 
 def test_prompt_tokenizer_keeps_nothing_of_what_it_read(tokenizer: PromptTokenizer) -> None:
     """The table is the vocabulary's: a word that one tenant sends is no quicker for the next."""
-    before = dict(tokenizer._words)
+    before = dict(tokenizer._words), dict(tokenizer._inner)
     tokenizer.ids("the train to qzxvwq was late and the people of qzxvwq were cross about it")
-    assert tokenizer._words == before
+    assert (tokenizer._words, tokenizer._inner) == before
 
 
 @pytest.mark.parametrize(
