@@ -49,6 +49,20 @@ def _class_matrix() -> NDArray[np.float32]:
 
 
 _CLASS_MATRIX: Final = _class_matrix()
+_SHORT_CHARACTERS: Final = 1500
+"""Up to here counting the bytes one class after the other takes a third of what NumPy's calls do."""
+
+
+def _class_of_each_byte() -> bytes:
+    """A table for `bytes.translate`: 1 to 6 as in `_SHARE_CLASSES`, line feed, question mark, or 0."""
+    table = bytearray(256)
+    for number, members in enumerate((*_SHARE_CLASSES, b"\n", b"?"), start=1):
+        for member in members:
+            table[member] = number
+    return bytes(table)
+
+
+_CLASSES: Final = _class_of_each_byte()
 
 
 def prompt_features(text: str) -> NDArray[np.float32]:
@@ -69,7 +83,7 @@ def prompt_features(text: str) -> NDArray[np.float32]:
 
     Notes
     -----
-    O(length), one byte histogram; about 6 µs for 300 characters. Whether answer options follow the question is left out
+    O(length); about 3 µs for 300 characters. Whether answer options follow the question is left out
     on purpose: it tells which benchmark a prompt is from, not how hard it is.
 
     Examples
@@ -77,18 +91,28 @@ def prompt_features(text: str) -> NDArray[np.float32]:
     >>> round(float(prompt_features("2 + 2?")[2]), 2)
     0.33
     """
-    size = len(text)
-    text = _read_part(text)
+    if len(text) > _SHORT_CHARACTERS:
+        return prompt_features_of([text])[0]
     encoded = text.encode("utf-8", "surrogatepass")
     length = len(encoded)
-    histogram = np.bincount(np.frombuffer(encoded, dtype=np.uint8), minlength=256).astype(np.float32)
-    features = np.empty(len(FEATURE_NAMES), dtype=np.float32)
-    features[0] = math.log1p(max(length, size))
-    features[1] = math.log1p(histogram[10])
-    features[2:8] = (histogram @ _CLASS_MATRIX) / max(length, 1)
-    features[8] = min(float(histogram[63]), 5.0)
-    features[9] = "```" in text
-    return features
+    divisor = length or 1
+    count = encoded.translate(_CLASSES).count
+    # Divided in float64 and then rounded: for numbers of this size the same as dividing in float32.
+    return np.array(
+        (
+            math.log1p(length),
+            math.log1p(count(7)),
+            count(1) / divisor,
+            count(2) / divisor,
+            count(3) / divisor,
+            count(4) / divisor,
+            count(5) / divisor,
+            count(6) / divisor,
+            min(count(8), 5),
+            "```" in text,
+        ),
+        dtype=np.float32,
+    )
 
 
 def prompt_features_of(texts: Sequence[str]) -> NDArray[np.float32]:
