@@ -17,13 +17,14 @@ from functools import partial
 import msgspec
 from msgspec import structs
 
+from penstock_gateway.arm_costs import ArmCosts, cost_scale_usd
 from penstock_gateway.compatibility import Rejection, reject
 from penstock_gateway.conversations import Warm
 from penstock_gateway.decisions import CandidateReport, RouteDecision
 from penstock_gateway.deployments import TIERS, Deployment
 from penstock_gateway.errors import GatewayError
 from penstock_gateway.identifiers import DecisionIds
-from penstock_gateway.prompt_readings import UNREAD, PromptReading, ReadingMemory
+from penstock_gateway.prompt_readings import UNREAD, PromptReading, ReadingMemory, reading_digest
 from penstock_gateway.remote_encoder.service import RemoteEncoderService
 from penstock_gateway.request_body import ChatRequest, TradeoffValue
 from penstock_gateway.request_policy import UNLIMITED, PolicyRules, RequestPolicy, tier_rank
@@ -45,7 +46,6 @@ from penstock_routers.policy import Choice, RejectReason, RouteReason, decide, f
 from penstock_routers.policy_explore import Exploration, explore
 from penstock_routers.policy_limits import NO_TIER, Limits, floor_rank, violation
 from penstock_routers.token_counts import ASSUMED_OUTPUT_TOKENS
-from penstock_routers.warmth import cached_tokens, input_cost_usd, switch_cost_usd
 
 _log = logging.getLogger("penstock.router")
 
@@ -63,6 +63,12 @@ class RoutingParts:
 
     async def read(self, text: str, reference_arm: str) -> tuple[FloatArray, Estimate]:
         """Return a prompt's vector and estimates, in one run where the artifact carries the joined graph."""
+        if isinstance(self.encoder, EncoderService) and self.encoder.is_inline:  # a timer could never fire
+            return await self._read(text, reference_arm)
+        async with asyncio.timeout(ROUTING_TIMEOUT_SECONDS):
+            return await self._read(text, reference_arm)
+
+    async def _read(self, text: str, reference_arm: str) -> tuple[FloatArray, Estimate]:
         if self.artifact.fused is not None and isinstance(self.encoder, EncoderService):
             return await self.encoder.read(text, self.artifact.fused, reference_arm)
         vector = await self.encoder.encode(text)
@@ -77,6 +83,9 @@ class _Asked(msgspec.Struct, frozen=True, gc=False):
     policy: RequestPolicy
     warm: Warm | None
     decision_id: str
+    started: float
+    rejected: tuple[CandidateReport, ...] = ()
+    reading_ms: float = 0.0
 
 
 class ArmChooser:
@@ -121,7 +130,9 @@ class ArmChooser:
         self._on_failure = on_failure
         self._rules = rules or PolicyRules()
         self._ids = ids or DecisionIds()
-        self._cost_scale = 1.0 if parts is None else self._cost_scale_usd(parts.artifact)
+        self._cost_scale = 1.0 if parts is None else cost_scale_usd(parts.artifact, self._routable)
+        self._costs = ArmCosts(deployments, self._rules.switch_share)
+        self._known_columns: tuple[tuple[str, ...], dict[str, int]] = ((), {})
 
     @property
     def artifact_id(self) -> str | None:
@@ -155,7 +166,8 @@ class ArmChooser:
         other._default = other._by_name[self._default.name]
         other._baseline = other._by_name[self._baseline.name]
         other.parts = RoutingParts(artifact, encoder)
-        other._cost_scale = other._cost_scale_usd(artifact)
+        other._known_columns = ((), {})
+        other._cost_scale = cost_scale_usd(artifact, other._routable)
         return other
 
     async def choose(
@@ -200,22 +212,23 @@ class ArmChooser:
         """
         started = time.perf_counter()
         setting = self.tradeoff if tradeoff is None else tradeoff
-        rejections = {d.name: _not_allowed(d, policy) or reject(request, d) for d in self._routable}
-        eligible = [deployment for deployment in self._routable if rejections[deployment.name] is None]
+        eligible: list[Deployment] = []
+        rejections: dict[str, Rejection] = {}
+        for deployment in self._routable:
+            rejection = _not_allowed(deployment, policy) or reject(request, deployment)
+            if rejection is None:
+                eligible.append(deployment)
+            else:
+                rejections[deployment.name] = rejection
         if not eligible:
             raise no_candidate(self._routable, rejections)
-        asked = _Asked(request, setting, policy, warm, self._ids.new(tenant))
-        if any(deployment.name == keeper for deployment in eligible):
-            decision = self._continue(asked, eligible, keeper)
-        else:
-            estimate = (reading or await self.read(request, tenant)).estimate
-            decision = self._decide(asked, eligible, estimate)
-        rejected = tuple(rejected_report(d, rejection) for d in self._routable if (rejection := rejections[d.name]))
-        return structs.replace(
-            decision,
-            candidates=decision.candidates + rejected,
-            routing_ms=(time.perf_counter() - started) * 1000.0 + (0.0 if reading is None else reading.duration_ms),
-        )
+        rejected = tuple([rejected_report(self._by_name[name], why) for name, why in rejections.items()])
+        duration_ms = 0.0 if reading is None else reading.duration_ms
+        asked = _Asked(request, setting, policy, warm, self._ids.new(tenant), started, rejected, duration_ms)
+        if keeper is not None and any(deployment.name == keeper for deployment in eligible):
+            return self._continue(asked, eligible, keeper)
+        estimate = (reading or await self.read(request, tenant)).estimate
+        return self._decide(asked, eligible, estimate)
 
     def physical(
         self,
@@ -235,8 +248,8 @@ class ArmChooser:
         NoCandidate
             ``max_cost_exceeded``.
         """
-        asked = _Asked(request, "none", policy, warm, self._ids.new(tenant))
-        scored = self._score(asked, deployment, None)
+        asked = _Asked(request, "none", policy, warm, self._ids.new(tenant), 0.0)
+        scored = self._costs.score(request, deployment, warm)
         if violation(Limits(max_cost_usd=policy.max_cost_usd), tier_rank=NO_TIER, cost_usd=scored.cost_usd):
             raise too_dear([scored], policy)
         report = scored.unranked_report()
@@ -261,8 +274,8 @@ class ArmChooser:
         reading : PromptReading
         tenant : str, optional
         """
-        asked = _Asked(request, "none", UNLIMITED, None, self._ids.new(tenant))
-        report = structs.replace(self._score(asked, deployment, None).unranked_report(), estimated_cost_usd=0.0)
+        asked = _Asked(request, "none", UNLIMITED, None, self._ids.new(tenant), 0.0)
+        report = structs.replace(self._costs.score(request, deployment).unranked_report(), estimated_cost_usd=0.0)
         choice = Choice(deployment.name, RouteReason.CACHED, (deployment.name,), (0.0,))
         return self._record(asked, choice, (report,), reading.estimate)
 
@@ -296,32 +309,50 @@ class ArmChooser:
         parts = self.parts
         if parts is None or not request.routing_text.strip() or request.attachments:
             return UNREAD
-        known = None if tenant is None else parts.readings.find(tenant, request.routing_text)
+        digest = None if tenant is None else reading_digest(tenant, request.routing_text)
+        known = None if digest is None else parts.readings.find(digest)
         if known is not None:
             return known
         started = time.perf_counter()
         try:
-            async with asyncio.timeout(ROUTING_TIMEOUT_SECONDS):
-                vector, estimate = await parts.read(request.routing_text, self._default.arm)
+            vector, estimate = await parts.read(request.routing_text, self._default.arm)
         except Exception as error:  # the guard around routing: a router's failure never fails a request
             self._on_failure()
             _log.warning("router_failed", extra={"error": type(error).__name__})
             return UNREAD
         reading = PromptReading(vector, estimate, (time.perf_counter() - started) * 1000.0)
-        if tenant is not None:
-            parts.readings.keep(tenant, request.routing_text, reading)
+        if digest is not None:
+            parts.readings.keep(digest, reading)
         return reading
 
     def _decide(self, asked: _Asked, eligible: list[Deployment], estimate: Estimate | None) -> RouteDecision:
-        known = {} if estimate is None else {arm: index for index, arm in enumerate(estimate.arms)}
-        scored = [self._score(asked, d, estimate, known.get(d.arm)) for d in eligible]
+        columns: dict[str, int] = {}
+        tokens: list[float] = []
+        if estimate is not None:
+            columns, tokens = self._columns(estimate.arms), estimate.output_tokens.tolist()
+        score, request, warm = self._costs.score, asked.request, asked.warm
+        scored = [
+            score(
+                request, d, warm, ASSUMED_OUTPUT_TOKENS if (column := columns.get(d.name)) is None else tokens[column]
+            )
+            for d in eligible
+        ]
         if not asked.policy.has_limits:
-            return self._decide_among(asked, scored, estimate, known)
+            return self._decide_among(asked, scored, estimate, columns)
         floor = self._floor(asked.policy, estimate)
         allowed, refused = within_limits(scored, asked.policy, floor)
-        decision = self._decide_among(asked, allowed, estimate, known)
-        floor_name = TIERS[floor] if floor > NO_TIER else None
-        return structs.replace(decision, candidates=decision.candidates + refused, floor=floor_name)
+        asked = structs.replace(asked, rejected=refused + asked.rejected)
+        decision = self._decide_among(asked, allowed, estimate, columns)
+        return structs.replace(decision, floor=TIERS[floor]) if floor > NO_TIER else decision
+
+    def _columns(self, arms: tuple[str, ...]) -> dict[str, int]:
+        """Return where an estimate has the numbers of each routable deployment; worked out once for an artifact."""
+        known_arms, columns = self._known_columns
+        if known_arms is not arms:
+            places = {arm: place for place, arm in enumerate(arms)}
+            columns = {d.name: places[d.arm] for d in self._routable if d.arm in places}
+            self._known_columns = arms, columns
+        return columns
 
     def _floor(self, policy: RequestPolicy, estimate: Estimate | None) -> int:
         """Return the rank of the lowest tier that may answer."""
@@ -337,14 +368,14 @@ class ArmChooser:
         )
 
     def _decide_among(
-        self, asked: _Asked, allowed: list[Scored], estimate: Estimate | None, known: dict[str, int]
+        self, asked: _Asked, allowed: list[Scored], estimate: Estimate | None, columns: dict[str, int]
     ) -> RouteDecision:
-        scored = {s.deployment.name: s for s in allowed if s.deployment.arm in known}
-        if estimate is None or self.parts is None or not scored:
+        known = [s for s in allowed if s.deployment.name in columns]
+        if estimate is None or self.parts is None or not known:
             return self._abstain(asked, allowed)
         artifact = self.parts.artifact
         numbers = estimate.numbers()
-        candidates = [candidate_of(item, numbers[known[item.deployment.arm]]) for item in scored.values()]
+        candidates = [candidate_of(item, numbers[columns[item.deployment.name]]) for item in known]
         tradeoff = artifact.tradeoff(asked.setting)
         is_novel = artifact.is_novel(estimate)
         settled = partial(
@@ -367,27 +398,29 @@ class ArmChooser:
                 is_novel=is_novel,
                 min_quality=asked.policy.min_quality,
             )
-        reports = reports_of(choice, {c.arm: c for c in candidates}, scored)
-        unscored = tuple(
-            rejected_report(d, Rejection(RejectReason.NO_ESTIMATE, f"the artifact has no arm '{d.arm}'"))
-            for d in (s.deployment for s in allowed)
-            if d.name not in scored
-        )
-        decision = self._record(asked, choice, reports + unscored, estimate, tradeoff.name)
+        scored = {c.arm: (item, c) for item, c in zip(known, candidates, strict=True)}
+        reports = reports_of(choice, scored)
+        if len(known) < len(allowed):
+            reports += tuple(
+                rejected_report(d, Rejection(RejectReason.NO_ESTIMATE, f"the artifact has no arm '{d.arm}'"))
+                for d in (s.deployment for s in allowed)
+                if d.name not in columns
+            )
+        decision = self._record(asked, choice, reports, estimate, tradeoff.name)
         if asked.warm is None or choice.arm != asked.warm.deployment:
             return decision
         free = settled([structs.replace(c, switch_cost_usd=0.0) for c in candidates])
         if asked.policy.min_quality is None or is_novel:
             forgone = forgone_usd(choice, free, tradeoff, self._cost_scale)
         else:  # λ plays no part: the arms that are good enough differ in cost alone
-            forgone = max(0.0, scored[choice.arm].cost_usd - scored[free.arm].cost_usd)
+            forgone = max(0.0, scored[choice.arm][0].cost_usd - scored[free.arm][0].cost_usd)
         return structs.replace(decision, forgone_usd=asked.warm.forgone_usd + forgone)
 
-    def _continue(self, asked: _Asked, eligible: Sequence[Deployment], keeper: str | None) -> RouteDecision:
+    def _continue(self, asked: _Asked, eligible: Sequence[Deployment], keeper: str) -> RouteDecision:
         """Take who answered last; the rest, dearest tier first, only where another model can read the conversation."""
         others = [d for d in eligible if d.name != keeper and not asked.request.is_bound]
         others.sort(key=lambda d: (d.name != self._default.name, -tier_rank(d.tier), d.name))
-        ranking = [self._score(asked, d, None) for d in (self._by_name[keeper or ""], *others)]
+        ranking = [self._costs.score(asked.request, d, asked.warm) for d in (self._by_name[keeper], *others)]
         names = tuple(scored.deployment.name for scored in ranking)
         choice = Choice(names[0], RouteReason.CONTINUED, names, (0.0,) * len(names))
         return self._record(asked, choice, tuple(scored.unranked_report() for scored in ranking), None)
@@ -408,42 +441,6 @@ class ArmChooser:
         names = tuple(s.deployment.name for s in ranking)
         choice = Choice(names[0], reason, names, (0.0,) * len(names))
         return self._record(asked, choice, tuple(s.unranked_report() for s in ranking), None)
-
-    def _score(
-        self, asked: _Asked, deployment: Deployment, estimate: Estimate | None, column: int | None = None
-    ) -> Scored:
-        """Return the expected output tokens and cost of one request on one deployment."""
-        request, warm = asked.request, asked.warm
-        price = deployment.price.rates_for(request.input_tokens)
-        tokens = ASSUMED_OUTPUT_TOKENS
-        if estimate is not None and column is not None:
-            tokens = float(estimate.output_tokens[column])
-        limit = deployment.max_output_tokens if request.max_tokens is None else request.max_tokens
-        tokens = min(tokens, float(limit)) * request.choices
-        if warm is None:
-            cost = (request.input_tokens * float(price.input) + tokens * float(price.output)) / 1e6
-            return Scored(deployment, tokens, cost)
-        cached = cached_tokens(warm.input_tokens, request.input_tokens)
-        is_warm = warm.deployment == deployment.name
-        prompt = input_cost_usd(
-            request.input_tokens, cached if is_warm else 0, float(price.input), float(price.cached_input)
-        )
-        switch = 0.0 if is_warm else self._switch_cost_usd(warm, cached)
-        return Scored(deployment, tokens, prompt + tokens * float(price.output) / 1e6, switch)
-
-    def _switch_cost_usd(self, warm: Warm, cached: int) -> float:
-        """Return what leaving the deployment that has the conversation cached costs later."""
-        deployment = self._by_name.get(warm.deployment)
-        if deployment is None:
-            return 0.0
-        price = deployment.price
-        full, discounted = float(price.input), float(price.cached_input)
-        return switch_cost_usd(cached, full, discounted, self._rules.switch_share, warm.forgone_usd)
-
-    def _cost_scale_usd(self, artifact: RouterArtifact) -> float:
-        """Return the cost of one typical request on the dearest routable deployment; 1 when all are free."""
-        prices = (deployment.price for deployment in self._routable)
-        return max(artifact.cost_scale_usd(float(price.input), float(price.output)) for price in prices) or 1.0
 
     def _record(
         self,
@@ -468,7 +465,7 @@ class ArmChooser:
             tradeoff=setting or str(asked.setting),
             chosen=choice.arm,
             reason=choice.reason,
-            candidates=reports,
+            candidates=reports + asked.rejected,
             artifact_id=self.artifact_id if estimate is not None else None,
             default_arm=self._default.name,
             baseline=self._baseline.name,
@@ -478,6 +475,7 @@ class ArmChooser:
             novelty=None if estimate is None else estimate.novelty,
             category=None if estimate is None else estimate.category,
             propensity=choice.propensity,
+            routing_ms=(time.perf_counter() - asked.started) * 1000.0 + asked.reading_ms if asked.started else 0.0,
             max_cost_usd=policy.max_cost_usd,
             min_quality=policy.min_quality,
             warm=None if asked.warm is None else asked.warm.deployment,
@@ -486,12 +484,11 @@ class ArmChooser:
 
     def _baseline_cost_usd(self, asked: _Asked, estimate: Estimate | None) -> float:
         """Return the request's cost had the baseline answered it, and every earlier turn of its conversation."""
-        column = None
+        tokens = ASSUMED_OUTPUT_TOKENS
         if estimate is not None and self._baseline.arm in estimate.arms:
-            column = estimate.arms.index(self._baseline.arm)
-        if asked.warm is not None:
-            asked = structs.replace(asked, warm=replace(asked.warm, deployment=self._baseline.name))
-        return self._score(asked, self._baseline, estimate, column).cost_usd
+            tokens = float(estimate.output_tokens[estimate.arms.index(self._baseline.arm)])
+        warm = None if asked.warm is None else replace(asked.warm, deployment=self._baseline.name)
+        return self._costs.score(asked.request, self._baseline, warm, tokens).cost_usd
 
 
 def _not_allowed(deployment: Deployment, policy: RequestPolicy) -> Rejection | None:

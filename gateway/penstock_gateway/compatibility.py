@@ -86,11 +86,14 @@ def reject(request: ChatRequest, deployment: Deployment) -> Rejection | None:
     if request.max_tokens is not None and request.max_tokens > deployment.max_output_tokens:
         detail = f"{request.max_tokens} output tokens exceed the limit of {deployment.max_output_tokens}"
         return Rejection(RejectReason.OUTPUT_LENGTH, detail)
-    return (
-        _reject_parameter(request, deployment)
-        or _reject_adapter(request, deployment)
-        or reject_wire(request, deployment)
-    )
+    rules = deployment.parameters  # most models take all parameters, and most servers the client's format
+    if (rules.unsupported or rules.droppable or rules.max_stops is not None) and (
+        found := _reject_parameter(request, deployment)
+    ):
+        return found
+    if deployment.adapter == "litellm" and (found := _reject_adapter(request)):
+        return found
+    return None if request.front in deployment.wires else reject_wire(request, deployment)
 
 
 def reject_wire(request: ChatRequest, deployment: Deployment) -> Rejection | None:
@@ -291,10 +294,8 @@ def _stops_obstacle(request: ChatRequest, deployment: Deployment) -> str | None:
     return f"the model takes {limit} stop sequences, and this request has {len(stops)}"
 
 
-def _reject_adapter(request: ChatRequest, deployment: Deployment) -> Rejection | None:
+def _reject_adapter(request: ChatRequest) -> Rejection | None:
     """Return what the litellm adapter cannot do: fetch a client's URL, or tell the choices of a stream apart."""
-    if deployment.adapter != "litellm":
-        return None
     if request.attachments and has_remote_media(plain_field(request.fields, "messages")):
         return Rejection(RejectReason.REMOTE_MEDIA, "media must be sent inline (data:) through this adapter")
     if request.is_stream and request.choices > 1:

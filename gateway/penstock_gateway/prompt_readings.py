@@ -58,23 +58,22 @@ class ReadingMemory:
         """Return how many are remembered."""
         return len(self._readings)
 
-    def find(self, tenant: str, text: str) -> PromptReading | None:
-        """Return what was said of a prompt; None when it is not remembered."""
-        digest = _digest(tenant, text)
+    def find(self, digest: bytes) -> PromptReading | None:
+        """Return what was said of a prompt, given its `reading_digest`; None when it is not remembered."""
         found = self._readings.get(digest)
         if found is not None:
             self._readings.move_to_end(digest)
         return found
 
-    def keep(self, tenant: str, text: str, reading: PromptReading) -> None:
+    def keep(self, digest: bytes, reading: PromptReading) -> None:
         """Remember a prompt; the one that was asked for longest ago makes room."""
-        self._readings[_digest(tenant, text)] = PromptReading(reading.vector, reading.estimate)
+        self._readings[digest] = PromptReading(reading.vector, reading.estimate)
         if len(self._readings) > self._max_readings:
             self._readings.popitem(last=False)
 
 
-def _digest(tenant: str, text: str) -> bytes:
+def reading_digest(tenant: str, text: str) -> bytes:
+    """Return the name under which a tenant's prompt is remembered, 16 bytes."""
     name = tenant.encode("utf-8", "surrogatepass")
-    digest = hashlib.blake2b(b"%d:%b" % (len(name), name), digest_size=16)
-    digest.update(text.encode("utf-8", "surrogatepass"))
-    return digest.digest()
+    content = b"%d:%b" % (len(name), name) + text.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(content, digest_size=16).digest()

@@ -83,27 +83,29 @@ def candidate_of(scored: Scored, numbers: tuple[float, float, float, float]) -> 
     return Candidate(scored.deployment.name, *numbers, scored.cost_usd, scored.switch_cost_usd)
 
 
-def reports_of(
-    choice: Choice, candidates: dict[str, Candidate], scored: dict[str, Scored]
-) -> tuple[CandidateReport, ...]:
+def reports_of(choice: Choice, scored: dict[str, tuple[Scored, Candidate]]) -> tuple[CandidateReport, ...]:
     """One report per candidate, in the order of the ranking."""
-    return tuple(
-        CandidateReport(
-            arm,
-            scored[arm].deployment.model,
-            scored[arm].deployment.arm,
-            scored[arm].deployment.tier,
-            quality=candidates[arm].quality,
-            quality_se=candidates[arm].quality_se,
-            gain=candidates[arm].gain,
-            gain_se=candidates[arm].gain_se,
-            output_tokens=scored[arm].output_tokens,
-            estimated_cost_usd=scored[arm].cost_usd,
-            utility=utility,
-            switch_cost_usd=scored[arm].switch_cost_usd or None,
+    reports = []
+    for arm, utility in zip(choice.ranking, choice.utilities, strict=True):
+        item, candidate = scored[arm]
+        deployment = item.deployment
+        reports.append(
+            CandidateReport(
+                arm,
+                deployment.model,
+                deployment.arm,
+                deployment.tier,
+                candidate.quality,
+                candidate.quality_se,
+                candidate.gain,
+                candidate.gain_se,
+                item.output_tokens,
+                item.cost_usd,
+                utility,
+                item.switch_cost_usd or None,
+            )
         )
-        for arm, utility in zip(choice.ranking, choice.utilities, strict=True)
-    )
+    return tuple(reports)
 
 
 def rejected_report(deployment: Deployment, rejection: Rejection) -> CandidateReport:
@@ -112,9 +114,9 @@ def rejected_report(deployment: Deployment, rejection: Rejection) -> CandidateRe
     return CandidateReport(d.name, d.model, d.arm, d.tier, rejected=rejection.reason, rejected_detail=rejection.detail)
 
 
-def no_candidate(deployments: Sequence[Deployment], rejections: dict[str, Rejection | None]) -> NoCandidate:
+def no_candidate(deployments: Sequence[Deployment], rejections: dict[str, Rejection]) -> NoCandidate:
     """Return the refusal of a request that no deployment can take, with each one's reason."""
-    found = [(d.name, rejection) for d in deployments if (rejection := rejections[d.name])]
+    found = [(d.name, rejections[d.name]) for d in deployments]
     reasons = {rejection.reason for _, rejection in found}
     code = "context_length_exceeded" if reasons == {RejectReason.CONTEXT_LENGTH} else None
     detail = "; ".join(f"{name}: {rejection.detail}" for name, rejection in found)

@@ -89,6 +89,11 @@ class EncoderService:
             )
 
     @property
+    def is_inline(self) -> bool:
+        """Whether `encode` and `read` are done when they are called: nothing is waited for."""
+        return self._batcher is None
+
+    @property
     def waiting(self) -> int:
         """Texts that wait for a run."""
         return 0 if self._batcher is None else self._batcher.waiting

@@ -260,7 +260,7 @@ def decide(
     if not candidates:
         raise ValueError("decide() needs at least one candidate")
     # Tuples that compare as they stand: names are unique, so two candidates are never compared themselves.
-    keyed = sorted((-utility(c, tradeoff, cost_scale_usd), c.charged_usd, c.arm, c) for c in candidates)
+    keyed = sorted(_keys(candidates, tradeoff.cost_weight, cost_scale_usd))
     scored = [(-negative, c) for negative, _, _, c in keyed]
     if min_quality is not None and not is_novel:
         scored.sort(key=lambda pair: _by_quality(pair[1], min_quality))
@@ -269,9 +269,27 @@ def decide(
         chosen, reason = first.arm, RouteReason.MIN_QUALITY if is_reached else RouteReason.MIN_QUALITY_UNREACHABLE
     else:
         chosen, reason = _choose([c for _, c in scored], default_arm, tradeoff, cost_scale_usd, is_novel)
-    place = next(place for place, (_, c) in enumerate(scored) if c.arm == chosen)
-    scored.insert(0, scored.pop(place))
+    if scored[0][1].arm != chosen:
+        place = next(place for place, (_, c) in enumerate(scored) if c.arm == chosen)
+        scored.insert(0, scored.pop(place))
     return Choice(chosen, reason, tuple([c.arm for _, c in scored]), tuple([u for u, _ in scored]))
+
+
+def _keys(
+    candidates: Sequence[Candidate], cost_weight: float, cost_scale_usd: float
+) -> list[tuple[float, float, str, Candidate]]:
+    """What the ranking is sorted by: ``-utility``, written out here since a call for each arm costs as much again."""
+    if cost_weight == math.inf:
+        return [(c.cost_usd / cost_scale_usd, c.cost_usd + c.switch_cost_usd, c.arm, c) for c in candidates]
+    return [
+        (
+            -(c.quality - cost_weight * ((charged := c.cost_usd + c.switch_cost_usd) / cost_scale_usd)),
+            charged,
+            c.arm,
+            c,
+        )
+        for c in candidates
+    ]
 
 
 def _by_quality(candidate: Candidate, min_quality: float) -> tuple[bool, float, float, str]:

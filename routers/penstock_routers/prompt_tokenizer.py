@@ -136,7 +136,7 @@ class PromptTokenizer:
         return pieces
 
     def _cut(self, word: str) -> list[int]:
-        """Take the longest piece that the rest begins with until nothing is left; one unknown token if there is none."""
+        """Take the longest piece that the rest begins with until nothing is left; an unknown token if there is none."""
         pieces: list[int] = []
         size, start, table = len(word), 0, self._words
         unknown = [cast(int, self.unknown_token_id)]

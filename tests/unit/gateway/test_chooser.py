@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from msgspec import structs
 
+from penstock_gateway.arm_costs import ArmCosts
 from penstock_gateway.chooser import ArmChooser, RoutingParts
 from penstock_gateway.deployments import Ability, Deployment
 from penstock_gateway.errors import NoCandidate
@@ -185,3 +186,24 @@ async def test_choose_with_a_reading_made_before_counts_its_time() -> None:
     reading = structs.replace(await chosen.read(request()), duration_ms=250.0)
     decision = await chosen.choose(request(), None, reading=reading)
     assert decision.routing_ms >= 250.0
+
+
+async def test_choose_estimates_of_another_artifact_are_read_in_its_own_order() -> None:
+    """Where an arm's numbers stand is remembered per artifact; another one lists its arms in another order."""
+    small_first, frontier_first = {"small": 0.1, "frontier": 0.9}, {"frontier": 0.9, "small": 0.1}
+    arms = chooser(FakeArtifact(small_first))
+    for artifact in (FakeArtifact(small_first), FakeArtifact(frontier_first)):
+        arms = arms.with_artifact(
+            cast(Any, artifact), cast(Any, FakeEncoderService()), {"small": "small", "frontier": "frontier"}
+        )
+        decision = await arms.choose(request(), "quality")
+        qualities = {report.name: report.quality for report in decision.candidates}
+        assert qualities == {"small": pytest.approx(0.1), "frontier": pytest.approx(0.9)}
+
+
+def test_costs_of_a_deployment_of_an_earlier_configuration_are_by_its_own_price() -> None:
+    """A reload may change a price while an answer of before is still being looked at."""
+    costs = ArmCosts((SMALL, FRONTIER), 0.25)
+    before = deployment("small", price=price("1", "4"))
+    now, then = costs.score(request(), SMALL), costs.score(request(), before)
+    assert then.cost_usd == pytest.approx(10 * now.cost_usd)

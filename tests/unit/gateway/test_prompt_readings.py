@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from penstock_gateway.chooser import ArmChooser, RoutingParts
-from penstock_gateway.prompt_readings import PromptReading, ReadingMemory
+from penstock_gateway.prompt_readings import PromptReading, ReadingMemory, reading_digest
 from penstock_gateway.request_body import ChatRequest, parse_chat_request
 from penstock_routers.errors import EncoderError
 from support.fakes import FakeArtifact, FakeEncoderService, deployment, price
@@ -83,17 +83,16 @@ async def test_prompt_that_could_not_be_read_is_tried_again() -> None:
 def test_memory_is_bounded_and_keeps_what_is_asked_for() -> None:
     """The prompt that was asked for longest ago goes first."""
     memory = ReadingMemory(2)
-    for text in ("a", "b"):
-        memory.keep("ann", text, PromptReading(np.zeros(4, np.float32)))
-    assert memory.find("ann", "a") is not None
-    memory.keep("ann", "c", PromptReading(np.zeros(4, np.float32)))
-    assert [memory.find("ann", text) is not None for text in ("a", "b", "c")] == [True, False, True]
+    for digest in (b"a", b"b"):
+        memory.keep(digest, PromptReading(np.zeros(4, np.float32)))
+    assert memory.find(b"a") is not None
+    memory.keep(b"c", PromptReading(np.zeros(4, np.float32)))
+    assert [memory.find(digest) is not None for digest in (b"a", b"b", b"c")] == [True, False, True]
     assert len(memory) == 2
 
 
 @pytest.mark.parametrize(("one", "other"), [(("a", "bc"), ("ab", "c")), (("1:a", "b"), ("1", "a:b"))])
 def test_memory_does_not_confuse_tenant_and_text(one: tuple[str, str], other: tuple[str, str]) -> None:
     """Where one ends and the other begins is part of the digest."""
-    memory = ReadingMemory()
-    memory.keep(*one, PromptReading(np.zeros(4, np.float32)))
-    assert memory.find(*other) is None
+    assert reading_digest(*one) != reading_digest(*other)
+    assert reading_digest(*one) == reading_digest(*one)

@@ -61,7 +61,18 @@ def test_prompt_features_any_text_is_finite_and_in_range(text: str) -> None:
 
 def test_features_of_several_prompts_are_those_of_each() -> None:
     """A batch gives to the last digit what each prompt gives alone, whatever stands beside it."""
-    texts = ["", "What is 2 + 2?", "A1(é?\n" * 249, "A1(é?\n" * 251, "é" * 9000, "x" * 9000, "```a```\n\n", "?" * 7, "\ud800", "Ça va, ABC?\\"]
+    texts = [
+        "",
+        "What is 2 + 2?",
+        "A1(é?\n" * 249,
+        "A1(é?\n" * 251,
+        "é" * 9000,
+        "x" * 9000,
+        "```a```\n\n",
+        "?" * 7,
+        "\ud800",
+        "Ça va, ABC?\\",
+    ]
     together = prompt_features_of(texts)
     assert np.array_equal(together, np.stack([prompt_features(text) for text in texts]))
     assert np.array_equal(prompt_features_of(texts[1:2])[0], together[1])

@@ -153,3 +153,16 @@ def test_route_reasons_are_all_documented(repository_root: Path) -> None:
     """Clients and dashboards read the closed set of reasons in docs/routing.md."""
     text = (repository_root / "docs" / "routing.md").read_text(encoding="utf-8")
     assert [reason for reason in RouteReason if f"| `{reason}` |" not in text] == []
+
+
+@given(candidate_sets(), tradeoffs, st.floats(1e-6, 10.0), st.lists(st.floats(0.0, 1.0), min_size=6, max_size=6))
+def test_decide_ranks_by_the_utility_that_is_documented(
+    arms: list[Candidate], tradeoff: Tradeoff, scale: float, switches: list[float]
+) -> None:
+    """What the ranking is sorted by is `utility` to the last digit, ties going to the cheaper arm and then the name."""
+    arms = [replace(arm, switch_cost_usd=switch) for arm, switch in zip(arms, switches, strict=False)]
+    choice = decide(arms, default_arm="arm0", tradeoff=tradeoff, cost_scale_usd=scale)
+    by_name = {arm.arm: arm for arm in arms}
+    assert choice.utilities == tuple(utility(by_name[arm], tradeoff, scale) for arm in choice.ranking)
+    rest = [by_name[arm] for arm in choice.ranking[1:]]
+    assert rest == sorted(rest, key=lambda c: (-utility(c, tradeoff, scale), c.charged_usd, c.arm))

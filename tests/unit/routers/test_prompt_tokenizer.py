@@ -57,7 +57,7 @@ def test_prompt_tokenizer_known_words_do_not_reach_the_tokenizer(monkeypatch: py
 
 
 def test_prompt_tokenizer_rare_ascii_words_do_not_reach_the_tokenizer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A number or a name that is no word of the vocabulary is cut into its pieces here: a call costs what 50 words do."""
+    """A number or a name that is no word of the vocabulary is cut here: a call costs what 50 words do."""
     tokenizer = PromptTokenizer(Tokenizer.from_str(DESCRIPTION))
     text = f"the qzxv train 0001234567 was late in case x1y2z3 of {'q' * 100} and {'q' * 101} and it all, too"
     wanted = tokenizer.asked(text)
