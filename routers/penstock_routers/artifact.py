@@ -13,9 +13,7 @@ unsafe graph, and those of `penstock_routers.neighbour_index` for an index besid
 from __future__ import annotations
 
 import hashlib
-import itertools
 import math
-from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any, Final
@@ -40,7 +38,9 @@ from penstock_routers.manifest import (
 from penstock_routers.model_files import read_model_file
 from penstock_routers.neighbour_index import IndexDevice, Neighbours
 from penstock_routers.onnx_session import OnnxSession, create_session
+from penstock_routers.onnx_wire import Damaged
 from penstock_routers.policy import Tradeoff
+from penstock_routers.serving_graph import ROWS_OUTPUT, Columns, serving_graph
 
 FloatArray = NDArray[np.float32]
 
@@ -62,7 +62,7 @@ class RouterArtifact:
     neighbours : Neighbours or None
         The index beside the graph, where it has one.
     graph : bytes
-        Content of ``router.onnx``; empty once it has been joined.
+        What is run: ``router.onnx`` as `penstock_routers.serving_graph` makes it; empty once it has been joined.
     fused : PromptGraph or None
         The graph joined with that of an encoder, see `penstock_routers.fused.fused_with`.
     """
@@ -79,7 +79,9 @@ class RouterArtifact:
         self._session = session
         self._arms = manifest.arms
         self._reference = {name: np.array([index], dtype=np.int64) for index, name in enumerate(manifest.arms)}
-        self._output_order = [session.output_names.index(name) for name in OUTPUT_NAMES]
+        self._columns = Columns(len(manifest.arms), len(manifest.categories))
+        self._needed = self._columns.needed
+        self._spans = self._columns.spans()
         self._points = {
             point.name: Tradeoff(point.name, _weight(point.cost_weight), point.guard_z)
             for point in manifest.operating_points
@@ -130,10 +132,11 @@ class RouterArtifact:
         if expected_id is not None and manifest.id != expected_id:
             raise ArtifactError("the artifact is another one than was looked at", code="artifact_corrupt")
         _check_compatibility(manifest, encoder_id)
+        graph = _served(graph)
         session = create_session(
             graph, device="cpu", threads=threads, allow_contrib_operators=False, max_bytes=MAX_ARTIFACT_BYTES
         )
-        if set(session.input_names) != set(input_names(manifest)) or set(session.output_names) != set(OUTPUT_NAMES):
+        if set(session.input_names) != set(input_names(manifest)) or session.output_names != (ROWS_OUTPUT,):
             raise ArtifactError(
                 "the graph's inputs or outputs are not those of a router", code="artifact_graph_mismatch"
             )
@@ -197,16 +200,15 @@ class RouterArtifact:
         }
         if self.neighbours is not None:
             feeds |= neighbour_feeds(self.neighbours, feeds["prompt_vector"])
-        results = self._session.run(feeds)
-        return self.estimates_of([results[i] for i in self._output_order], reference_arm)[0]
+        return self.estimates_of(self._session.run(feeds)[0], reference_arm)[0]
 
-    def estimates_of(self, outputs: Sequence[FloatArray], reference_arm: str) -> list[Estimate]:
+    def estimates_of(self, rows: FloatArray, reference_arm: str) -> list[Estimate]:
         """Read what the graph gave for a batch.
 
         Parameters
         ----------
-        outputs : sequence of ndarray, n >= 1 rows each
-            In the order of `penstock_routers.manifest.OUTPUT_NAMES`.
+        rows : ndarray of float32, shape (n, w), n >= 1
+            See `penstock_routers.serving_graph.Columns`.
         reference_arm : str
 
         Returns
@@ -219,37 +221,31 @@ class RouterArtifact:
         ArtifactError
             ``artifact_not_finite``.
         """
-        quality, _, gain, gain_se, tokens, _, category = outputs
-        if not math.isfinite(float((quality + gain + gain_se + tokens).sum())):
+        if not math.isfinite(np.add.reduce(rows[:, : self._needed], axis=None)):
             raise ArtifactError("the graph gave numbers that are not finite", code="artifact_not_finite")
-        if len(quality) == 1:
-            return [self._estimate([output[0] for output in outputs], int(category.argmax()), reference_arm)]
-        block = np.concatenate([output.reshape(len(quality), -1) for output in outputs], axis=1)
-        ends = list(itertools.accumulate(output.size // len(quality) for output in outputs))
-        spans = list(map(slice, [0, *ends[:-1]], ends))
-        found = []
-        for line, best in zip(block, category.argmax(axis=1).tolist(), strict=True):
-            own = line.copy()
-            found.append(self._estimate([own[span] for span in spans], best, reference_arm))
-        return found
+        if len(rows) == 1:
+            return [self._estimate(rows[0], reference_arm)]
+        return [self._estimate(row.copy(), reference_arm) for row in rows]
 
-    def _estimate(self, numbers: list[Any], best: int, reference_arm: str) -> Estimate:
-        """One prompt's estimate, the category of the largest share being known."""
-        quality, quality_se, gain, gain_se, tokens, novelty, category = numbers
-        is_sure = float(category[best]) >= self.manifest.category_probability_min
+    def _estimate(self, row: FloatArray, reference_arm: str) -> Estimate:
+        spans, manifest = self._spans, self.manifest
+        category = row[spans["category"]]
+        shares: list[float] = category.tolist()
+        best = shares.index(max(shares))
+        is_sure = shares[best] >= manifest.category_probability_min
         return Estimate(
-            arms=self._arms,
-            reference_arm=reference_arm,
-            quality=quality,
-            quality_se=quality_se,
-            gain=gain,
-            gain_se=gain_se,
-            output_tokens=tokens,
-            novelty=novelty.item(),
-            category=self.manifest.categories[best] if is_sure else _GENERAL,
-            category_probability=float(category[best if is_sure else -1]),
-            categories=self.manifest.categories,
-            category_probabilities=category,
+            self._arms,
+            reference_arm,
+            row[spans["quality"]],
+            row[spans["quality_se"]],
+            row[spans["gain"]],
+            row[spans["gain_se"]],
+            row[spans["output_tokens"]],
+            row[spans["novelty"]].item(),
+            manifest.categories[best] if is_sure else _GENERAL,
+            shares[best if is_sure else -1],
+            manifest.categories,
+            category,
         )
 
     def is_novel(self, estimate: Estimate) -> bool:
@@ -365,6 +361,14 @@ def _check_hashes(manifest: Manifest, graph: bytes) -> None:
         raise ArtifactError("the artifact's content does not match its id", code="artifact_corrupt")
 
 
+def _served(graph: bytes) -> bytes:
+    """The graph as it is run; what is no ONNX file is left for the runtime's check to refuse."""
+    try:
+        return serving_graph(graph)
+    except Damaged:
+        return graph
+
+
 def _check_compatibility(manifest: Manifest, encoder_id: str | None) -> None:
     if encoder_id is not None and manifest.encoder.id != encoder_id:
         raise ArtifactError(
@@ -402,14 +406,15 @@ def _check_golden(manifest: Manifest, session: OnnxSession, neighbours: Neighbou
     }
     if neighbours is not None:
         feeds |= neighbour_feeds(neighbours, vectors)
-    found = dict(zip(session.output_names, session.run(feeds), strict=True))
-    widths = {"novelty": 1, "category": len(manifest.categories)}
-    for name, wanted in expected.items():
-        if wanted.shape != (vectors.shape[0], widths.get(name, len(manifest.arms))):
+    columns = Columns(len(manifest.arms), len(manifest.categories))
+    rows = session.run(feeds)[0]
+    if rows.shape != (vectors.shape[0], columns.width):
+        raise ArtifactError("the graph gives estimates in another shape", code="artifact_graph_mismatch")
+    for name, span in columns.spans().items():
+        wanted = expected[name]
+        if wanted.shape != (vectors.shape[0], span.stop - span.start):
             raise ArtifactError(f"the golden batch has ill-shaped {name}", code="artifact_schema")
-        if found[name].size != wanted.size:
-            raise ArtifactError(f"the graph gives {name} in another shape", code="artifact_graph_mismatch")
-        difference = np.abs(found[name].reshape(wanted.shape).astype(np.float64) - wanted)
+        difference = np.abs(rows[:, span].astype(np.float64) - wanted)
         scale = 1.0 + np.abs(wanted) if name == "output_tokens" else 1.0
         if not bool((difference <= golden.tolerance * scale).all()):
             raise ArtifactError(

@@ -92,7 +92,7 @@ def prompt_features(text: str) -> NDArray[np.float32]:
     0.33
     """
     if len(text) > _SHORT_CHARACTERS:
-        return prompt_features_of([text])[0]
+        return np.asarray(prompt_features_of([text])[0])
     encoded = text.encode("utf-8", "surrogatepass")
     length = len(encoded)
     divisor = length or 1

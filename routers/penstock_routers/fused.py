@@ -7,6 +7,7 @@ one after the other, and reading prompts with it. Read `fused_with`, then `Fused
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -21,8 +22,9 @@ from penstock_routers.errors import ArtifactError, EncoderError, RouterError
 from penstock_routers.estimates import Reading
 from penstock_routers.features import FEATURE_NAMES, prompt_features, prompt_features_of
 from penstock_routers.graph_join import VECTOR_OUTPUT, join_graphs
-from penstock_routers.manifest import INPUT_NAMES, OUTPUT_NAMES
+from penstock_routers.manifest import INPUT_NAMES
 from penstock_routers.onnx_session import Device, OnnxSession, create_session
+from penstock_routers.serving_graph import ROWS_OUTPUT
 
 FloatArray = NDArray[np.float32]
 
@@ -62,7 +64,7 @@ class FusedGraph:
         self._artifact = artifact
         self._session = session
         self._joins_single = joins_single
-        self._order = [output_names.index(name) for name in (VECTOR_OUTPUT, *OUTPUT_NAMES)]
+        self._vector, self._rows = output_names.index(VECTOR_OUTPUT), output_names.index(ROWS_OUTPUT)
 
     @property
     def device(self) -> str:
@@ -159,20 +161,21 @@ class FusedGraph:
         (reading,) = self._readings(self._run([ids], features.reshape(1, -1), reference_arm), reference_arm)
         return reading
 
-    def _run(self, tokens: list[list[int]], features: FloatArray, reference_arm: str) -> list[FloatArray]:
+    def _run(self, tokens: list[list[int]], features: FloatArray, reference_arm: str) -> tuple[FloatArray, FloatArray]:
         feeds = self._encoder.feeds(tokens)
         feeds["features"] = features
         feeds["reference_arm"] = self._artifact.reference(reference_arm)
         outputs = self._session.run(feeds)
-        return [outputs[place] for place in self._order]
+        return outputs[self._vector], outputs[self._rows]
 
-    def _readings(self, outputs: list[FloatArray], reference_arm: str) -> list[Reading]:
-        if not np.isfinite(outputs[0].sum()):  # not finite as soon as one number is not
+    def _readings(self, outputs: tuple[FloatArray, FloatArray], reference_arm: str) -> list[Reading]:
+        vectors, rows = outputs
+        if not math.isfinite(np.add.reduce(vectors, axis=None)):  # not finite as soon as one number is not
             raise EncoderError("the encoder returned numbers that are not finite", code="encoder_not_finite")
-        estimates = self._artifact.estimates_of(outputs[1:], reference_arm)
+        estimates = self._artifact.estimates_of(rows, reference_arm)
         if len(estimates) == 1:
-            return [(outputs[0][0], estimates[0])]
-        return [(row.copy(), estimate) for row, estimate in zip(outputs[0], estimates, strict=True)]
+            return [(vectors[0], estimates[0])]
+        return [(vector.copy(), estimate) for vector, estimate in zip(vectors, estimates, strict=True)]
 
     def _empty(self, features: FloatArray, reference_arm: str) -> Reading:
         vector = np.zeros(self._encoder.dimension, dtype=np.float32)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -45,7 +45,7 @@ class _OnDevice:
     def __del__(self) -> None:
         DEVICE_GATE.retire(self.__dict__)
 
-    def run(self, names: None, feeds: Mapping[str, NDArray[Any]], options: Any) -> Any:
+    def run(self, names: list[str], feeds: Mapping[str, NDArray[Any]], options: Any) -> Any:
         """As the runtime's."""
         with DEVICE_GATE.other_work():
             return self._session.run(names, feeds, options)
@@ -83,6 +83,8 @@ class OnnxSession:
     _session: onnxruntime.InferenceSession | _OnDevice = field(repr=False)
     _runtime: Any = field(repr=False)
     _plainly: Any = field(repr=False)  # run options; None: the runtime's own
+    _run: Callable[..., Any] = field(repr=False)
+    _names: list[str] = field(repr=False)
 
     @property
     def can_capture(self) -> bool:
@@ -108,7 +110,7 @@ class OnnxSession:
             Of the class given to `create_session`, code ``onnx_run_failed``.
         """
         try:
-            return tuple(self._session.run(None, feeds, self._plainly))
+            return tuple(self._run(self._names, feeds, self._plainly))
         except Exception as failure:  # the runtime raises a dozen unrelated classes of its own
             raise self._failed(failure) from failure
 
@@ -254,15 +256,20 @@ def _open(
     except Exception as failure:  # the runtime raises a dozen unrelated classes of its own
         raise error(f"ONNX Runtime cannot open the graph: {first_line(failure)}", code="onnx_load_failed") from failure
     is_on_cuda = _CUDA in session.get_providers()
+    opened = _OnDevice(session) if is_on_cuda else session
+    names = [node.name for node in session.get_outputs()]
     return OnnxSession(
         device="cuda" if is_on_cuda else "cpu",
         fallback_reason=reason,
         input_names=tuple(node.name for node in session.get_inputs()),
-        output_names=tuple(node.name for node in session.get_outputs()),
+        output_names=tuple(names),
         error=error,
-        _session=_OnDevice(session) if is_on_cuda else session,
+        _session=opened,
         _runtime=runtime,
         _plainly=plainly,
+        # What its `run` calls after looking at WebGPU, at names and at who owns values: 5 to 20 µs of a run of 90.
+        _run=opened.run if is_on_cuda else getattr(session, "_sess", session).run,
+        _names=names,
     )
 
 
