@@ -101,7 +101,9 @@ class _ScriptedArtifact:
         zeros = np.zeros(len(arms), dtype=np.float32)
         gain = quality - quality[arms.index(reference_arm)]
         tokens = np.full(len(arms), ANSWER_TOKENS, dtype=np.float32)
-        return Estimate(arms, reference_arm, quality, zeros, gain, zeros, tokens, 0.0, "general", 1.0)
+        return Estimate.of(
+            arms, reference_arm, quality=quality, quality_se=zeros, gain=gain, gain_se=zeros, output_tokens=tokens
+        )
 
     def is_novel(self, estimate: Estimate) -> bool:
         """Every prompt is familiar."""

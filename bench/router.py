@@ -137,10 +137,11 @@ def _measure(artifact: RouterArtifact, corpus: Corpus, prompts: Prompts, calls: 
         return artifact.estimate(vector, features, reference_arm=reference)
 
     def choose(found: Estimate) -> object:
-        tokens = found.output_tokens.tolist()
         candidates = [
-            Candidate(arm, *numbers, (120.0 * price[i][0] + tokens[i] * price[i][1]) / 1e6)
-            for i, (arm, numbers) in enumerate(zip(found.arms, found.numbers(), strict=True))
+            Candidate(arm, quality, quality_se, gain, gain_se, (120.0 * sent + tokens * written) / 1e6)
+            for arm, (quality, quality_se, gain, gain_se, tokens), (sent, written) in zip(
+                found.arms, found.numbers(), price, strict=True
+            )
         ]
         return decide(
             candidates,

@@ -40,7 +40,7 @@ from penstock_gateway.scored import (
 from penstock_gateway.wire.formats import WireFormat
 from penstock_routers.artifact import RouterArtifact
 from penstock_routers.encoder_service import EncoderService
-from penstock_routers.estimates import Estimate, FloatArray
+from penstock_routers.estimates import Estimate, FloatArray, Scores
 from penstock_routers.features import prompt_features
 from penstock_routers.policy import Choice, RejectReason, RouteReason, decide, forgone_usd
 from penstock_routers.policy_explore import Exploration, explore
@@ -51,6 +51,7 @@ _log = logging.getLogger("penstock.router")
 
 # Embedding and estimating take well under a millisecond on an idle machine; past this the default arm answers.
 ROUTING_TIMEOUT_SECONDS = 0.5
+_UNKNOWN = (0.0, 0.0, 0.0, 0.0, ASSUMED_OUTPUT_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,23 +327,18 @@ class ArmChooser:
         return reading
 
     def _decide(self, asked: _Asked, eligible: list[Deployment], estimate: Estimate | None) -> RouteDecision:
-        columns: dict[str, int] = {}
-        tokens: list[float] = []
+        scores: dict[str, Scores] = {}
         if estimate is not None:
-            columns, tokens = self._columns(estimate.arms), estimate.output_tokens.tolist()
+            numbers = estimate.numbers()
+            scores = {name: numbers[column] for name, column in self._columns(estimate.arms).items()}
         score, request, warm = self._costs.score, asked.request, asked.warm
-        scored = [
-            score(
-                request, d, warm, ASSUMED_OUTPUT_TOKENS if (column := columns.get(d.name)) is None else tokens[column]
-            )
-            for d in eligible
-        ]
+        scored = [score(request, d, warm, scores.get(d.name, _UNKNOWN)[4]) for d in eligible]
         if not asked.policy.has_limits:
-            return self._decide_among(asked, scored, estimate, columns)
+            return self._decide_among(asked, scored, estimate, scores)
         floor = self._floor(asked.policy, estimate)
         allowed, refused = within_limits(scored, asked.policy, floor)
         asked = structs.replace(asked, rejected=refused + asked.rejected)
-        decision = self._decide_among(asked, allowed, estimate, columns)
+        decision = self._decide_among(asked, allowed, estimate, scores)
         return structs.replace(decision, floor=TIERS[floor]) if floor > NO_TIER else decision
 
     def _columns(self, arms: tuple[str, ...]) -> dict[str, int]:
@@ -368,14 +364,13 @@ class ArmChooser:
         )
 
     def _decide_among(
-        self, asked: _Asked, allowed: list[Scored], estimate: Estimate | None, columns: dict[str, int]
+        self, asked: _Asked, allowed: list[Scored], estimate: Estimate | None, scores: dict[str, Scores]
     ) -> RouteDecision:
-        known = [s for s in allowed if s.deployment.name in columns]
+        known = [s for s in allowed if s.deployment.name in scores]
         if estimate is None or self.parts is None or not known:
             return self._abstain(asked, allowed)
         artifact = self.parts.artifact
-        numbers = estimate.numbers()
-        candidates = [candidate_of(item, numbers[columns[item.deployment.name]]) for item in known]
+        candidates = [candidate_of(item, scores[item.deployment.name]) for item in known]
         tradeoff = artifact.tradeoff(asked.setting)
         is_novel = artifact.is_novel(estimate)
         settled = partial(
@@ -404,7 +399,7 @@ class ArmChooser:
             reports += tuple(
                 rejected_report(d, Rejection(RejectReason.NO_ESTIMATE, f"the artifact has no arm '{d.arm}'"))
                 for d in (s.deployment for s in allowed)
-                if d.name not in columns
+                if d.name not in scores
             )
         decision = self._record(asked, choice, reports, estimate, tradeoff.name)
         if asked.warm is None or choice.arm != asked.warm.deployment:

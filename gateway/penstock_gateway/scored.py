@@ -17,6 +17,7 @@ from penstock_gateway.deployments import TIERS, Deployment
 from penstock_gateway.errors import NoCandidate
 from penstock_gateway.money.prices import format_usd
 from penstock_gateway.request_policy import RequestPolicy, tier_rank
+from penstock_routers.estimates import Scores
 from penstock_routers.policy import Candidate, Choice, RejectReason
 from penstock_routers.policy_limits import Limits, violation
 
@@ -78,9 +79,12 @@ def too_dear(scored: list[Scored], policy: RequestPolicy) -> NoCandidate:
     )
 
 
-def candidate_of(scored: Scored, numbers: tuple[float, float, float, float]) -> Candidate:
-    """Return a deployment as the policy weighs it; `numbers` are quality, gain and their standard errors."""
-    return Candidate(scored.deployment.name, *numbers, scored.cost_usd, scored.switch_cost_usd)
+def candidate_of(scored: Scored, scores: Scores) -> Candidate:
+    """Return a deployment as the policy weighs it."""
+    quality, quality_se, gain, gain_se, _ = scores
+    return Candidate(
+        scored.deployment.name, quality, quality_se, gain, gain_se, scored.cost_usd, scored.switch_cost_usd
+    )
 
 
 def reports_of(choice: Choice, scored: dict[str, tuple[Scored, Candidate]]) -> tuple[CandidateReport, ...]:

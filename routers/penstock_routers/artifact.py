@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock_routers.errors import ArtifactError
-from penstock_routers.estimates import Estimate, PromptGraph
+from penstock_routers.estimates import Columns, Estimate, PromptGraph
 from penstock_routers.features import FEATURE_NAMES
 from penstock_routers.manifest import (
     GRAPH_FILE,
@@ -40,7 +40,7 @@ from penstock_routers.neighbour_index import IndexDevice, Neighbours
 from penstock_routers.onnx_session import OnnxSession, create_session
 from penstock_routers.onnx_wire import Damaged
 from penstock_routers.policy import Tradeoff
-from penstock_routers.serving_graph import ROWS_OUTPUT, Columns, serving_graph
+from penstock_routers.serving_graph import ROWS_OUTPUT, serving_graph
 
 FloatArray = NDArray[np.float32]
 
@@ -77,11 +77,9 @@ class RouterArtifact:
         self.graph = graph
         self.fused: PromptGraph | None = None
         self._session = session
-        self._arms = manifest.arms
         self._reference = {name: np.array([index], dtype=np.int64) for index, name in enumerate(manifest.arms)}
-        self._columns = Columns(len(manifest.arms), len(manifest.categories))
+        self._columns = Columns(manifest.arms, manifest.categories)
         self._needed = self._columns.needed
-        self._spans = self._columns.spans()
         self._points = {
             point.name: Tradeoff(point.name, _weight(point.cost_weight), point.guard_z)
             for point in manifest.operating_points
@@ -208,7 +206,7 @@ class RouterArtifact:
         Parameters
         ----------
         rows : ndarray of float32, shape (n, w), n >= 1
-            See `penstock_routers.serving_graph.Columns`.
+            See `penstock_routers.estimates.Columns`.
         reference_arm : str
 
         Returns
@@ -221,32 +219,21 @@ class RouterArtifact:
         ArtifactError
             ``artifact_not_finite``.
         """
-        if not math.isfinite(np.add.reduce(rows[:, : self._needed], axis=None)):
-            raise ArtifactError("the graph gave numbers that are not finite", code="artifact_not_finite")
         if len(rows) == 1:
             return [self._estimate(rows[0], reference_arm)]
         return [self._estimate(row.copy(), reference_arm) for row in rows]
 
     def _estimate(self, row: FloatArray, reference_arm: str) -> Estimate:
-        spans, manifest = self._spans, self.manifest
-        category = row[spans["category"]]
-        shares: list[float] = category.tolist()
-        best = shares.index(max(shares))
-        is_sure = shares[best] >= manifest.category_probability_min
-        return Estimate(
-            self._arms,
-            reference_arm,
-            row[spans["quality"]],
-            row[spans["quality_se"]],
-            row[spans["gain"]],
-            row[spans["gain_se"]],
-            row[spans["output_tokens"]],
-            row[spans["novelty"]].item(),
-            manifest.categories[best] if is_sure else _GENERAL,
-            shares[best if is_sure else -1],
-            manifest.categories,
-            category,
-        )
+        numbers: list[float] = row.tolist()
+        if not math.isfinite(sum(numbers[: self._needed])):
+            raise ArtifactError("the graph gave numbers that are not finite", code="artifact_not_finite")
+        manifest, columns = self.manifest, self._columns
+        place = 5 * len(columns.arms)
+        shares = numbers[place + 1 :]
+        largest = max(shares)
+        is_sure = largest >= manifest.category_probability_min
+        category = columns.categories[shares.index(largest)] if is_sure else _GENERAL
+        return Estimate(columns, reference_arm, row, numbers[place], category)
 
     def is_novel(self, estimate: Estimate) -> bool:
         """Whether the prompt lies beyond what the artifact may decide about."""
@@ -406,12 +393,12 @@ def _check_golden(manifest: Manifest, session: OnnxSession, neighbours: Neighbou
     }
     if neighbours is not None:
         feeds |= neighbour_feeds(neighbours, vectors)
-    columns = Columns(len(manifest.arms), len(manifest.categories))
+    columns = Columns(manifest.arms, manifest.categories)
     rows = session.run(feeds)[0]
     if rows.shape != (vectors.shape[0], columns.width):
         raise ArtifactError("the graph gives estimates in another shape", code="artifact_graph_mismatch")
-    for name, span in columns.spans().items():
-        wanted = expected[name]
+    for name, wanted in expected.items():
+        span = columns.span(name)
         if wanted.shape != (vectors.shape[0], span.stop - span.start):
             raise ArtifactError(f"the golden batch has ill-shaped {name}", code="artifact_schema")
         difference = np.abs(rows[:, span].astype(np.float64) - wanted)

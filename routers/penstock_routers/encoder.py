@@ -227,6 +227,8 @@ class PromptEncoder:
 
     def feeds(self, tokens: list[list[int]]) -> dict[str, NDArray[Any]]:
         """Return the graph's inputs for prompts given by their tokens (`token_ids`), each at least one."""
+        if self.kind == "static" and len(tokens) == 1:  # serving
+            return {"token_ids": np.array((self._framed(tokens[0]),), dtype=np.int64)}
         ids, mask = _padded([self._framed(row) for row in tokens], self.manifest.padding_token_id)
         return {"token_ids": ids} if self.kind == "static" else {"input_ids": ids, "attention_mask": mask}
 

@@ -170,7 +170,8 @@ class FusedGraph:
 
     def _readings(self, outputs: tuple[FloatArray, FloatArray], reference_arm: str) -> list[Reading]:
         vectors, rows = outputs
-        if not math.isfinite(np.add.reduce(vectors, axis=None)):  # not finite as soon as one number is not
+        flat = vectors.ravel()
+        if not math.isfinite(flat.dot(flat)):  # not finite as soon as one number is not
             raise EncoderError("the encoder returned numbers that are not finite", code="encoder_not_finite")
         estimates = self._artifact.estimates_of(rows, reference_arm)
         if len(estimates) == 1:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, cast
 
 from tokenizers import Tokenizer
@@ -51,7 +51,7 @@ class PromptTokenizer:
         unknown = getattr(tokenizer.model, "unk_token", None)
         self.unknown_token_id: int | None = None if unknown is None else tokenizer.token_to_id(unknown)
         self._words, self._inner, self._added, self._longest = _vocabulary(tokenizer)
-        self._longest_piece = max(map(len, (*self._words, *self._inner)), default=0)
+        self._reach = _longest_by_start(self._words), _longest_by_start(self._inner)
         self._separator = next((token for token in self._added if token != unknown), "")
         self._separator_id: int | None = tokenizer.token_to_id(self._separator) if self._separator else None
         if self._separator_id is None or self.unknown_token_id is None:
@@ -139,18 +139,19 @@ class PromptTokenizer:
         """Take the longest piece that the rest begins with until nothing is left; an unknown token if there is none."""
         pieces: list[int] = []
         size, start, table = len(word), 0, self._words
+        reach, inner_reach = self._reach
         unknown = [cast(int, self.unknown_token_id)]
         if size > self._longest:
             return unknown
         while start < size:
-            for end in range(min(size, start + self._longest_piece), start, -1):
+            for end in range(min(size, start + reach.get(word[start : start + 2], 1)), start, -1):
                 found = table.get(word[start:end])
                 if found is not None:
                     break
             else:
                 return unknown
             pieces.append(found)
-            start, table = end, self._inner
+            start, table, reach = end, self._inner, inner_reach
         return pieces
 
     def _asked_pieces(self, words: list[str]) -> dict[str, list[int]]:
@@ -162,6 +163,14 @@ class PromptTokenizer:
             else:
                 pieces[-1].append(token)
         return dict(zip(words, pieces, strict=True))
+
+
+def _longest_by_start(pieces: Iterable[str]) -> dict[str, int]:
+    """How long the longest piece is that begins with two characters."""
+    found: dict[str, int] = {}
+    for piece in pieces:
+        found[piece[:2]] = max(len(piece), found.get(piece[:2], 0))
+    return found
 
 
 def _mixed_words(text: str) -> list[str]:

@@ -1,57 +1,24 @@
 """A router's graph as it is run: all estimates side by side in one output.
 
-Owns the order in which they stand. A run of seven outputs costs as many conversions to arrays, and as many steps for
+A run of seven outputs costs as many conversions to arrays, and as many steps for
 whoever reads them: 15 µs of a prompt's 90. Made from the verified file when an artifact is loaded, so that every
-artifact gets it and its content hash goes on covering what was signed. Read `serving_graph`, then `Columns`.
+artifact gets it and its content hash goes on covering what was signed. Read `serving_graph`.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-import msgspec
 import numpy as np
 
+from penstock_routers.estimates import ROW_ORDER
 from penstock_routers.graph_parts import node, read_parts, rows_of_floats, tensor, written
 from penstock_routers.manifest import OUTPUT_NAMES
 
 ROWS_OUTPUT: Final = "estimates"
-"""What the served graph calls its only output, shape (n, `Columns.width`)."""
-_ORDER: Final = ("quality", "gain", "gain_se", "output_tokens", "quality_se", "novelty", "category")
-"""Those first that nothing can be decided without: they are looked at together."""
+"""What the served graph calls its only output, shape (n, `penstock_routers.estimates.Columns.width`)."""
 _PREFIX: Final = "penstock/rows/"
 _LEAST_OPSET: Final = 13  # Unsqueeze takes its axes as an input
-
-
-class Columns(msgspec.Struct, frozen=True, gc=False):
-    """Where the estimates of a prompt stand in its row.
-
-    Attributes
-    ----------
-    arms, categories : int
-    """
-
-    arms: int
-    categories: int
-
-    @property
-    def width(self) -> int:
-        """Numbers of a row."""
-        return 5 * self.arms + 1 + self.categories
-
-    @property
-    def needed(self) -> int:
-        """How many of the first numbers must be finite: quality, gain, its standard error, tokens."""
-        return 4 * self.arms
-
-    def spans(self) -> dict[str, slice]:
-        """Return the columns of every output of `penstock_routers.manifest.OUTPUT_NAMES`."""
-        widths = {"novelty": 1, "category": self.categories}
-        found, start = {}, 0
-        for name in _ORDER:
-            found[name] = slice(start, start + widths.get(name, self.arms))
-            start = found[name].stop
-        return found
 
 
 def serving_graph(router: bytes) -> bytes:
@@ -79,7 +46,7 @@ def serving_graph(router: bytes) -> bytes:
     axis, novelty = _PREFIX + "axis", _PREFIX + "novelty"
     parts.initializers.append(tensor(axis, np.array([1], dtype=np.int64)))
     parts.nodes.append(node("Unsqueeze", ("novelty", axis), novelty))
-    columns = (novelty if name == "novelty" else name for name in _ORDER)
+    columns = (novelty if name == "novelty" else name for name in ROW_ORDER)
     parts.nodes.append(node("Concat", columns, ROWS_OUTPUT, {"axis": 1}))
     parts.outputs = {ROWS_OUTPUT: rows_of_floats(ROWS_OUTPUT, "n")}
     return written(parts, "penstock_router")

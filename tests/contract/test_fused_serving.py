@@ -65,7 +65,7 @@ def _by_two_runs(encoder: PromptEncoder, artifact: RouterArtifact, text: str, re
 def _choice(artifact: RouterArtifact, estimate: Estimate, setting: str) -> Choice:
     costs = 0.001 * np.arange(1, len(estimate.arms) + 1)
     candidates = [
-        Candidate(arm, *numbers, float(cost))
+        Candidate(arm, *numbers[:4], float(cost))
         for arm, numbers, cost in zip(estimate.arms, estimate.numbers(), costs, strict=True)
     ]
     return decide(

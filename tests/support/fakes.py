@@ -170,19 +170,17 @@ class FakeArtifact:
         arms = tuple(self.quality)
         gains = self.gain or {arm: self.quality[arm] - self.quality[reference_arm] for arm in arms}
         count = len(arms)
-        return Estimate(
-            arms=arms,
-            reference_arm=reference_arm,
-            quality=np.array([self.quality[arm] for arm in arms], dtype=np.float32),
-            quality_se=np.full(count, 0.01, dtype=np.float32),
-            gain=np.array([gains[arm] for arm in arms], dtype=np.float32),
-            gain_se=np.full(count, self.gain_se, dtype=np.float32),
-            output_tokens=np.full(count, self.output_tokens, dtype=np.float32),
+        return Estimate.of(
+            arms,
+            reference_arm,
+            quality=[self.quality[arm] for arm in arms],
+            quality_se=[0.01] * count,
+            gain=[gains[arm] for arm in arms],
+            gain_se=[self.gain_se] * count,
+            output_tokens=[self.output_tokens] * count,
             novelty=self.novelty,
             category=self.category,
-            category_probability=1.0,
-            categories=tuple(self.category_shares),
-            category_probabilities=np.array(list(self.category_shares.values()), dtype=np.float32),
+            shares=self.category_shares,
         )
 
     def is_novel(self, estimate: Estimate) -> bool:
