@@ -24,8 +24,8 @@ _PLAIN_WORD: Final = re.compile(r"[a-z0-9]+|[!-/:-@\[-`{-~]")
 _NORMALISER: Final[dict[str, Any]] = {"type": "BertNormalizer", "clean_text": True, "lowercase": True}
 _PLAIN_TOKEN: Final = {"normalized": False, "single_word": False, "lstrip": False, "rstrip": False}
 _CONTROL: Final = frozenset(map(chr, (*range(32), 127)))
-_MAX_UNKNOWN_SHARE: Final = 0.5
-"""Above this share of words that are not in the vocabulary, the whole text goes to the tokenizer."""
+_MAX_ASKED_SHARE: Final = 0.5
+"""Above this share of words outside ASCII the whole text goes to the tokenizer."""
 
 
 class PromptTokenizer:
@@ -108,32 +108,23 @@ class PromptTokenizer:
         missing = ids.count(None)
         if not missing:
             return cast(list[int], ids)
-        if missing > _MAX_UNKNOWN_SHARE * len(ids):
-            return None
-        unknown = [word for word, found in zip(words, ids, strict=True) if found is None]
-        if not _CONTROL.isdisjoint(unknown):
-            return None
-        pieces = self._pieces(unknown)
-        whole: list[int] = []
-        for word, found in zip(words, ids, strict=True):
-            if found is None:
-                whole += pieces[word]
-            else:
-                whole.append(found)
-        return whole
-
-    def _pieces(self, words: list[str]) -> dict[str, list[int]]:
-        """Cut ASCII words by the vocabulary, and ask for all others at once."""
-        pieces = {}
-        others: list[str] = []
-        for word in dict.fromkeys(words):
-            if word.isascii():
-                pieces[word] = self._cut(word)
-            else:
-                others.append(word)
-        if others:
-            pieces |= self._asked_pieces(others)
-        return pieces
+        pieces: dict[str, list[int]] = {}
+        if not text.isascii():
+            others = [word for word in words if not word.isascii()]
+            if len(others) > _MAX_ASKED_SHARE * len(words):
+                return None
+            pieces = self._asked_pieces(list(dict.fromkeys(others))) if others else {}
+        whole: list[Any] = []
+        start = 0
+        for _ in range(missing):
+            place = ids.index(None, start)
+            word = words[place]
+            if word in _CONTROL:
+                return None
+            whole += ids[start:place]
+            whole += pieces[word] if word in pieces else self._cut(word)
+            start = place + 1
+        return whole + ids[start:]
 
     def _cut(self, word: str) -> list[int]:
         """Take the longest piece that the rest begins with until nothing is left; an unknown token if there is none."""
