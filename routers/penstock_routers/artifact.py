@@ -62,7 +62,7 @@ class RouterArtifact:
     neighbours : Neighbours or None
         The index beside the graph, where it has one.
     graph : bytes
-        What is run: ``router.onnx`` as `penstock_routers.serving_graph` makes it; empty once it has been joined.
+        Content of ``router.onnx``; empty once it has been joined.
     fused : PromptGraph or None
         The graph joined with that of an encoder, see `penstock_routers.fused.fused_with`.
     """
@@ -130,9 +130,8 @@ class RouterArtifact:
         if expected_id is not None and manifest.id != expected_id:
             raise ArtifactError("the artifact is another one than was looked at", code="artifact_corrupt")
         _check_compatibility(manifest, encoder_id)
-        graph = _served(graph)
         session = create_session(
-            graph, device="cpu", threads=threads, allow_contrib_operators=False, max_bytes=MAX_ARTIFACT_BYTES
+            _served(graph), device="cpu", threads=threads, allow_contrib_operators=False, max_bytes=MAX_ARTIFACT_BYTES
         )
         if set(session.input_names) != set(input_names(manifest)) or session.output_names != (ROWS_OUTPUT,):
             raise ArtifactError(
@@ -198,42 +197,37 @@ class RouterArtifact:
         }
         if self.neighbours is not None:
             feeds |= neighbour_feeds(self.neighbours, feeds["prompt_vector"])
-        return self.estimates_of(self._session.run(feeds)[0], reference_arm)[0]
+        return self.estimate_of(self._session.run(feeds)[0][0], reference_arm)
 
-    def estimates_of(self, rows: FloatArray, reference_arm: str) -> list[Estimate]:
-        """Read what the graph gave for a batch.
+    def estimate_of(self, row: FloatArray, reference_arm: str) -> Estimate:
+        """Read what the graph gave for a prompt.
 
         Parameters
         ----------
-        rows : ndarray of float32, shape (n, w), n >= 1
-            See `penstock_routers.estimates.Columns`.
+        row : ndarray of float32, shape (w,)
+            See `penstock_routers.estimates.Columns`. More columns may follow, which must be finite. It is kept.
         reference_arm : str
 
         Returns
         -------
-        list of Estimate
-            Each with numbers of its own: whoever keeps one does not keep the batch.
+        Estimate
 
         Raises
         ------
         ArtifactError
             ``artifact_not_finite``.
         """
-        if len(rows) == 1:
-            return [self._estimate(rows[0], reference_arm)]
-        return [self._estimate(row.copy(), reference_arm) for row in rows]
-
-    def _estimate(self, row: FloatArray, reference_arm: str) -> Estimate:
         numbers: list[float] = row.tolist()
-        if not math.isfinite(sum(numbers[: self._needed])):
+        width = self._columns.width
+        if not math.isfinite(sum(numbers[: self._needed]) + sum(numbers[width:])):
             raise ArtifactError("the graph gave numbers that are not finite", code="artifact_not_finite")
         manifest, columns = self.manifest, self._columns
         place = 5 * len(columns.arms)
-        shares = numbers[place + 1 :]
+        shares = numbers[place + 1 : width]
         largest = max(shares)
         is_sure = largest >= manifest.category_probability_min
         category = columns.categories[shares.index(largest)] if is_sure else _GENERAL
-        return Estimate(columns, reference_arm, row, numbers[place], category)
+        return Estimate(columns, reference_arm, row[:width], numbers[place], category)
 
     def is_novel(self, estimate: Estimate) -> bool:
         """Whether the prompt lies beyond what the artifact may decide about."""

@@ -24,7 +24,7 @@ from penstock_routers.features import FEATURE_NAMES, prompt_features, prompt_fea
 from penstock_routers.graph_join import VECTOR_OUTPUT, join_graphs
 from penstock_routers.manifest import INPUT_NAMES
 from penstock_routers.onnx_session import Device, OnnxSession, create_session
-from penstock_routers.serving_graph import ROWS_OUTPUT
+from penstock_routers.serving_graph import ROWS_OUTPUT, serving_graph
 
 FloatArray = NDArray[np.float32]
 
@@ -98,7 +98,7 @@ class FusedGraph:
         manifest, graph, _ = read_encoder_folder(encoder.folder)
         if not manifest.encoder_id == encoder.encoder_id == artifact.manifest.encoder.id:
             raise _unfit("the artifact was fitted with another encoder")
-        joined = join_graphs(graph, artifact.graph)
+        joined = join_graphs(graph, serving_graph(artifact.graph, has_guards=False))
 
         def opened(device: Device, reason: str | None = None) -> OnnxSession:
             return create_session(
@@ -148,7 +148,8 @@ class FusedGraph:
         found: dict[int, Reading] = {}
         if rows:
             outputs = self._run([tokens[row] for row in rows], features[rows], reference_arm)
-            found = dict(zip(rows, self._readings(outputs, reference_arm), strict=True))
+            for row, vector, numbers in zip(rows, *outputs, strict=True):  # copies: who keeps one keeps no batch
+                found[row] = self._reading(vector.copy(), numbers.copy(), features[row], reference_arm)
         return [found[row] if row in found else self._empty(features[row], reference_arm) for row in range(len(texts))]
 
     def _read_one(self, text: str, reference_arm: str) -> Reading:
@@ -158,8 +159,8 @@ class FusedGraph:
         if self._session.device == "cuda" and not self._joins_single:
             vector = self._encoder.encode([text])[0]
             return vector, self._artifact.estimate(vector, features, reference_arm=reference_arm)
-        (reading,) = self._readings(self._run([ids], features.reshape(1, -1), reference_arm), reference_arm)
-        return reading
+        vectors, rows = self._run([ids], features.reshape(1, -1), reference_arm)
+        return self._reading(vectors[0], rows[0], features, reference_arm)
 
     def _run(self, tokens: list[list[int]], features: FloatArray, reference_arm: str) -> tuple[FloatArray, FloatArray]:
         feeds = self._encoder.feeds(tokens)
@@ -168,15 +169,13 @@ class FusedGraph:
         outputs = self._session.run(feeds)
         return outputs[self._vector], outputs[self._rows]
 
-    def _readings(self, outputs: tuple[FloatArray, FloatArray], reference_arm: str) -> list[Reading]:
-        vectors, rows = outputs
-        flat = vectors.ravel()
-        if not math.isfinite(flat.dot(flat)):  # not finite as soon as one number is not
+    def _reading(self, vector: FloatArray, row: FloatArray, features: FloatArray, reference_arm: str) -> Reading:
+        if not math.isfinite(vector.dot(vector)):  # not finite as soon as one number is not
             raise EncoderError("the encoder returned numbers that are not finite", code="encoder_not_finite")
-        estimates = self._artifact.estimates_of(rows, reference_arm)
-        if len(estimates) == 1:
-            return [(vectors[0], estimates[0])]
-        return [(vector.copy(), estimate) for vector, estimate in zip(vectors, estimates, strict=True)]
+        try:
+            return vector, self._artifact.estimate_of(row, reference_arm)
+        except ArtifactError:  # the joined graph is without the guards of an ensemble
+            return vector, self._artifact.estimate(vector, features, reference_arm=reference_arm)
 
     def _empty(self, features: FloatArray, reference_arm: str) -> Reading:
         vector = np.zeros(self._encoder.dimension, dtype=np.float32)

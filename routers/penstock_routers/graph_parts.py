@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,6 +22,7 @@ Content = bytes | memoryview
 _NODE, _INITIALIZER, _INPUT, _OUTPUT, _SPARSE = 1, 5, 11, 12, 15
 _FLOAT, _INT64 = 1, 7
 _INT_ATTRIBUTE: Final = 2
+_GRAPH_ATTRIBUTES: Final = (6, 11)
 
 
 @dataclass
@@ -47,6 +49,35 @@ class GraphParts:
     inputs: dict[str, Content] = field(default_factory=dict)
     outputs: dict[str, Content] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
+
+
+class NodeParts(msgspec.Struct, frozen=True, gc=False):
+    """What a node reads, makes and does.
+
+    Attributes
+    ----------
+    operator : str
+    inputs, outputs : tuple of str
+    has_graphs : bool
+        Some attribute is a graph of its own, which may read anything.
+    """
+
+    operator: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    has_graphs: bool
+
+    @classmethod
+    def of(cls, content: Content) -> NodeParts:
+        """Read a node; `Damaged` where it is none."""
+        found: dict[int, list[str]] = {1: [], 2: [], 4: []}
+        has_graphs = False
+        for number, value in fields(memoryview(content)):
+            if number in found:
+                found[number].append(text(value))
+            elif number == 5:
+                has_graphs |= any(inner in _GRAPH_ATTRIBUTES for inner, _ in fields(message(value)))
+        return cls("".join(found[4]), tuple(found[1]), tuple(found[2]), has_graphs)
 
 
 def read_parts(model: bytes) -> GraphParts:
@@ -155,7 +186,7 @@ def _names_made(content: memoryview) -> Iterator[str]:
             yield text(value)
         elif number == 5:
             for inner, attribute in fields(message(value)):
-                if inner in (6, 11):
+                if inner in _GRAPH_ATTRIBUTES:
                     for part, nested in fields(message(attribute)):
                         if part == _NODE:
                             yield from _names_made(message(nested))

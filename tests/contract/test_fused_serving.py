@@ -214,6 +214,35 @@ def test_readings_of_a_batch_own_their_numbers(artifact: RouterArtifact) -> None
         assert held.nbytes < 16 * estimate.quality.nbytes
 
 
+class _WithoutAMember:
+    """A session in which a member of the ensemble gives no number, as one that divides by zero does."""
+
+    device, fallback_reason = "cpu", None
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.input_names = session.input_names
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], ...]:
+        rows, vector = self._session.run(feeds)
+        assert rows.shape[1] > 30  # a row of four arms and nine categories, and the members' numbers
+        rows[:, :4], rows[:, -1] = 0.123, np.nan
+        return rows, vector
+
+
+def test_fused_reading_of_a_failing_member_is_that_of_the_graph_with_its_guards(
+    encoder: PromptEncoder, artifact: RouterArtifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The joined graph looks only once whether all members gave numbers; where one did not, the member is left out."""
+    fused, reference = artifact.fused, artifact.manifest.reference_arm
+    assert isinstance(fused, FusedGraph)
+    monkeypatch.setattr(fused, "_session", _WithoutAMember(fused._session))
+    for text in DEMO_PROMPTS[:3]:
+        wanted = _by_two_runs(encoder, artifact, text, reference)
+        _assert_alike(fused.read([text], reference)[0], wanted)
+        _assert_alike(fused.read([text, "another"], reference)[0], wanted)
+
+
 @pytest.mark.parametrize("can_capture", [True, False])
 def test_fused_graph_reads_a_single_prompt_on_cuda_by_one_run_where_it_can_be_captured(
     encoder: PromptEncoder, artifact: RouterArtifact, monkeypatch: pytest.MonkeyPatch, can_capture: bool
