@@ -302,8 +302,9 @@ class Visit:
 
     def _category(self, look: Lookup, reading: PromptReading) -> ChosenPolicy:
         """Return the policy of what the prompt is about."""
+        estimate = None if self._named is not None else reading.estimate  # a category that is named is taken as it is
         return policy_for(
-            {} if reading.estimate is None else reading.estimate.category_shares(),
+            {} if estimate is None else estimate.category_shares(),
             self._services.cache.parts.policies,
             named=self._named,
             allow_list=() if self._named is None else (self._named,),
