@@ -41,7 +41,7 @@ from penstock_gateway.wire.formats import WireFormat
 from penstock_routers.artifact import RouterArtifact
 from penstock_routers.encoder_service import EncoderService
 from penstock_routers.estimates import Estimate, FloatArray, Scores
-from penstock_routers.features import prompt_features
+from penstock_routers.features import NO_CONTEXT, PromptContext, prompt_features
 from penstock_routers.policy import Choice, RejectReason, RouteReason, decide, forgone_usd
 from penstock_routers.policy_explore import Exploration, explore
 from penstock_routers.policy_limits import NO_TIER, Limits, floor_rank, violation
@@ -62,18 +62,21 @@ class RoutingParts:
     encoder: EncoderService | RemoteEncoderService
     readings: ReadingMemory = field(default_factory=ReadingMemory)
 
-    async def read(self, text: str, reference_arm: str) -> tuple[FloatArray, Estimate]:
+    async def read(
+        self, text: str, reference_arm: str, context: PromptContext = NO_CONTEXT
+    ) -> tuple[FloatArray, Estimate]:
         """Return a prompt's vector and estimates, in one run where the artifact carries the joined graph."""
         if isinstance(self.encoder, EncoderService) and self.encoder.is_inline:  # a timer could never fire
-            return await self._read(text, reference_arm)
+            return await self._read(text, reference_arm, context)
         async with asyncio.timeout(ROUTING_TIMEOUT_SECONDS):
-            return await self._read(text, reference_arm)
+            return await self._read(text, reference_arm, context)
 
-    async def _read(self, text: str, reference_arm: str) -> tuple[FloatArray, Estimate]:
+    async def _read(self, text: str, reference_arm: str, context: PromptContext) -> tuple[FloatArray, Estimate]:
         if self.artifact.fused is not None and isinstance(self.encoder, EncoderService):
-            return await self.encoder.read(text, self.artifact.fused, reference_arm)
+            return await self.encoder.read(text, self.artifact.fused, reference_arm, context)
         vector = await self.encoder.encode(text)
-        return vector, self.artifact.estimate(vector, prompt_features(text), reference_arm=reference_arm)
+        features = prompt_features(text)
+        return vector, self.artifact.estimate(vector, features, reference_arm=reference_arm, context=context)
 
 
 class _Asked(msgspec.Struct, frozen=True, gc=False):
@@ -310,13 +313,14 @@ class ArmChooser:
         parts = self.parts
         if parts is None or not request.routing_text.strip() or request.attachments:
             return UNREAD
-        digest = None if tenant is None else reading_digest(tenant, request.routing_text)
+        context = request.context if parts.artifact.reads_context else NO_CONTEXT
+        digest = None if tenant is None else reading_digest(tenant, request.routing_text, context)
         known = None if digest is None else parts.readings.find(digest)
         if known is not None:
             return known
         started = time.perf_counter()
         try:
-            vector, estimate = await parts.read(request.routing_text, self._default.arm)
+            vector, estimate = await parts.read(request.routing_text, self._default.arm, context)
         except Exception as error:  # the guard around routing: a router's failure never fails a request
             self._on_failure()
             _log.warning("router_failed", extra={"error": type(error).__name__})
@@ -475,6 +479,7 @@ class ArmChooser:
             min_quality=policy.min_quality,
             warm=None if asked.warm is None else asked.warm.deployment,
             api=request.front.value,
+            context=request.context,
         )
 
     def _baseline_cost_usd(self, asked: _Asked, estimate: Estimate | None) -> float:

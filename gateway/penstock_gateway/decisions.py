@@ -16,6 +16,7 @@ import msgspec
 from penstock_gateway.attempts.records import AttemptRecord
 from penstock_gateway.money.prices import format_usd
 from penstock_gateway.money.usage import Usage
+from penstock_routers.features import NO_CONTEXT, PromptContext
 from penstock_routers.policy import RejectReason, RouteReason
 
 DECISION_ID_HEADER = "x-penstock-decision-id"
@@ -100,6 +101,8 @@ class RouteDecision(msgspec.Struct, frozen=True, gc=False):
         Wire format of the client.
     routing_ms : float
         Time spent embedding, estimating and deciding.
+    context : PromptContext
+        What stood around the prompt.
     """
 
     id: str
@@ -126,6 +129,7 @@ class RouteDecision(msgspec.Struct, frozen=True, gc=False):
     forgone_usd: float = 0.0
     shadow: RouteDecision | None = None
     api: str = "chat"
+    context: PromptContext = NO_CONTEXT
 
     @property
     def tier(self) -> str | None:

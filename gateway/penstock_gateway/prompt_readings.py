@@ -12,6 +12,7 @@ from typing import Final
 import msgspec
 
 from penstock_routers.estimates import Estimate, FloatArray
+from penstock_routers.features import NO_CONTEXT, PromptContext
 
 MAX_READINGS: Final = 2_000
 """Prompts that are remembered: 4 kB each."""
@@ -72,8 +73,10 @@ class ReadingMemory:
             self._readings.popitem(last=False)
 
 
-def reading_digest(tenant: str, text: str) -> bytes:
-    """Return the name under which a tenant's prompt is remembered, 16 bytes."""
+def reading_digest(tenant: str, text: str, context: PromptContext = NO_CONTEXT) -> bytes:
+    """Return the name under which a tenant's prompt is remembered, 16 bytes; of another context it is another one."""
     name = tenant.encode("utf-8", "surrogatepass")
     content = b"%d:%b" % (len(name), name) + text.encode("utf-8", "surrogatepass")
+    if context != NO_CONTEXT:
+        content = b"%d %d %d:%b" % (*context, content)
     return hashlib.blake2b(content, digest_size=16).digest()

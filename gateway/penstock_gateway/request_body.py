@@ -9,17 +9,25 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from itertools import takewhile
 from typing import TypeVar
 
 import msgspec
 
 from penstock_gateway.deployments import Ability
 from penstock_gateway.errors import InvalidRequest
+from penstock_gateway.request_messages import (
+    context_of,
+    is_agent_step,
+    last_user_text,
+    messages_decoder,
+    opening_of,
+    survey,
+)
 from penstock_gateway.surrogates import json_problem
 from penstock_gateway.upstream.protocol import JsonObject
 from penstock_gateway.wire.formats import WireFormat
 from penstock_gateway.wire.native import NativeRequest
+from penstock_routers.features import NO_CONTEXT, PromptContext
 from penstock_routers.token_counts import TOKENS_PER_MESSAGE, estimate_tokens
 
 _T = TypeVar("_T")
@@ -32,43 +40,9 @@ CONTROL_FIELD = "penstock"
 _TOKENS_PER_ATTACHMENT = 765
 _ALIAS_NUMBER = re.compile(r"auto@(.*)", re.DOTALL)
 _NUMBER = re.compile(r"(?:[0-9]{1,20}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][-+]?[0-9]{1,3})?")
-_OPENING_CHARACTERS = 1024  # of each of the two texts; enough to tell conversations apart, too little to be slow
 _MAX_NUMBER_CHARACTERS = 32  # a trade-off in longhand; decisions keep the alias as written, so it must be short
 # Above this a limit is a mistake: no model sold in 2026 writes a thousandth of it.
 _MAX_TOKEN_LIMIT = 1_000_000_000
-
-_RESULT_ROLES = frozenset({"tool", "function"})
-_EMPTY_BYTES = len(b"null")  # and less: an empty list
-
-_ATTACHMENT_ABILITIES = {
-    "image_url": Ability.VISION,
-    "image": Ability.VISION,
-    "input_image": Ability.VISION,
-    "input_audio": Ability.AUDIO,
-    "audio": Ability.AUDIO,
-    "file": Ability.DOCUMENTS,
-    "document": Ability.DOCUMENTS,
-    "input_file": Ability.DOCUMENTS,
-}
-
-
-class _Part(msgspec.Struct):
-    type: str = "text"
-    text: str | None = None
-
-
-class _Message(msgspec.Struct):
-    role: str
-    content: str | list[_Part | str] | None = None
-    thinking_blocks: msgspec.Raw = msgspec.Raw()
-    reasoning_items: msgspec.Raw = msgspec.Raw()
-    tool_calls: msgspec.Raw = msgspec.Raw()
-    function_call: msgspec.Raw = msgspec.Raw()
-
-    @property
-    def is_bound(self) -> bool:
-        """Whether it holds what only the model that made it can read: signed thinking, encrypted reasoning."""
-        return len(self.thinking_blocks) > _EMPTY_BYTES or len(self.reasoning_items) > _EMPTY_BYTES
 
 
 class _StreamOptions(msgspec.Struct):
@@ -89,7 +63,6 @@ class _Controls(msgspec.Struct):
 _NO_CONTROLS = _Controls()  # read only
 _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _string_decoder = msgspec.json.Decoder(str)
-_messages_decoder = msgspec.json.Decoder(list[_Message])
 _flag_decoder = msgspec.json.Decoder(bool | None)
 _count_decoder = msgspec.json.Decoder(int | None)
 _stream_options_decoder = msgspec.json.Decoder(_StreamOptions | None)
@@ -139,6 +112,8 @@ class ChatRequest(msgspec.Struct, frozen=True, gc=False):
         It holds what only the model that made it can read.
     native : NativeRequest or None
         As the client wrote it, when that was another format: then `fields` are its chat form.
+    context : PromptContext
+        What stands around the last user turn.
     obstacles : dict of WireFormat to str or None
         Why the chat form cannot be put into a format, as far as that has been looked at; None when it can.
     """
@@ -162,6 +137,7 @@ class ChatRequest(msgspec.Struct, frozen=True, gc=False):
     is_agent_step: bool = False
     is_bound: bool = False
     native: NativeRequest | None = None
+    context: PromptContext = NO_CONTEXT
     obstacles: dict[WireFormat, str | None] = msgspec.field(default_factory=dict)
 
     @property
@@ -229,11 +205,11 @@ def parse_chat_fields(fields: JsonObject, *, default_model: str | None = None) -
         raise InvalidRequest("'model' is required.", code="missing_field", param="model")
     if "messages" not in fields:
         raise InvalidRequest("'messages' is required.", code="missing_field", param="messages")
-    messages = _field(fields, "messages", _messages_decoder)
+    messages = _field(fields, "messages", messages_decoder)
     if not messages:
         raise InvalidRequest("'messages' must not be empty.", code="empty_messages", param="messages")
     stream_options = _optional(fields, "stream_options", _stream_options_decoder)
-    text_bytes, attachments, needs = _survey(messages)
+    text_bytes, attachments, needs = survey(messages)
     is_stream = bool(_optional(fields, "stream", _flag_decoder))
     needs |= _needs_of_fields(fields, is_stream)
     return ChatRequest(
@@ -241,7 +217,7 @@ def parse_chat_fields(fields: JsonObject, *, default_model: str | None = None) -
         model=model,
         is_stream=is_stream,
         wants_usage=bool(stream_options and stream_options.include_usage),
-        routing_text=_last_user_text(messages),
+        routing_text=last_user_text(messages),
         input_tokens=_estimate_input_tokens(fields, text_bytes, len(messages), attachments),
         attachments=attachments,
         needs=frozenset(needs),
@@ -251,10 +227,11 @@ def parse_chat_fields(fields: JsonObject, *, default_model: str | None = None) -
         includes_cost=controls.include_cost,
         max_cost_usd=controls.max_cost_usd,
         min_quality=controls.min_quality,
-        opening=_opening(messages),
+        opening=opening_of(messages),
         is_follow_up=len(messages) > 2 and any(message.role == "assistant" for message in messages),
-        is_agent_step=_is_agent_step(messages),
+        is_agent_step=is_agent_step(messages),
         is_bound=any(message.is_bound for message in messages),
+        context=context_of(messages, fields),
     )
 
 
@@ -414,24 +391,6 @@ def _read_controls(value: msgspec.Raw | None) -> _Controls:
     return controls
 
 
-def _survey(messages: list[_Message]) -> tuple[int, int, set[Ability]]:
-    """Return the text's bytes, the number of attachments, and the abilities they need."""
-    text_bytes = attachments = 0
-    needs: set[Ability] = set()
-    for message in messages:
-        text_bytes += len(message.tool_calls) + len(message.function_call)  # the prompt repeats them
-        content = message.content
-        for part in (content,) if isinstance(content, str) else content or ():
-            if isinstance(part, str):
-                text_bytes += len(part.encode())
-            elif part.type in _ATTACHMENT_ABILITIES:
-                attachments += 1
-                needs.add(_ATTACHMENT_ABILITIES[part.type])
-            elif part.text:
-                text_bytes += len(part.text.encode())
-    return text_bytes, attachments, needs
-
-
 def _needs_of_fields(fields: JsonObject, is_stream: bool) -> set[Ability]:
     needs: set[Ability] = set()
     if is_stream:
@@ -443,34 +402,6 @@ def _needs_of_fields(fields: JsonObject, is_stream: bool) -> set[Ability]:
     if response_format is not None and response_format.type != "text":
         needs.add(Ability.JSON)
     return needs
-
-
-def _is_agent_step(messages: list[_Message]) -> bool:
-    """Whether a tool's result came after the last answer; agents put reminders and pictures behind it."""
-    after = takewhile(lambda message: message.role != "assistant", reversed(messages))
-    return any(message.role in _RESULT_ROLES for message in after)
-
-
-def _last_user_text(messages: list[_Message]) -> str:
-    return next((_text_of(message) for message in reversed(messages) if message.role == "user"), "")
-
-
-def _text_of(message: _Message) -> str:
-    content = message.content
-    if isinstance(content, str):
-        return content
-    texts = (part if isinstance(part, str) else part.text or "" for part in content or ())
-    return "\n".join(text for text in texts if text)
-
-
-def _opening(messages: list[_Message]) -> str:
-    """Return the beginnings of the system prompt, if one comes first, and of the first user message."""
-    first = messages[0]
-    head = _text_of(first)[:_OPENING_CHARACTERS]
-    if first.role == "user":
-        return head
-    asked = next((_text_of(message)[:_OPENING_CHARACTERS] for message in messages if message.role == "user"), "")
-    return f"{head}\0{asked}"
 
 
 def _estimate_input_tokens(fields: JsonObject, text_bytes: int, messages: int, attachments: int) -> int:

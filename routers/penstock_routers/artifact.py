@@ -23,7 +23,13 @@ from numpy.typing import NDArray
 
 from penstock_routers.errors import ArtifactError
 from penstock_routers.estimates import Columns, Estimate, PromptGraph
-from penstock_routers.features import FEATURE_NAMES
+from penstock_routers.features import (
+    CONTEXT_FEATURE_NAMES,
+    FEATURE_NAMES,
+    NO_CONTEXT,
+    PromptContext,
+    context_features,
+)
 from penstock_routers.manifest import (
     GRAPH_FILE,
     MANIFEST_FILE,
@@ -63,6 +69,8 @@ class RouterArtifact:
         The index beside the graph, where it has one.
     graph : bytes
         Content of ``router.onnx``; empty once it has been joined.
+    reads_context : bool
+        Whether it was fitted on what stands around prompts, too.
     fused : PromptGraph or None
         The graph joined with that of an encoder, see `penstock_routers.fused.fused_with`.
     """
@@ -75,6 +83,7 @@ class RouterArtifact:
         self.manifest = manifest
         self.neighbours = neighbours
         self.graph = graph
+        self.reads_context = len(manifest.feature_names) > len(FEATURE_NAMES)
         self.fused: PromptGraph | None = None
         self._session = session
         self._reference = {name: np.array([index], dtype=np.int64) for index, name in enumerate(manifest.arms)}
@@ -162,7 +171,19 @@ class RouterArtifact:
             raise ArtifactError(f"the artifact has no arm {arm[:80]!r}", code="artifact_unknown_arm")
         return found
 
-    def estimate(self, prompt_vector: FloatArray, features: FloatArray, *, reference_arm: str) -> Estimate:
+    def full_features(self, features: FloatArray, context: PromptContext = NO_CONTEXT) -> FloatArray:
+        """Return a prompt's features with those of its context, where this artifact knows them and they are missing."""
+        is_short = self.reads_context and features.size == len(FEATURE_NAMES)
+        return np.concatenate((features, context_features(context))) if is_short else features
+
+    def estimate(
+        self,
+        prompt_vector: FloatArray,
+        features: FloatArray,
+        *,
+        reference_arm: str,
+        context: PromptContext = NO_CONTEXT,
+    ) -> Estimate:
         """Score one prompt on every arm; blocks for well under a millisecond.
 
         Parameters
@@ -173,6 +194,8 @@ class RouterArtifact:
             From `penstock_routers.features.prompt_features`.
         reference_arm : str
             The arm that gains are measured against: the default arm of the deployment.
+        context : PromptContext
+            What stands around the prompt.
 
         Returns
         -------
@@ -192,7 +215,7 @@ class RouterArtifact:
         """
         feeds: dict[str, NDArray[Any]] = {
             "prompt_vector": prompt_vector.reshape(1, -1),
-            "features": features.reshape(1, -1),
+            "features": self.full_features(features, context).reshape(1, -1),
             "reference_arm": self.reference(reference_arm),
         }
         if self.neighbours is not None:
@@ -356,7 +379,7 @@ def _check_compatibility(manifest: Manifest, encoder_id: str | None) -> None:
             f"the artifact was fitted with encoder {manifest.encoder.id}, this process uses {encoder_id}",
             code="artifact_encoder_mismatch",
         )
-    if manifest.feature_names != FEATURE_NAMES:
+    if manifest.feature_names not in (FEATURE_NAMES, FEATURE_NAMES + CONTEXT_FEATURE_NAMES):
         raise ArtifactError(
             "the artifact was fitted with other prompt features than this release computes",
             code="artifact_feature_mismatch",

@@ -17,6 +17,7 @@ from penstock_routers.batching import Batcher
 from penstock_routers.encoder_manifest import Kind
 from penstock_routers.errors import EncoderError
 from penstock_routers.estimates import PromptGraph, Reading
+from penstock_routers.features import NO_CONTEXT, PromptContext
 
 FloatArray = NDArray[np.float32]
 
@@ -49,6 +50,7 @@ class _Job:
     text: str
     graph: PromptGraph | None = None
     reference_arm: str = ""
+    context: PromptContext = NO_CONTEXT
 
 
 class EncoderService:
@@ -125,7 +127,9 @@ class EncoderService:
         self._check_open()
         return np.asarray(self.encoder.encode([text])[0])
 
-    async def read(self, text: str, graph: PromptGraph, reference_arm: str) -> Reading:
+    async def read(
+        self, text: str, graph: PromptGraph, reference_arm: str, context: PromptContext = NO_CONTEXT
+    ) -> Reading:
         """Encode one text and score it in the same run, among the runs of `encode`.
 
         Parameters
@@ -135,6 +139,8 @@ class EncoderService:
             `penstock_routers.fused.FusedGraph` of this encoder and the artifact in force.
         reference_arm : str
             The arm that gains are measured against.
+        context : PromptContext
+            What stands around the text.
 
         Returns
         -------
@@ -146,10 +152,10 @@ class EncoderService:
             As `encode`, or what the graph raised.
         """
         if self._batcher is not None:
-            reading: Reading = await self._batcher.submit(_Job(text, graph, reference_arm))
+            reading: Reading = await self._batcher.submit(_Job(text, graph, reference_arm, context))
             return reading
         self._check_open()
-        return graph.read([text], reference_arm)[0]
+        return graph.read([text], reference_arm, (context,))[0]
 
     async def aclose(self) -> None:
         """Refuse new texts, fail the waiting ones, give the running batch a few seconds; safe to call twice."""
@@ -169,7 +175,10 @@ class EncoderService:
             kinds.setdefault((id(job.graph), job.reference_arm), []).append(place)
         for places in kinds.values():
             first, texts = jobs[places[0]], [jobs[place].text for place in places]
-            found = self.encoder.encode(texts) if first.graph is None else first.graph.read(texts, first.reference_arm)
+            if first.graph is None:
+                found: Sequence[Any] | FloatArray = self.encoder.encode(texts)
+            else:
+                found = first.graph.read(texts, first.reference_arm, [jobs[place].context for place in places])
             for place, result in zip(places, found, strict=True):
                 results[place] = result
         return results

@@ -12,6 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from penstock_routers.features import PromptContext
+
 FloatArray = NDArray[np.float32]
 
 ROW_ORDER: Final = ("quality", "gain", "gain_se", "output_tokens", "quality_se", "novelty", "category")
@@ -162,5 +164,5 @@ Reading = tuple[FloatArray, Estimate]
 class PromptGraph(Protocol):
     """A graph from text to vector and estimates; `penstock_routers.fused.FusedGraph` is one."""
 
-    def read(self, texts: Sequence[str], reference_arm: str) -> list[Reading]:
-        """Return vector and estimate of each text; blocks."""
+    def read(self, texts: Sequence[str], reference_arm: str, contexts: Sequence[PromptContext] = ()) -> list[Reading]:
+        """Return vector and estimate of each text, with what stands around it; blocks."""

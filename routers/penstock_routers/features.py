@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,30 @@ FEATURE_NAMES: Final[tuple[str, ...]] = (
     "question_marks",
     "has_code_fence",
 )
+
+CONTEXT_FEATURE_NAMES: Final[tuple[str, ...]] = ("log_system_bytes", "log_tools", "log_turns")
+"""Of what stands around a prompt; only in artifacts that were fitted on outcomes which tell of it."""
+
+
+class PromptContext(NamedTuple):
+    """What stands around the last user turn of a conversation.
+
+    Attributes
+    ----------
+    system_bytes : int
+        UTF-8 bytes of the instructions (system prompt), all of them together.
+    tools : int
+        Tools that the model may call.
+    turns : int
+        User turns before the last one.
+    """
+
+    system_bytes: int = 0
+    tools: int = 0
+    turns: int = 0
+
+
+NO_CONTEXT: Final = PromptContext()
 
 # Both ends are enough to see what kind of text it is; the bound keeps the cost at a few microseconds.
 _HEAD_CHARACTERS: Final = 4096
@@ -113,6 +137,27 @@ def prompt_features(text: str) -> NDArray[np.float32]:
         ),
         dtype=np.float32,
     )
+
+
+def context_features(context: PromptContext) -> NDArray[np.float32]:
+    """Describe what stands around a prompt.
+
+    Parameters
+    ----------
+    context : PromptContext
+
+    Returns
+    -------
+    ndarray of float32, shape (3,)
+        In the order of `CONTEXT_FEATURE_NAMES`: natural logarithm of 1 + each number, which are counts over many orders
+        of magnitude.
+
+    Examples
+    --------
+    >>> context_features(PromptContext(0, 1, 0)).round(2).tolist()
+    [0.0, 0.6899999976158142, 0.0]
+    """
+    return np.log1p(np.asarray(context, dtype=np.float32))
 
 
 def prompt_features_of(texts: Sequence[str]) -> NDArray[np.float32]:

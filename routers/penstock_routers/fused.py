@@ -20,7 +20,13 @@ from penstock_routers.encoder import PromptEncoder
 from penstock_routers.encoder_manifest import read_encoder_folder
 from penstock_routers.errors import ArtifactError, EncoderError, RouterError
 from penstock_routers.estimates import Reading
-from penstock_routers.features import FEATURE_NAMES, prompt_features, prompt_features_of
+from penstock_routers.features import (
+    NO_CONTEXT,
+    PromptContext,
+    context_features,
+    prompt_features,
+    prompt_features_of,
+)
 from penstock_routers.graph_join import VECTOR_OUTPUT, join_graphs
 from penstock_routers.manifest import INPUT_NAMES
 from penstock_routers.onnx_session import Device, OnnxSession, create_session
@@ -117,10 +123,10 @@ class FusedGraph:
         fused = cls(encoder, artifact, session, first.output_names, joins_single=first.can_capture)
         fused._check()
         if encoder.kind == "static" and first.device == "cpu":
-            encoder.use(_VectorsAlone(first, encoder))
+            encoder.use(_VectorsAlone(first, encoder, len(artifact.manifest.feature_names)))
         return fused
 
-    def read(self, texts: Sequence[str], reference_arm: str) -> list[Reading]:
+    def read(self, texts: Sequence[str], reference_arm: str, contexts: Sequence[PromptContext] = ()) -> list[Reading]:
         """Encode texts and score them on every arm; blocks.
 
         Parameters
@@ -129,6 +135,8 @@ class FusedGraph:
             Whole prompts, at most `rows_per_run` of the encoder.
         reference_arm : str
             The arm that gains are measured against.
+        contexts : sequence of PromptContext, length n or 0
+            What stands around each.
 
         Returns
         -------
@@ -141,9 +149,12 @@ class FusedGraph:
             ``artifact_unknown_arm``, ``artifact_not_finite``, ``encoder_not_finite`` or ``onnx_run_failed``.
         """
         if len(texts) == 1:  # serving: 6 µs less than the general way
-            return [self._read_one(texts[0], reference_arm)]
+            return [self._read_one(texts[0], reference_arm, contexts[0] if contexts else NO_CONTEXT)]
         tokens = [self._encoder.token_ids(text) for text in texts]
         features = prompt_features_of(texts)
+        if self._artifact.reads_context:
+            around = [context_features(context) for context in contexts or [NO_CONTEXT] * len(texts)]
+            features = np.hstack((features, np.stack(around)))
         rows = [row for row, ids in enumerate(tokens) if ids]
         found: dict[int, Reading] = {}
         if rows:
@@ -152,8 +163,8 @@ class FusedGraph:
                 found[row] = self._reading(vector.copy(), numbers.copy(), features[row], reference_arm)
         return [found[row] if row in found else self._empty(features[row], reference_arm) for row in range(len(texts))]
 
-    def _read_one(self, text: str, reference_arm: str) -> Reading:
-        ids, features = self._encoder.token_ids(text), prompt_features(text)
+    def _read_one(self, text: str, reference_arm: str, context: PromptContext) -> Reading:
+        ids, features = self._encoder.token_ids(text), self._artifact.full_features(prompt_features(text), context)
         if not ids:
             return self._empty(features, reference_arm)
         if self._session.device == "cuda" and not self._joins_single:
@@ -206,7 +217,8 @@ class _VectorsAlone:
 
     device = "cpu"
 
-    def __init__(self, session: OnnxSession, encoder: PromptEncoder) -> None:
+    def __init__(self, session: OnnxSession, encoder: PromptEncoder, features: int) -> None:
+        self._features = features
         self.fallback_reason = encoder.fallback_reason
         self.input_names = tuple(name for name in session.input_names if name not in INPUT_NAMES)
         self._session = session
@@ -215,7 +227,7 @@ class _VectorsAlone:
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], ...]:
         """Run the graph once; blocks."""
-        features = np.zeros((len(feeds[self.input_names[0]]), len(FEATURE_NAMES)), dtype=np.float32)
+        features = np.zeros((len(feeds[self.input_names[0]]), self._features), dtype=np.float32)
         outputs = self._session.run({**feeds, "features": features, "reference_arm": self._reference})
         return (outputs[self._place],)
 

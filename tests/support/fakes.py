@@ -133,6 +133,7 @@ class FakeArtifact:
     id = "sha256:" + "0" * 64
     short_id = "0" * 12
     fused = None
+    reads_context = False
 
     def __init__(
         self,
@@ -165,7 +166,7 @@ class FakeArtifact:
             categories=("coding", "general"),
         )
 
-    def estimate(self, prompt_vector: Any, features: Any, *, reference_arm: str) -> Estimate:
+    def estimate(self, prompt_vector: Any, features: Any, *, reference_arm: str, context: Any = None) -> Estimate:
         """Return the fixed numbers, with gains against the reference unless given."""
         arms = tuple(self.quality)
         gains = self.gain or {arm: self.quality[arm] - self.quality[reference_arm] for arm in arms}

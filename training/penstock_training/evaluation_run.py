@@ -195,7 +195,7 @@ def run_evaluation(
     """
     options = options or EvaluationOptions()
     matrix, name = _unseen(routers, matrix, files_digest)
-    answers = [router.ask(matrix.prompts, matrix.prompt_tokens, progress) for router in routers]
+    answers = [router.ask(matrix.prompts, matrix.prompt_tokens, progress, matrix.contexts) for router in routers]
     sections = []
     for step, (router, found) in enumerate(zip(routers, answers, strict=True)):
         progress("measuring artifacts", step, len(routers))
@@ -285,11 +285,12 @@ def _robustness(
     complete = np.flatnonzero(np.isfinite(matrix.score[:, np.array(columns)[has_arm]]).all(axis=1))
     rows = complete[sample_rows(complete.size, options.robustness_prompts, options.seed)]
     part = matrix.rows(rows)
+    contexts = part.contexts
     tokens = part.prompt_tokens  # of the original prompt: a changed wording must not change what is compared
     return measure_robustness(
         estimates.take(rows, estimates.arms),
         part,
-        lambda texts: router.ask(texts, tokens, silent).estimates,
+        lambda texts: router.ask(texts, tokens, silent, contexts).estimates,
         resamples=options.resamples,
         seed=options.seed,
         progress=progress,

@@ -60,12 +60,14 @@ class ParityReport:
         return self.agreeing >= PARITY_SHARE * self.rows and self.agreeing + self.tied == self.rows
 
 
-def input_specs(dimension: int, beside: BesideHead | None = None) -> tuple[TensorSpec, ...]:
+def input_specs(
+    dimension: int, beside: BesideHead | None = None, *, feature_count: int = len(FEATURE_NAMES)
+) -> tuple[TensorSpec, ...]:
     """Inputs of the graph, in order; two more with an index beside it."""
     vector, features, reference = INPUT_NAMES
     specs = (
         TensorSpec(vector, "float32", ("n", dimension)),
-        TensorSpec(features, "float32", ("n", len(FEATURE_NAMES))),
+        TensorSpec(features, "float32", ("n", feature_count)),
         TensorSpec(reference, "int64", (1,)),
     )
     if beside is None:
@@ -111,7 +113,8 @@ def build_graph(estimator: RouterEstimator) -> bytes:
     b.output("novelty", novelty)
     b.output("category", category)
     categories = estimator.frame.categories.bias.size
-    inputs = input_specs(estimator.dimension, beside_head(estimator.head))
+    count = estimator.frame.scaler.mean.size
+    inputs = input_specs(estimator.dimension, beside_head(estimator.head), feature_count=count)
     outputs = output_specs(estimator.arms, categories)
     return b.model("penstock_router", inputs, outputs)
 

@@ -40,7 +40,7 @@ PROBLEM_KINDS: Final = (  # explained in docs/outcomes.md
     "duplicate_cell",
     "conflicting_prompt",
 )
-_NON_NEGATIVE: Final = ("input_tokens", "output_tokens", "cost_usd", "latency_seconds")
+_NON_NEGATIVE: Final = ("cost_usd", "latency_seconds", *WHOLE_NUMBER_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from penstock_routers.features import PromptContext
 from penstock_training.errors import OutcomeError
 
 TEXT_COLUMNS: Final = ("prompt", "arm", "query_id", "source", "category", "task", "intended_arm", "tenant")
+CONTEXT_COLUMNS: Final = PromptContext._fields  # of what stood around a prompt
 NUMBER_COLUMNS: Final = (
     "score",
     "input_tokens",
@@ -34,10 +36,11 @@ NUMBER_COLUMNS: Final = (
     "timestamp",
     "propensity",
     "is_censored",
+    *CONTEXT_COLUMNS,
 )
 FLAG_COLUMNS: Final = ("score", "is_censored")  # true and false count as 1 and 0
 REQUIRED_COLUMNS: Final = ("prompt", "arm", "score")
-WHOLE_NUMBER_COLUMNS: Final = ("input_tokens", "output_tokens")
+WHOLE_NUMBER_COLUMNS: Final = ("input_tokens", "output_tokens", *CONTEXT_COLUMNS)
 
 # Foreign names on the left. The right-hand name wins when a file has both.
 COLUMN_ALIASES: Final[Mapping[str, str]] = {"model": "arm", "dataset": "source", "latency_s": "latency_seconds"}

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from penstock_routers.features import NO_CONTEXT, PromptContext
 from penstock_routers.token_counts import message_tokens
 from penstock_training.errors import OutcomeError
 from penstock_training.languages import language_of
@@ -27,6 +28,7 @@ from penstock_training.outcome_checks import (
     check_values,
 )
 from penstock_training.outcome_files import (
+    CONTEXT_COLUMNS,
     NUMBER_COLUMNS,
     REQUIRED_COLUMNS,
     TEXT_COLUMNS,
@@ -62,6 +64,9 @@ class OutcomeMatrix:
         answered, so that none is valid. None where no row has one.
     tenants : list of str, length n, or None
         Whose requests they were, "" where the files say nothing; None where they never do.
+    context : ndarray of float32, shape (n, 3), or None
+        What stood around the prompts, as in `penstock_routers.features.PromptContext`; 0 where the files say nothing,
+        None where they never do.
     """
 
     prompts: list[str]
@@ -76,6 +81,7 @@ class OutcomeMatrix:
     cost_usd: FloatMatrix
     propensity: FloatMatrix | None = None
     tenants: list[str] | None = field(default=None, kw_only=True)
+    context: FloatMatrix | None = field(default=None, kw_only=True)
 
     def rows(self, index: IndexArray) -> OutcomeMatrix:
         """Take some prompts, in the order of `index` (shape (k,)); groups keep their numbers."""
@@ -92,6 +98,7 @@ class OutcomeMatrix:
             self.cost_usd[index],
             None if self.propensity is None else self.propensity[index],
             tenants=None if self.tenants is None else [self.tenants[i] for i in index],
+            context=None if self.context is None else self.context[index],
         )
 
     @property
@@ -108,6 +115,13 @@ class OutcomeMatrix:
         return np.array([message_tokens(prompt) for prompt in self.prompts], dtype=np.float64)
 
     @property
+    def contexts(self) -> list[PromptContext]:
+        """What stood around each prompt, length n; nothing where the files do not say."""
+        if self.context is None:
+            return [NO_CONTEXT] * len(self.prompts)
+        return [PromptContext(*map(int, row)) for row in self.context.tolist()]
+
+    @property
     def languages(self) -> list[str]:
         """Guessed language of each prompt, length n (`penstock_training.languages.language_of`)."""
         return [language_of(prompt) for prompt in self.prompts]
@@ -122,6 +136,7 @@ class OutcomeMatrix:
         lines = []
         matrices = [self.score, self.input_tokens, self.output_tokens, self.cost_usd]
         matrices += [] if self.propensity is None else [self.propensity]
+        matrices += [] if self.context is None else [self.context]
         for row, texts in enumerate(zip(self.prompts, self.sources, self.tasks, self.categories, strict=True)):
             digest = hashlib.sha256("\x00".join(texts).encode("utf-8", "surrogatepass"))
             for values in matrices:
@@ -225,7 +240,13 @@ class OutcomeTable:
             chosen,
             *(self._spread(name, kept, cells, shape) for name in names),
             tenants=self._texts("tenant", heads) if self.text["tenant"].values else None,
+            context=self.context_of(heads),
         )
+
+    def context_of(self, rows: IndexArray) -> FloatMatrix | None:
+        """Return what stood around the prompts of some rows, as in `OutcomeMatrix`."""
+        columns = np.stack([self.number[name][rows] for name in CONTEXT_COLUMNS], axis=1)
+        return np.nan_to_num(columns).astype(np.float32) if np.isfinite(columns).any() else None
 
     def _texts(self, name: str, rows: IndexArray) -> list[str]:
         column = self.text[name]

@@ -32,6 +32,7 @@ from penstock_training.fit import (
     feature_matrix,
     fit_router,
     single_threaded,
+    with_context,
 )
 from penstock_training.outcomes import OutcomeMatrix
 from penstock_training.pack import Provenance, make_manifest, write_artifact
@@ -166,6 +167,7 @@ def own_corpus(
     else:
         vectors = encode_prompts(encoder, matrix.prompts, lambda done, total: progress("encoding", done, total))
         features = feature_matrix(matrix.prompts)
+    features = with_context(features, matrix.context)
     # Every answer counts as free-form, since nothing tells them apart.
     is_free_form = np.ones(len(matrix.prompts), dtype=bool)
     return Corpus(matrix, vectors, features, is_free_form, priced)

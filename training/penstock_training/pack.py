@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock_routers.artifact import RouterArtifact
-from penstock_routers.features import FEATURE_NAMES
+from penstock_routers.features import CONTEXT_FEATURE_NAMES, FEATURE_NAMES
 from penstock_routers.manifest import (
     GRAPH_FILE,
     MANIFEST_FILE,
@@ -129,13 +129,13 @@ def make_manifest(
         schema_version=SCHEMA_VERSION,
         family=fitted.spec.family,
         encoder=provenance.encoder,
-        feature_names=FEATURE_NAMES,
+        feature_names=(FEATURE_NAMES + CONTEXT_FEATURE_NAMES)[: estimator.frame.scaler.mean.size],
         arms=corpus.matrix.arms,
         arm_entries=_arm_entries(fitted, corpus, provenance),
         reference_arm=fitted.reference_arm,
         reference_input_tokens=fitted.reference_input_tokens,
         reference_output_tokens=fitted.reference_output_tokens,
-        inputs=input_specs(estimator.dimension, beside),
+        inputs=input_specs(estimator.dimension, beside, feature_count=estimator.frame.scaler.mean.size),
         outputs=output_specs(len(corpus.matrix.arms), len(CATEGORIES)),
         categories=CATEGORIES,
         category_probability_min=CATEGORY_PROBABILITY_MIN,

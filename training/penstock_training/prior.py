@@ -86,14 +86,20 @@ class Prior:
 
     def categories_for(self, scaler: FormScaler) -> CategoryHead:
         """The category head for inputs standardised by another scaler."""
-        forms = scaler.mean.size
-        shift = (scaler.mean - self.scaler.mean) / self.scaler.scale
+        forms = self.scaler.mean.size  # what it knows nothing of is 0 for it, and so is what the new router leaves out
+        mean = np.zeros(forms)
+        mean[: scaler.mean.size] = scaler.mean[:forms]
+        shift = (mean - self.scaler.mean) / self.scaler.scale
         bias = self.categories.bias + shift @ self.categories.weight[-forms:]
         return CategoryHead(self._converted(self.categories.weight, scaler), bias)
 
     def _converted(self, weight: FloatArray, scaler: FormScaler) -> FloatArray:
-        converted = weight.copy()
-        converted[-scaler.mean.size :] *= (scaler.scale / self.scaler.scale)[:, None]
+        known, wanted = self.scaler.mean.size, scaler.mean.size
+        shared = min(known, wanted)
+        converted = np.zeros((weight.shape[0] - known + wanted, weight.shape[1]))
+        converted[:-wanted] = weight[:-known]
+        factor = scaler.scale[:shared] / self.scaler.scale[:shared]
+        converted[converted.shape[0] - wanted :][:shared] = weight[-known:][:shared] * factor[:, None]
         return converted
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from penstock_routers.artifact import RouterArtifact
 from penstock_routers.encoder import PromptEncoder
-from penstock_routers.features import prompt_features
+from penstock_routers.features import NO_CONTEXT, PromptContext, prompt_features
 from penstock_routers.policy import Tradeoff
 from penstock_training.decisions import EstimateArrays
 from penstock_training.evaluation import evaluate
@@ -110,7 +110,13 @@ class RouterUnderTest:
         """Prompts with a larger novelty keep the default arm."""
         return self.artifact.manifest.guard.novelty_max
 
-    def ask(self, prompts: Sequence[str], prompt_tokens: NDArray[np.float64], progress: Progress) -> PromptAnswers:
+    def ask(
+        self,
+        prompts: Sequence[str],
+        prompt_tokens: NDArray[np.float64],
+        progress: Progress,
+        contexts: Sequence[PromptContext] | None = None,
+    ) -> PromptAnswers:
         """Ask about every prompt, the way the gateway does, one at a time.
 
         Parameters
@@ -118,6 +124,8 @@ class RouterUnderTest:
         prompts : sequence of str, length n
         prompt_tokens : ndarray of float64, shape (n,)
         progress : callable
+        contexts : sequence of PromptContext, length n, optional
+            What stood around the prompts.
 
         Returns
         -------
@@ -125,7 +133,7 @@ class RouterUnderTest:
             Expected costs follow from the prompt's tokens, the predicted answer length and the artifact's price
             reference.
         """
-        return ask_artifact(self.artifact, self.encoder, prompts, prompt_tokens, self.default_arm, progress)
+        return ask_artifact(self.artifact, self.encoder, prompts, prompt_tokens, self.default_arm, progress, contexts)
 
     def held_out_rows(self, matrix: OutcomeMatrix, files_digest: str | None) -> NDArray[np.int64] | None:
         """Find the prompts that the artifact kept from fitting, if these are the files that it was fitted on.
@@ -155,6 +163,7 @@ def ask_artifact(
     prompt_tokens: NDArray[np.float64],
     default_arm: str,
     progress: Progress,
+    contexts: Sequence[PromptContext] | None = None,
 ) -> PromptAnswers:
     """Ask an artifact about every prompt, the way the gateway does, one at a time.
 
@@ -168,6 +177,8 @@ def ask_artifact(
     default_arm : str
         The arm that gains are measured against.
     progress : callable
+    contexts : sequence of PromptContext, length n, optional
+        What stood around the prompts.
 
     Returns
     -------
@@ -181,8 +192,8 @@ def ask_artifact(
     """
     vectors = encode_prompts(encoder, prompts, lambda done, total: progress("encoding", done, total))
     found = [
-        artifact.estimate(vector, prompt_features(prompt), reference_arm=default_arm)
-        for vector, prompt in zip(vectors, prompts, strict=True)
+        artifact.estimate(vector, prompt_features(prompt), reference_arm=default_arm, context=context)
+        for vector, prompt, context in zip(vectors, prompts, contexts or [NO_CONTEXT] * len(prompts), strict=True)
     ]
     price = np.array(
         [
@@ -293,7 +304,7 @@ def evaluate_artifact(
     rows, name = router.held_out_rows(matrix, files_digest), ALL_PROMPTS
     if rows is not None:
         matrix, name = matrix.rows(rows), OWN_TEST_PART
-    answers = router.ask(matrix.prompts, matrix.prompt_tokens, progress)
+    answers = router.ask(matrix.prompts, matrix.prompt_tokens, progress, matrix.contexts)
     progress("bootstrap", 0, 1)
     report = evaluate_router(router, answers, matrix, name=name, resamples=resamples, seed=seed)
     progress("bootstrap", 1, 1)

@@ -338,7 +338,9 @@ def evaluate_logged_artifact(
         raise TrainingError(str(error), code="bad_tradeoff") from error
     logged = held_out_rows(logged, table.matrix(), manifest)
     asked, arm = logged.matrix(), known_arm(manifest, default_arm)
-    estimates = ask_artifact(artifact, encoder, asked.prompts, asked.prompt_tokens, arm, progress).estimates
+    estimates = ask_artifact(
+        artifact, encoder, asked.prompts, asked.prompt_tokens, arm, progress, asked.contexts
+    ).estimates
     prices = artifact_prices(manifest).values()
     scale = max(artifact.cost_scale_usd(*price) for price in prices) or 1.0
     novelty_max = manifest.guard.novelty_max

@@ -69,6 +69,8 @@ class LoggedOutcomes:
     is_censored : ndarray of bool, shape (n,)
         The request ended in a time-out.
     counts : LogCounts
+    context : ndarray of float32, shape (n, 3), or None
+        As in `OutcomeMatrix`.
     """
 
     prompts: list[str]
@@ -84,6 +86,7 @@ class LoggedOutcomes:
     timestamp: FloatVector
     is_censored: NDArray[np.bool_]
     counts: LogCounts
+    context: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         """Count the decisions."""
@@ -144,12 +147,14 @@ class LoggedOutcomes:
             number["timestamp"],
             table.is_censored[kept],
             counts,
+            table.context_of(kept),
         )
 
     def rows(self, index: IndexArray) -> LoggedOutcomes:
         """Take some decisions, in the order of `index` (shape (k,)); groups keep their numbers."""
         sliced = {f.name: getattr(self, f.name)[index] for f in fields(self) if f.name not in _WHOLE}
-        return replace(self, prompts=[self.prompts[i] for i in index], **sliced)
+        context = None if self.context is None else self.context[index]
+        return replace(self, prompts=[self.prompts[i] for i in index], context=context, **sliced)
 
     @property
     def rows_per_arm(self) -> IndexArray:
@@ -164,11 +169,18 @@ class LoggedOutcomes:
         for name, values in cells.items():
             values[np.arange(n), self.arm] = getattr(self, name)
         return OutcomeMatrix(
-            self.prompts, self.groups, [""] * n, [""] * n, [""] * n, self.arms, *(cells[name] for name in names)
+            self.prompts,
+            self.groups,
+            [""] * n,
+            [""] * n,
+            [""] * n,
+            self.arms,
+            *(cells[name] for name in names),
+            context=self.context,
         )
 
 
-_WHOLE: Final = ("prompts", "arms", "counts")
+_WHOLE: Final = ("prompts", "arms", "counts", "context")
 
 
 @dataclass(frozen=True, slots=True)

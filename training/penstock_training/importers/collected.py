@@ -11,7 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
+from penstock_training.outcome_files import WHOLE_NUMBER_COLUMNS
+
 PLACES_SHOWN: Final = 10
+
 TEXT_FIELDS: Final = (
     "source",
     "query_id",
@@ -25,9 +28,9 @@ TEXT_FIELDS: Final = (
     "tenant",
 )
 NUMBER_FIELDS: Final = ("score", "cost_usd", "latency_seconds", "timestamp", "propensity")
-WHOLE_FIELDS: Final = ("input_tokens", "output_tokens")
+WHOLE_FIELDS: Final = WHOLE_NUMBER_COLUMNS
 TRUTH_FIELDS: Final = ("is_censored",)
-_NON_NEGATIVE: Final = ("cost_usd", "latency_seconds", "input_tokens", "output_tokens")
+_NON_NEGATIVE: Final = ("cost_usd", "latency_seconds", *WHOLE_FIELDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,8 @@ class OutcomeRow:
         The arm passed a deadline: its score is unknown, not 0.
     tenant : str or None
         Whose request it was, under a pseudonym.
+    system_bytes, tools, turns : int or None
+        What stood around the prompt, see `penstock_routers.features.PromptContext`.
     """
 
     prompt: str
@@ -76,6 +81,9 @@ class OutcomeRow:
     intended_arm: str | None = None
     is_censored: bool | None = None
     tenant: str | None = None
+    system_bytes: int | None = None
+    tools: int | None = None
+    turns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

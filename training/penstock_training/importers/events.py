@@ -193,6 +193,9 @@ def _add_request(
             intended_arm=intended,
             is_censored=is_censored,
             tenant=text_of(decision.get("tenant")) or None,
+            system_bytes=whole_of(decision.get("system_bytes")),
+            tools=whole_of(decision.get("tools")),
+            turns=whole_of(decision.get("turns")),
         ),
         where,
     )

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from penstock_routers.encoder import PromptEncoder
+from penstock_routers.features import context_features
 from penstock_routers.manifest import OUTPUT_NAMES, Manifest
 from penstock_training.errors import TrainingError
 from penstock_training.estimator import ArmEstimates
@@ -126,6 +127,8 @@ def gather_evidence(
     """
     vectors = encode_prompts(encoder, prompts.prompts, progress)
     features = feature_matrix(prompts.prompts)
+    if len(manifest.feature_names) > features.shape[1]:
+        features = np.hstack((features, np.stack([context_features(context) for context in prompts.contexts])))
     estimates = graph_estimates(graph, vectors, features, manifest.arms.index(manifest.reference_arm))
     known = np.full((len(prompts.prompts), len(manifest.arms)), np.nan)
     for place, name in enumerate(manifest.arms):

@@ -269,4 +269,6 @@ def _prices(manifest: Manifest) -> list[tuple[float, float]]:
 def _ask(router: Router, matrix: OutcomeMatrix, default_arm: str, progress: Progress) -> EstimateArrays:
     artifact, encoder = router
     arm = known_arm(artifact.manifest, default_arm)
-    return ask_artifact(artifact, encoder, matrix.prompts, matrix.prompt_tokens, arm, progress).estimates
+    return ask_artifact(
+        artifact, encoder, matrix.prompts, matrix.prompt_tokens, arm, progress, matrix.contexts
+    ).estimates
