@@ -199,7 +199,7 @@ def test_context_is_read_alike_from_every_format() -> None:
         "model": "auto",
         "max_tokens": 9,
         "system": system,
-        "messages": chat["messages"][1:],  # type: ignore[index]
+        "messages": chat["messages"][1:],
         "tools": [{"name": "f", "input_schema": {"type": "object"}}],
     }
     wanted = PromptContext(len(system), 1, 1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from penstock_routers.features import NO_CONTEXT, PromptContext
 from penstock_training.errors import TrainingError
 from penstock_training.importers.collected import ImportReport
 from penstock_training.importers.formats import FORMATS, import_outcomes
@@ -368,6 +369,7 @@ def test_events_of_schema_2_join_decision_outcome_and_feedback_across_segments(t
     folder = tmp_path / "events"
     folder.mkdir()
     first, second = decision_and_outcome("dec_1"), decision_and_outcome("dec_2")
+    first[0].update({"system_bytes": 640, "tools": 3, "turns": 1})  # what earlier releases did not write down
     write_lines(folder / "events-1.jsonl", [feedback_event("dec_1", 0.25), first[1], second[0]])
     write_lines(folder / "events-2.jsonl", [first[0], second[1], feedback_event("dec_2", 0.75)])
     report, _ = _import("events", [folder], tmp_path)
@@ -378,6 +380,7 @@ def test_events_of_schema_2_join_decision_outcome_and_feedback_across_segments(t
     assert table.number["input_tokens"].tolist() == [12.0, 12.0]
     assert table.number["latency_seconds"].tolist() == [1.5, 1.5]
     assert table.matrix().tenants == ["0123456789abcdef"] * 2
+    assert sorted(table.matrix().contexts) == [NO_CONTEXT, PromptContext(640, 3, 1)]
 
 
 def test_events_of_schema_2_without_their_other_half_are_left_out(tmp_path: Path) -> None:
