@@ -89,12 +89,13 @@ class _ScriptedArtifact:
     """A router whose estimate for the next turn is set from outside."""
 
     id = "sha256:" + "0" * 64
+    reads_context = False
 
     def __init__(self, arms: tuple[str, ...]) -> None:
         self.manifest = SimpleNamespace(arms=arms)
         self.quality = dict.fromkeys(arms, 0.5)
 
-    def estimate(self, vector: Any, features: Any, *, reference_arm: str) -> Estimate:
+    def estimate(self, vector: Any, features: Any, *, reference_arm: str, context: Any = None) -> Estimate:
         """Return the quality that was set."""
         arms = self.manifest.arms
         quality = np.array([self.quality[arm] for arm in arms], dtype=np.float32)

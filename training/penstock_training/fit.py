@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from penstock_routers.features import PromptContext, context_features, prompt_features
+from penstock_routers.features import prompt_features
 from penstock_routers.manifest import Measured
 from penstock_routers.token_counts import ASSUMED_OUTPUT_TOKENS
 from penstock_training.bandit.pseudo import pseudo_outcomes
@@ -483,24 +483,6 @@ def make_trial(
         cost_scale_usd=cost_scale_usd(corpus.prices, *typical_request),
         novelty_max=novelty_max,
     )
-
-
-def with_context(features: NDArray[np.float32], context: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    """Put the features of what stood around prompts behind their own, where it differs from one to the next.
-
-    Parameters
-    ----------
-    features : ndarray of float32, shape (n, 10)
-    context : ndarray of float32, shape (n, 3), or None
-        Of `penstock_training.outcomes.OutcomeMatrix`.
-
-    Returns
-    -------
-    ndarray of float32, shape (n, 13) or (n, 10)
-    """
-    if context is None or not (context != context[:1]).any():
-        return features
-    return np.hstack((features, np.stack([context_features(PromptContext(*row)) for row in context.tolist()])))
 
 
 def feature_matrix(prompts: list[str]) -> NDArray[np.float32]:

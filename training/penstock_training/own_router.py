@@ -32,11 +32,11 @@ from penstock_training.fit import (
     feature_matrix,
     fit_router,
     single_threaded,
-    with_context,
 )
 from penstock_training.outcomes import OutcomeMatrix
 from penstock_training.pack import Provenance, make_manifest, write_artifact
 from penstock_training.progress import Progress, silent
+from penstock_training.prompt_contexts import with_context
 from penstock_training.prompt_vectors import check_prompt_content
 from penstock_training.search import choose_router
 from penstock_training.search_result import SearchResult
