@@ -1,7 +1,7 @@
-"""What each deployment has cost in a window, worked out from the event log when somebody asks.
+"""What a window has cost, and in how many tokens, by deployment or by account: read from the event log when asked for.
 
 Owns the bounds of that reading: one at a time, in a thread, for so many seconds. Nothing is kept of it, so that serving
-pays nothing. Read `ModelSpendReader.by_model`.
+pays nothing. Read `ModelSpendReader.by_model`, then `ModelSpendReader.by_account`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from penstock_gateway.errors import Conflict, Overloaded
 from penstock_gateway.events.parquet_segments import ParquetMissing
@@ -32,6 +32,7 @@ _LONGEST_SECONDS: Final = {  # of a window, the change of clocks and a request's
     Period.MONTH: 31.2 * _DAY_SECONDS,
 }
 
+Grouping = Literal["deployment", "account"]
 
 COUNTS: Final = (
     "input_tokens",
@@ -46,7 +47,7 @@ COUNTS: Final = (
 
 @dataclass(slots=True)
 class SpentOnModel:
-    """What a deployment has cost, and for what.
+    """What a deployment, or an account, has cost, and for what.
 
     Attributes
     ----------
@@ -107,10 +108,35 @@ class ModelSpendReader:
         Conflict
             ``spend_by_model_unavailable``: segments are compacted, and what reads them is not installed.
         """
+        return await self._read_in_turn(period, at, "deployment")
+
+    async def by_account(self, period: Period, at: float) -> dict[str, SpentOnModel]:
+        """Return what each key, team and tag has used in the window of a moment.
+
+        Parameters
+        ----------
+        period : Period
+        at : float
+            UNIX seconds.
+
+        Returns
+        -------
+        dict of str to SpentOnModel
+            By scope, ``team:search`` say; every attempt of a request on each of its accounts. What is in no segment
+            any more is not in it, though the ledger knows what it cost.
+
+        Raises
+        ------
+        Overloaded, Conflict
+            As `by_model`.
+        """
+        return await self._read_in_turn(period, at, "account")
+
+    async def _read_in_turn(self, period: Period, at: float, by: Grouping) -> dict[str, SpentOnModel]:
         async with self._turn:
             gives_up = threading.Event()
             try:
-                return await asyncio.to_thread(self._read, period, at, gives_up)
+                return await asyncio.to_thread(self._read, period, at, by, gives_up)
             except TimeoutError:
                 raise Overloaded(
                     f"The event log could not be read in {self._seconds:g} s; ask for a shorter period, or read it "
@@ -122,7 +148,7 @@ class ModelSpendReader:
             finally:
                 gives_up.set()  # whoever asked may have left
 
-    def _read(self, period: Period, at: float, gives_up: threading.Event) -> dict[str, SpentOnModel]:
+    def _read(self, period: Period, at: float, by: Grouping, gives_up: threading.Event) -> dict[str, SpentOnModel]:
         longest = _LONGEST_SECONDS.get(period)
         deadline = time.monotonic() + self._seconds
 
@@ -131,7 +157,7 @@ class ModelSpendReader:
                 raise TimeoutError
 
         rows = read_events(self._folder, types=("outcome",), since=None if longest is None else at - longest)
-        return spend_of_rows(rows, self._calendar, period, at, check=check)
+        return spend_of_rows(rows, self._calendar, period, at, by=by, check=check)
 
 
 def spend_of_rows(
@@ -140,9 +166,10 @@ def spend_of_rows(
     period: Period,
     at: float,
     *,
+    by: Grouping = "deployment",
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, SpentOnModel]:
-    """Add up what outcomes say of their attempts, by deployment.
+    """Add up what outcomes say of their attempts, by deployment or by account.
 
     Parameters
     ----------
@@ -152,6 +179,8 @@ def spend_of_rows(
     period : Period
     at : float
         UNIX seconds, in the window that is asked for.
+    by : str
+        ``deployment`` or ``account``.
     check : callable
         Called every thousand rows; may raise.
     """
@@ -171,5 +200,7 @@ def spend_of_rows(
         for attempt in row.get("attempts") or ():
             cost = attempt.get("cost_picousd")
             if isinstance(cost, int):
-                found.setdefault(attempt["deployment"], SpentOnModel()).add(cost, attempt.get("usage"))
+                names = (attempt["deployment"],) if by == "deployment" else row.get("accounts") or ()
+                for name in names:
+                    found.setdefault(name, SpentOnModel()).add(cost, attempt.get("usage"))
     return found

@@ -313,6 +313,7 @@ class RunningGateway:
                 self._spending.desk.ledger,
                 known=self._what_is_known,
                 model_spend=None if spend is None else spend.by_model,
+                account_usage=None if spend is None else spend.by_account,
                 reload=lambda: self.reload,
                 on_refusal=lambda code: metrics.admin_errors.labels(code).inc(),
                 new_console=self._console_of if settings.admin.console else None,

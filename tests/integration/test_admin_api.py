@@ -212,6 +212,29 @@ async def test_spend_by_model_comes_from_who_knows_it() -> None:
     assert [row["usage"] for row in rows] == [{"reasoning_tokens": 3}, {"reasoning_tokens": 1}]
 
 
+async def test_tokens_of_keys_come_from_the_events_and_say_what_they_cost() -> None:
+    """The ledger counts money alone; where the log no longer reaches back so far, the two amounts differ."""
+
+    async def usage(period: Period, at: float) -> dict[str, SpentOnModel]:
+        return {"key:gone": SpentOnModel(1), "team:eu": SpentOnModel(2 * 10**12, {"input_tokens": 9})}
+
+    async with admin_api() as api:
+        await api.ask("POST", "/admin/teams", {"name": "eu"})
+        await api.ask("POST", "/admin/teams", {"name": "us"})
+        ledger = ToldLedger()
+        ledger.spent = {"team:eu": 3 * 10**12, "team:us": 10**12}
+        app = admin_app(settings_of(), api.parts.directory, ledger, account_usage=usage)
+        api.http._transport.app = app  # type: ignore[attr-defined]
+        rows = (await api.ask("GET", "/admin/spend", params={"by": "team", "tokens": "true"})).json()["data"]
+        plain = (await api.ask("GET", "/admin/spend", params={"by": "team"})).json()["data"]
+    assert [(row["name"], row["spent_usd"], row["usage_cost_usd"]) for row in rows] == [
+        ("eu", "3", "2"),
+        ("us", "1", "0"),
+    ]
+    assert [row["usage"].get("input_tokens") for row in rows] == [9, 0]
+    assert "usage" not in plain[0]
+
+
 @pytest.mark.parametrize(
     ("method", "path", "content", "status", "code"),
     [
@@ -245,6 +268,7 @@ async def test_spend_by_model_comes_from_who_knows_it() -> None:
         ("DELETE", "/admin/budgets?scope=team:x&period=decade", None, 400, "invalid_value"),
         ("GET", "/admin/spend?by=tema", None, 400, "invalid_request"),
         ("GET", "/admin/spend?at=yesterday", None, 400, "invalid_value"),
+        ("GET", "/admin/spend?tokens=yes", None, 400, "invalid_value"),
         ("GET", "/admin/nothing", None, 404, "unknown_path"),
         ("PUT", "/admin/keys", {}, 405, "method_not_allowed"),
     ],

@@ -141,8 +141,8 @@ async def test_spend_by_model_is_shown_with_its_tokens(tmp_path: Path) -> None:
     async with running(tmp_path, spent) as api:
         lines = (await api.run("spend", "show", "--by", "model")).stdout.splitlines()
         assert [line.split() for line in lines] == [
-            ["model", "spent_usd", "input_tokens", "output_tokens", "reasoning_tokens"],
-            ["large", "2", "9", "70", "60"],
+            ["model", "spent_usd", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens"],
+            ["large", "2", "9", "0", "70", "60"],
         ]
 
 
@@ -156,6 +156,7 @@ async def test_spend_by_model_is_shown_with_its_tokens(tmp_path: Path) -> None:
         (("keys", "create", "ci", "--budget-rule", "much=cost"), "a share is a number"),
         (("budgets", "set", "team", "day", "1"), "scope: should be key:ID"),
         (("spend", "show", "--by", "model"), "spend_by_model_unavailable"),
+        (("spend", "show", "--by", "team", "--tokens"), "spend_by_model_unavailable"),
     ],
 )
 async def test_command_that_cannot_be_done_says_why(tmp_path: Path, arguments: tuple[str, ...], expected: str) -> None:

@@ -395,6 +395,10 @@ async def test_spend_by_model_is_read_from_the_events(tmp_path: Path) -> None:
         spent = {row["name"]: Decimal(row["spent_usd"]) for row in shown["data"]}
         assert spent == {"small": cost_usd(10) + cost_usd(20), "extra": cost_usd(7)}
         assert shown["data"][0]["usage"]["output_tokens"] == 2 * OUTPUT_TOKENS
+        status, shown = await gateway.ask_admin("GET", "/admin/spend?by=key&period=day&tokens=true")
+        (row,) = shown["data"]
+        assert row["spent_usd"] == row["usage_cost_usd"]
+        assert row["usage"]["output_tokens"] == 3 * OUTPUT_TOKENS
 
 
 async def test_answer_that_is_read_on_at_the_stop_is_on_disk_and_charged(tmp_path: Path) -> None:

@@ -6,10 +6,13 @@ Owns the group and ``show``; other commands add themselves to the group. Read `s
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import click
 
 from penstock_gateway.commands.admin_client import AdminClient, shared_options, write_json, write_table
+
+_COUNTS: Final = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens")
 
 
 @click.group("spend")
@@ -27,22 +30,26 @@ def spend_group() -> None:
     help="Window, in the ledger's time zone.",
 )
 @click.option("--at", help="A moment of the window, 2026-11-01T00:00:00Z say; default: now.")
+@click.option("--tokens", is_flag=True, help="Tokens too, read from the event log; by model they always are.")
 @shared_options
-def show_command(by: str, period: str, at: str | None, url: str | None, config: Path | None, as_json: bool) -> int:
+def show_command(
+    by: str, period: str, at: str | None, tokens: bool, url: str | None, config: Path | None, as_json: bool
+) -> int:
     """Show what was spent in one window; who has spent nothing is left out."""
-    found = AdminClient(url, config).ask("GET", "/spend", query={"by": by, "period": period, "at": at})
+    query = {"by": by, "period": period, "at": at, "tokens": "true" if tokens else None}
+    found = AdminClient(url, config).ask("GET", "/spend", query=query)
     if as_json:
         return write_json(found)
     from penstock_gateway.settings_report import aligned_usd
 
     amounts = aligned_usd([row["spent_usd"] for row in found["data"]])
-    if by == "model":
-        tokens = ("input_tokens", "output_tokens", "reasoning_tokens")
-        counted = [tuple(str(row["usage"][name]) for name in tokens) for row in found["data"]]
-        models = [(row["name"], usd, *counts) for row, usd, counts in zip(found["data"], amounts, counted, strict=True)]
-        write_table((by, "spent_usd", *tokens), models, right=(1, 2, 3, 4))
-    else:
-        rows = [(row["name"], row["scope"], usd) for row, usd in zip(found["data"], amounts, strict=True)]
-        write_table((by, "scope", "spent_usd"), rows, right=(2,))
+    titles = (by,) if by == "model" else (by, "scope")
+    counts = _COUNTS if by == "model" or tokens else ()
+    rows = [
+        (*((row["name"], row["scope"])[: len(titles)]), usd, *(str(row["usage"][name]) for name in counts))
+        for row, usd in zip(found["data"], amounts, strict=True)
+    ]
+    columns = (*titles, "spent_usd", *counts)
+    write_table(columns, rows, right=tuple(range(len(titles), len(columns))))
     click.echo(f"\n{found['total_usd']} USD in the {period} of {found['at']}".replace("the total", "all"), err=True)
     return 0

@@ -195,6 +195,7 @@ def admin_app(
     *,
     known: Callable[[], Known] | None = None,
     model_spend: ModelSpend | None = None,
+    account_usage: ModelSpend | None = None,
     reload: Callable[[], Callable[[], Awaitable[dict[str, Any]]] | None] = lambda: None,
     on_refusal: Callable[[str], None] = lambda _: None,
     new_console: NewConsole | None = None,
@@ -210,6 +211,8 @@ def admin_app(
         Returns what the configuration in force has; default: that of `settings`, for good.
     model_spend : callable, optional
         Returns the spend by model; without it ``by=model`` is refused.
+    account_usage : callable, optional
+        Returns the tokens by key, team and tag; without it ``tokens=true`` is refused.
     reload : callable
         Returns what reads the configuration again; None where nobody can.
     on_refusal : callable
@@ -233,7 +236,7 @@ def admin_app(
     if not secret and not is_loopback(admin.host):
         raise AdminNotSafe(f"the admin API on {admin.host} needs admin.key or admin.key_file")
     fixed = Known.from_settings(settings)
-    parts = AdminParts(directory, Registrar(directory, known or (lambda: fixed)), ledger, model_spend)
+    parts = AdminParts(directory, Registrar(directory, known or (lambda: fixed)), ledger, model_spend, account_usage)
     routes = FastAPI(
         title="Penstock admin API",
         summary="Keys, teams, tags, budgets and spend.",

@@ -46,13 +46,14 @@ class AdminParts:
     directory : Directory
     registrar : Registrar
     ledger : Ledger
-    model_spend : callable or None
+    model_spend, account_usage : callable or None
     """
 
     directory: Directory
     registrar: Registrar
     ledger: Ledger
     model_spend: ModelSpend | None = None
+    account_usage: ModelSpend | None = None
 
 
 async def read_object(request: Request) -> dict[str, Any]:

@@ -102,16 +102,22 @@ def _add_spend(routes: APIRouter, parts: AdminParts) -> None:
 
     @routes.get("/admin/spend", summary="Show what has been spent")
     async def spend(request: Request) -> Response:
-        """Show spend in one window, by `by` (key, team, tag or model); of `period`, now or `at` a moment of it."""
+        """Show spend in one window, by `by` (key, team, tag or model); of `period`, now or `at` a moment of it.
+
+        With `tokens=true` also the tokens behind it, which are read from the event log; by model they always are.
+        """
         query = request.query_params
-        refuse_unknown(query, ("by", "period", "at"))
+        refuse_unknown(query, ("by", "period", "at", "tokens"))
         by = query.get("by", "key")
         if by not in DIMENSIONS:
             hint = did_you_mean(by[:40], DIMENSIONS)
             raise InvalidRequest(f"by: should be one of {', '.join(DIMENSIONS)} ({hint}).", param="by")
         period = parse_period(query.get("period", Period.MONTH.value))
         at = directory.clock() if (text := query.get("at")) is None else validated(_At, {"at": text}).at
-        return answer(await spend_view(parts, by, period, at))
+        tokens = query.get("tokens", "false")
+        if tokens not in ("true", "false"):
+            raise InvalidRequest("tokens: should be true or false.", code="invalid_value", param="tokens")
+        return answer(await spend_view(parts, by, period, at, with_tokens=tokens == "true"))
 
 
 async def budget_views(parts: AdminParts, accounts: Sequence[Account]) -> list[dict[str, Any]]:
@@ -130,7 +136,9 @@ async def budget_views(parts: AdminParts, accounts: Sequence[Account]) -> list[d
     return [_budget_view(state, names.get(state.scope, state.scope)) for state in states]
 
 
-async def spend_view(parts: AdminParts, by: str, period: Period, at: float) -> dict[str, Any]:
+async def spend_view(
+    parts: AdminParts, by: str, period: Period, at: float, *, with_tokens: bool = False
+) -> dict[str, Any]:
     """Return what was spent in the window of a moment, the largest first.
 
     Parameters
@@ -141,21 +149,27 @@ async def spend_view(parts: AdminParts, by: str, period: Period, at: float) -> d
     period : Period
     at : float
         UNIX seconds.
+    with_tokens : bool
+        Whether the event log is read for the tokens of keys, teams or tags: the ledger counts money alone.
 
     Raises
     ------
     Overloaded, Conflict
         The ledger, or the event log, cannot be read.
     """
-    models: dict[str, SpentOnModel] = {}
+    used: dict[str, SpentOnModel] = {}
+    is_counted = by != "model"  # by the ledger, beside which the events may know of less
     if by == "model":
-        models = await _by_model(parts, period, at)
-        names, spent = {name: name for name in models}, {name: model.picousd for name, model in models.items()}
+        used = await _from_events(parts.model_spend, period, at)
+        names, spent = {name: name for name in used}, {name: model.picousd for name, model in used.items()}
     else:
         names = {scope: name for scope, name in _names(parts.directory.table).items() if scope.startswith(f"{by}:")}
         spent = {}
         for chunk in _chunks(sorted(names)):
             spent.update(zip(chunk, await counted(parts.ledger.spent_picousd(chunk, period, at)), strict=True))
+        if with_tokens:
+            known = await _from_events(parts.account_usage, period, at)
+            used = {scope: known.get(scope) or SpentOnModel() for scope in names}
     rows = sorted(((amount, scope) for scope, amount in spent.items() if amount), key=lambda row: (-row[0], row[1]))
     return {
         "object": "spend",
@@ -167,7 +181,8 @@ async def spend_view(parts: AdminParts, by: str, period: Period, at: float) -> d
                 "scope": scope,
                 "name": names[scope],
                 "spent_usd": format_usd(to_usd(amount)),
-                **({"usage": models[scope].counts} if scope in models else {}),
+                **({"usage": used[scope].counts} if scope in used else {}),
+                **({"usage_cost_usd": format_usd(to_usd(used[scope].picousd))} if scope in used and is_counted else {}),
             }
             for amount, scope in rows
         ],
@@ -175,12 +190,13 @@ async def spend_view(parts: AdminParts, by: str, period: Period, at: float) -> d
     }
 
 
-async def _by_model(parts: AdminParts, period: Period, at: float) -> dict[str, SpentOnModel]:
-    if parts.model_spend is None:
+async def _from_events(read: ModelSpend | None, period: Period, at: float) -> dict[str, SpentOnModel]:
+    if read is None:
         raise Conflict(
-            "Spend by model is worked out from the events; set events.folder.", code="spend_by_model_unavailable"
+            "Spend by model, and tokens, are worked out from the events; set events.folder.",
+            code="spend_by_model_unavailable",
         )
-    return await counted(parts.model_spend(period, at))
+    return await counted(read(period, at))
 
 
 def accounts_of(table: AccountTable) -> list[Account]:

@@ -108,3 +108,19 @@ async def test_reading_asks_only_for_events_that_may_lie_in_the_window(
     await reader.by_model(Period.HOUR, NOON)
     await reader.by_model(Period.TOTAL, NOON)
     assert since == [pytest.approx(NOON - 0.2 * 86_400), None]
+
+
+def test_usage_by_account_counts_every_attempt_on_each_account_of_its_request() -> None:
+    """A key, its team and its tags each used what the request used; without accounts nobody did."""
+    rows = [outcome(1, NOON, small=5, large=7), outcome(2, NOON, small=1), outcome(3, NOON, small=1)]
+    rows[0]["accounts"], rows[1]["accounts"], rows[2]["accounts"] = ["key:a", "team:t"], ["key:b", "team:t"], None
+    for row in rows:
+        for attempt in row["attempts"]:
+            attempt["usage"] = {"input_tokens": 3, "reasoning_tokens": 1}
+    used = spend_of_rows(rows, Calendar("UTC"), Period.DAY, NOON, by="account")
+    assert {scope: spent.picousd for scope, spent in used.items()} == {"key:a": 12, "key:b": 1, "team:t": 13}
+    assert {scope: spent.counts["input_tokens"] for scope, spent in used.items()} == {
+        "key:a": 6,
+        "key:b": 3,
+        "team:t": 9,
+    }
