@@ -13,6 +13,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -100,6 +101,7 @@ class Peers:
         ----------
         question : Question
         seconds : float
+            For the whole answer of each.
 
         Returns
         -------
@@ -107,12 +109,16 @@ class Peers:
             In the order of the workers; always one of each.
         """
         others = [worker for worker in range(self.count) if worker != self.index]
+        return list(await asyncio.gather(*(self._ask_one(worker, question, seconds) for worker in others)))
+
+    async def _ask_one(self, worker: int, question: Question, seconds: float) -> Answer:
         loop = asyncio.get_running_loop()
-        asked = (
-            loop.run_in_executor(self._threads, _ask, socket_path(self.folder, worker), worker, question, seconds)
-            for worker in others
-        )
-        return list(await asyncio.gather(*asked))
+        connection = _SocketFileConnection(socket_path(self.folder, worker), seconds)
+        deadline = loop.call_later(seconds, connection.give_up)
+        try:
+            return await loop.run_in_executor(self._threads, _ask, connection, worker, question)
+        finally:
+            deadline.cancel()
 
 
 def socket_path(folder: Path, worker: int) -> Path:
@@ -169,22 +175,32 @@ def _say_failure(serving: asyncio.Task[None]) -> None:
 
 
 class _SocketFileConnection(http.client.HTTPConnection):
-    """The standard library's, over a socket file."""
+    """The standard library's, over a socket file; its time-out is for each operation, `give_up` ends them all."""
 
     def __init__(self, path: Path, seconds: float) -> None:
         super().__init__("localhost", timeout=seconds)
         self._path = path
+        self._opened: socket.socket | None = None  # `sock` is forgotten once the head of the answer is read
+        self.is_late = False
 
     def connect(self) -> None:
         """Connect."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock = self._opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+        if self.is_late:  # given up while it waited for a thread or for the other side
+            raise TimeoutError
+
+    def give_up(self) -> None:
+        """Have whatever is under way in another thread fail."""
+        self.is_late = True
+        if self._opened is not None:
+            with suppress(OSError):
+                self._opened.shutdown(socket.SHUT_RDWR)
 
 
-def _ask(path: Path, worker: int, question: Question, seconds: float) -> Answer:
+def _ask(connection: _SocketFileConnection, worker: int, question: Question) -> Answer:
     """Ask one worker; blocks."""
-    connection = _SocketFileConnection(path, seconds)
     try:
         connection.connect()
     except (FileNotFoundError, ConnectionRefusedError):
@@ -204,9 +220,13 @@ def _ask(path: Path, worker: int, question: Question, seconds: float) -> Answer:
         connection.endheaders(question.body or None)
         answered = connection.getresponse()
         headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answered.getheaders()]
-        return Answer(worker, answered.status, headers, answered.read(MAX_ANSWER_BYTES))
-    except (ConnectionError, http.client.RemoteDisconnected):  # it ended while it was asked: it is gone
-        return Answer(worker, 0, [])
+        body = answered.read(MAX_ANSWER_BYTES)
+        return (
+            _no_answer(worker, TimeoutError()) if connection.is_late else Answer(worker, answered.status, headers, body)
+        )
+    except (ConnectionError, http.client.RemoteDisconnected) as error:
+        # it ended while it was asked: it is gone; or we gave up
+        return _no_answer(worker, TimeoutError(str(error))) if connection.is_late else Answer(worker, 0, [])
     except (OSError, http.client.HTTPException) as error:
         return _no_answer(worker, error)
     finally:

@@ -96,3 +96,25 @@ async def test_socket_file_of_a_worker_that_was_killed_is_taken_over(tmp_path: P
     (answer,) = await Peers(tmp_path, 0, 2).ask_all(Question("POST", "/x", headers))
     assert answer.status == 201
     await server.aclose()
+
+
+@pytest.mark.parametrize("head", [b"", b"connection: close\r\n"])
+async def test_worker_that_sends_its_answer_in_drops_is_given_up_at_the_deadline(tmp_path: Path, head: bytes) -> None:
+    """The deadline holds for the whole answer; each drop alone comes in time."""
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n" + head + b"content-length: 20\r\n\r\n")
+        try:
+            for _ in range(20):
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+        except ConnectionError:
+            pass
+        writer.close()
+
+    server = await asyncio.start_unix_server(drip, str(socket_path(tmp_path, 1)))
+    async with server:
+        (answer,) = await Peers(tmp_path, 0, 2).ask_all(Question("GET", "/metrics"), 0.4)
+    assert (answer.status, answer.body) == (504, b"")
