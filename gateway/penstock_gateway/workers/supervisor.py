@@ -38,7 +38,8 @@ START_SECONDS = 120.0
 STOP_SECONDS: Final = 20.0
 """Beyond ``server.drain_seconds``: for closing the ledger and the log of events."""
 SILENT_SECONDS = 30.0
-"""Without a sign of life, until a worker is taken for dead: its connections hang, and so would half of the new ones."""
+"""Without a sign of life, until a worker is taken for dead: its connections hang, and so would half of the new ones.
+Likewise the process that encodes for all, for which every prompt would wait."""
 SOUND_SECONDS: Final = 10.0
 """A process that has lived so long is started anew after the shortest pause; for others the pause doubles."""
 PAUSES: Final = (0.2, 30.0)
@@ -186,18 +187,34 @@ class Supervisor:
                     await self._is_stopping.wait()
 
     async def _replace_silent(self) -> None:
-        """Kill a worker whose event loop has stood still for long, or that never starts; `_keep` starts another."""
+        """Kill a process whose event loop has stood still for long, or that never starts; `_keep` starts another."""
         while not self._is_stopping.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(SILENT_SECONDS / 10):
                     await self._is_stopping.wait()
-            for worker in self._workers():
+            if (encoder := self._children.get(ENCODER)) is not None:
+                await self._ask_for_life(encoder)
+            for worker in list(self._children.values()):
                 silent = self._clock() - worker.heard_at
                 most = SILENT_SECONDS if worker.is_ready.is_set() else START_SECONDS
                 if silent > most and not self._is_stopping.is_set():
                     _log.error("worker_stands_still", extra={"worker": worker.name, "seconds": round(silent, 1)})
                     worker.heard_at = self._clock()
                     self._send(signal.SIGKILL, [worker])
+
+    async def _ask_for_life(self, encoder: _Child) -> None:
+        """Note that the process that encodes answers: it greets whoever connects, or turns one too many away."""
+        assert self._task.encoder is not None
+        path = self._task.encoder.removeprefix("unix:")
+        with suppress(OSError):  # a deadline that is past is one too
+            async with asyncio.timeout(SILENT_SECONDS / 10):
+                reader, writer = await asyncio.open_unix_connection(path)
+                try:
+                    await reader.read(1)
+                finally:
+                    writer.transport.abort()
+            encoder.heard_at = self._clock()
+            encoder.is_ready.set()
 
     def _worker_starter(self, index: int) -> Callable[[], Awaitable[_Child]]:
         starts = itertools.count(1)

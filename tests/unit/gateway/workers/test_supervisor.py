@@ -54,6 +54,27 @@ while True:
     (folder / f"heard-{task['index']}").write_bytes(heard)
 """
 
+ENCODER = """
+import pathlib, socket, sys
+folder, address = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[3].removeprefix("unix:"))
+starts = len(list(folder.glob("encoder-*")))
+(folder / f"encoder-{starts}").touch()
+address.unlink(missing_ok=True)
+with socket.socket(socket.AF_UNIX) as listener:
+    listener.bind(str(address))
+    listener.listen()
+    answered = 0
+    while True:
+        client = listener.accept()[0]
+        if starts == 0 and answered == 2:
+            listener.accept()  # alive, and says nothing to anybody
+            sys.stdin.buffer.read()
+        client.send(b"challenge")
+        client.close()
+        answered += 1
+        (folder / f"answered-{starts}-{answered}").touch()
+"""
+
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,13 +89,17 @@ def started(folder: Path, index: int) -> list[dict[str, object]]:
 
 
 @asynccontextmanager
-async def running(folder: Path, how: str, workers: int = 2) -> AsyncIterator[tuple[Supervisor, asyncio.Task[bool]]]:
+async def running(
+    folder: Path, how: str, workers: int = 2, encoder: tuple[str, ...] = ()
+) -> AsyncIterator[tuple[Supervisor, asyncio.Task[bool]]]:
     """Run workers that do as they are told."""
     (folder / "worker.py").write_text(WORKER, encoding="utf-8")
     settings = Settings(server=ServerSettings(workers=workers, drain_seconds=0))
     command = (sys.executable, str(folder / "worker.py"), str(folder), how)
     with bound_socket("127.0.0.1", 0, is_shared=SPREADS_CONNECTIONS) as listener:
-        supervisor = Supervisor(settings, listener, WorkerTask("penstock.yaml"), command=command)
+        supervisor = Supervisor(
+            settings, listener, WorkerTask("penstock.yaml"), command=command, encoder_command=encoder
+        )
         run = asyncio.create_task(supervisor.run())
         try:
             yield supervisor, run
@@ -173,6 +198,21 @@ async def test_worker_that_stands_still_is_killed_and_replaced(
     assert len(started(tmp_path, 0)) == 1
     found = [record.worker for record in caplog.records if record.message == "worker_stands_still"]  # type: ignore[attr-defined]
     assert found == ["1"]
+
+
+async def test_encode_server_that_lives_and_says_nothing_is_replaced_and_one_that_answers_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All workers would wait for it with every prompt, and encode by themselves, for ever."""
+    monkeypatch.setattr(module, "SILENT_SECONDS", 1.0)
+    (tmp_path / "encoder.py").write_text(ENCODER, encoding="utf-8")
+    async with running(tmp_path, "works", 1, (sys.executable, str(tmp_path / "encoder.py"), str(tmp_path))) as (_, run):
+        await eventually((tmp_path / "answered-1-12").exists)  # for longer than SILENT_SECONDS
+        signal.raise_signal(signal.SIGTERM)
+        assert await run is True
+    assert len(list(tmp_path.glob("encoder-*"))) == 2
+    found = [record.worker for record in caplog.records if record.message == "worker_stands_still"]  # type: ignore[attr-defined]
+    assert found == ["encoder"]
 
 
 async def test_worker_that_hangs_while_it_starts_is_killed_and_replaced(
