@@ -41,7 +41,7 @@ from penstock_gateway.settings_redis_checks import RedisFeature
 from penstock_gateway.settings_secrets import SecretFileError
 from penstock_gateway.shared_answers import SharedAnswers
 from penstock_gateway.shared_feedback import SharedFeedback
-from penstock_gateway.spending_start import RunningSpending, rules_of, start_spending
+from penstock_gateway.spending_start import RunningSpending, start_spending
 from penstock_gateway.tracing.export import TracingNotInstalled, start_tracing
 from penstock_gateway.wiring import RoutingFinding, reconfigure, warn_of_floors
 from penstock_gateway.workers.states import WorkerState
@@ -216,8 +216,7 @@ class RunningGateway:
                 pipeline.use_cache(None)
             self._admin = admin
             if self._spending is not None:
-                self._spending.desk.rules = rules_of(settings.ledger)
-                self._spending.books.queue.max_pending = settings.ledger.max_pending_charges
+                self._spending.follow(settings.ledger)
             if self.parts.watch is not None:
                 self.parts.watch.poll_every(settings.routing.artifact_poll_seconds)
             pipeline.decisions.keep = settings.decisions.keep

@@ -29,7 +29,9 @@ _ROUTER_SETTINGS: Final = (
 )
 
 _KEPT_EVENT_SETTINGS: Final = ("folder", "pseudonym_key", "ship")
-_LIVE_LEDGER_SETTINGS: Final = frozenset({"reserve_output_tokens", "top_up_output_tokens", "max_pending_charges"})
+_LIVE_LEDGER_SETTINGS: Final = frozenset(
+    {"reserve_output_tokens", "top_up_output_tokens", "max_pending_charges", "when_redis_is_away"}
+)
 
 RESTART_SETTINGS: Final[tuple[tuple[str, ...], ...]] = (
     *(("tracing", name) for name in TracingSettings.model_fields if name != "sample_share"),

@@ -20,7 +20,7 @@ from penstock_gateway.ledger.fleet import FleetLedger
 from penstock_gateway.ledger.rebuild import charges_of
 from penstock_gateway.ledger.upkeep import BooksState, Rebuild, no_charges
 from penstock_gateway.metrics import GatewayMetrics
-from penstock_gateway.redis_guard import GuardedRedis
+from penstock_gateway.redis_guard import FailMode, GuardedRedis
 from penstock_gateway.redis_servers import RedisServers
 from penstock_gateway.settings import Settings
 from penstock_gateway.settings_ledger import LedgerSettings
@@ -52,6 +52,16 @@ class RunningSpending:
         """Whether the books can be reached; False while Redis is away, or what it has lost is put back."""
         ledger = self.books.ledger
         return not isinstance(ledger, FleetLedger) or ledger.upkeep.state is BooksState.PRESENT
+
+    def follow(self, settings: LedgerSettings) -> None:
+        """Put in force what of another configuration the running ledger can take."""
+        self.desk.rules = rules_of(settings)
+        self.books.queue.max_pending = settings.max_pending_charges
+        mode = FailMode(settings.when_redis_is_away)
+        if isinstance(self.books.ledger, FleetLedger):
+            self.books.ledger.follow(mode)
+        if self.redis is not None:
+            self.redis.fail_mode = mode
 
     async def aclose(self) -> None:
         """Settle what waits and close; what is left is in the event log and counted at the next start."""

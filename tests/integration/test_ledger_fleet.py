@@ -304,3 +304,28 @@ async def test_state_of_the_books_after_one_late_reply_is_unchanged(client: Redi
         replica.commands.is_away = number % FAILURES != 0
         assert isinstance(await replica.ledger.reserve(ask(number, BUDGET, amount=1)), Grant)
     assert replica.upkeep.state is BooksState.PRESENT
+
+
+async def test_mode_without_redis_can_change_and_slices_are_given_back_or_taken(
+    client: RedisClient, clock: Clock
+) -> None:
+    """A budget's slice is nobody's once it is not wanted; what was granted from it stays, and is counted once."""
+    replica = await filled(Replica("a", client, clock, rules=RULES))
+    replica.commands.is_away = True
+    assert isinstance(await replica.ledger.reserve(ask(1, BUDGET, amount=60)), Grant)
+    replica.ledger.follow(FailMode.CLOSED)
+    assert reason(await replica.ledger.reserve(ask(2, BUDGET, amount=1))) is RefusalReason.UNAVAILABLE
+    assert await replica.ledger.top_up("dec_1", 1, 0) is None
+    replica.ledger.follow(FailMode.OPEN)
+    assert isinstance(await replica.ledger.reserve(ask(3, BUDGET, amount=10_000)), Grant)
+    replica.commands.is_away = False
+    await replica.upkeep.run_once()
+    await replica.ledger.settle([charge(1, BUDGET, amount=20)])
+    await replica.upkeep.run_once()
+    (state,) = await replica.ledger.states([BUDGET], clock.now)
+    assert (state.spent_picousd, state.held_picousd) == (20, 0)
+    replica.ledger.follow(FailMode.LOCAL)
+    assert isinstance(await replica.ledger.reserve(ask(4, BUDGET, amount=1)), Grant)
+    await replica.upkeep.run_once()
+    replica.commands.is_away = True
+    assert isinstance(await replica.ledger.reserve(ask(5, BUDGET, amount=60)), Grant)

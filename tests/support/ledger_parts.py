@@ -125,7 +125,7 @@ class Replica:
         self.logged = list(logged)
         self.rebuilds: list[float | None] = []
         self.redis = redis_ledger(self.commands, clock)
-        self.slices = SliceBook(Calendar(), rules, clock=clock) if mode is FailMode.LOCAL else None
+        self.slices = SliceBook(Calendar(), rules, clock=clock)
         self.upkeep = Upkeep(
             self.redis,
             self.slices,

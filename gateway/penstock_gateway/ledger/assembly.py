@@ -105,7 +105,7 @@ async def open_ledger(
         on_problem=metrics.note_problem,
     )
     mode = FailMode(settings.when_redis_is_away)
-    slices = SliceBook(calendar, slice_rules(settings)) if mode is FailMode.LOCAL else None
+    slices = SliceBook(calendar, slice_rules(settings))
     upkeep = Upkeep(
         redis,
         slices,

@@ -112,17 +112,29 @@ class FleetLedger:
         is_full: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        assert slices is not None or mode is not FailMode.LOCAL
         self.is_full = is_full
         self.upkeep = upkeep
         self._redis = redis
-        self._mode = mode
         self._slices = slices
+        self.follow(mode)
         self._metrics = metrics
         self._replicas = replicas
         self._clock = clock
         self._rates = RateBook()
         self._local: dict[str, _Local] = {}
+
+    def follow(self, mode: FailMode) -> None:
+        """Do from now on what another mode says while Redis is away.
+
+        Parameters
+        ----------
+        mode : FailMode
+            Slices are given back, or taken, at the next look at the books. What was granted from a slice stays granted.
+        """
+        assert self._slices is not None or mode is not FailMode.LOCAL
+        self._mode = mode
+        if self._slices is not None:
+            self._slices.is_filled = mode is FailMode.LOCAL
 
     async def start(self, deadline_seconds: float = 10.0) -> None:
         """Look at the books, put back what they lack, and go on in the background.
@@ -264,7 +276,7 @@ class FleetLedger:
         if self._mode is FailMode.OPEN or (self._mode is FailMode.CLOSED and is_free):
             self._metrics.note_away("open")
             return Grant(is_local=True)
-        if self._slices is None:
+        if self._slices is None or self._mode is not FailMode.LOCAL:
             return self._refuse()
         accounts = tuple(
             replace(account, limits=self._divided(account.limits)) for account in prepared(reservation.accounts)

@@ -132,6 +132,7 @@ class SliceBook:
         self._clock = clock
         self._slices: OrderedDict[str, _Slice] = OrderedDict()
         self.changes = 0
+        self.is_filled = True  # whether slices are wanted; what Redis holds is given back where they are not
 
     def __len__(self) -> int:
         """Return how many slices there are, empty ones included."""
@@ -140,7 +141,7 @@ class SliceBook:
     def note(self, lines: Iterable[BudgetLine]) -> bool:
         """Note that budgets are in use, and return whether one of them has no slice yet."""
         now, is_new = self._clock(), False
-        for line in lines:
+        for line in lines if self.is_filled else ():
             known = self._slices.get(line.field)
             if known is None:
                 is_new = True
@@ -203,7 +204,7 @@ class SliceBook:
         found = []
         for field, each in list(self._slices.items()):
             ends_at = each.line.window.ends_at
-            is_in_use = now - each.noted < self.rules.seconds and (ends_at is None or at < ends_at)
+            is_in_use = self.is_filled and now - each.noted < self.rules.seconds and (ends_at is None or at < ends_at)
             if not is_in_use and not each.stored and not each.used:
                 del self._slices[field]
                 continue
@@ -279,7 +280,7 @@ class SliceBook:
         return max(self.rules.minimum_picousd, int(line.budget.limit_picousd * self.rules.share))
 
     def _note_next_windows(self, at: float, now: float) -> None:
-        for each in list(self._slices.values()):
+        for each in list(self._slices.values()) if self.is_filled else ():
             ends_at = each.line.window.ends_at
             if ends_at is None or not at < ends_at <= at + self.rules.seconds or now - each.noted >= self.rules.seconds:
                 continue
