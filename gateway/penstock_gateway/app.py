@@ -20,7 +20,16 @@ from starlette.exceptions import HTTPException
 
 from penstock_gateway.accounts.start import open_directory
 from penstock_gateway.admission import Gatekeeper
-from penstock_gateway.asgi import ClientGoneError, Receive, Scope, Send, read_head, request_id_of, send_error
+from penstock_gateway.asgi import (
+    ONLY_REMEMBERED,
+    ClientGoneError,
+    Receive,
+    Scope,
+    Send,
+    read_head,
+    request_id_of,
+    send_error,
+)
 from penstock_gateway.endpoints.cache import cache_routes
 from penstock_gateway.endpoints.feedback import feedback_routes
 from penstock_gateway.endpoints.inference import FRONTS, InferenceEndpoint
@@ -90,7 +99,7 @@ class PenstockApp:
         try:
             await self._dispatch(scope, receive, send)
         except GatewayError as error:
-            self.pipeline.metrics.note_refusal(error)
+            _count(self.pipeline, scope, error)
             await _show(scope, send, error)
             error.__traceback__ = None  # its frames refer to it: no cycle for the garbage collector
         except ClientGoneError:
@@ -211,7 +220,7 @@ def _add_error_handlers(app: FastAPI, pipeline: Pipeline) -> None:
         return Response(body, error.status, error.headers, "application/json")
 
     def shown(request: Request, error: GatewayError) -> Response:
-        pipeline.metrics.note_refusal(error)
+        _count(pipeline, request.scope, error)
         return made(request, error)
 
     async def on_gateway_error(request: Request, error: Exception) -> Response:
@@ -237,6 +246,12 @@ def _add_error_handlers(app: FastAPI, pipeline: Pipeline) -> None:
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
     app.add_exception_handler(Exception, on_unexpected_error)
+
+
+def _count(pipeline: Pipeline, scope: Scope, error: GatewayError) -> None:
+    """Count an error that a client sees; what this process alone does not remember is none, as another may."""
+    if error.status != 404 or ONLY_REMEMBERED not in scope:
+        pipeline.metrics.note_refusal(error)
 
 
 async def _show(scope: Scope, send: Send, error: GatewayError) -> None:

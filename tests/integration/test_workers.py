@@ -229,7 +229,12 @@ def test_every_worker_tells_the_figures_and_knows_the_decisions_of_all(shared_fl
             assert client.json("POST", "/v1/feedback", {"decision_id": decision_id, "score": 1})[0] == 201
         for decision_id, client in zip(made, clients * 3, strict=True):
             assert client.json("POST", "/v1/feedback", {"decision_id": decision_id, "score": 1})[0] == 200
+        failed = sum(shared_fleet.samples("penstock_errors_total").values())
         assert clients[0].json("GET", "/v1/decisions/dec_unknown")[1]["error"]["code"] == "decision_not_found"
+        assert sum(shared_fleet.samples("penstock_errors_total").values()) == failed + 1
+        assert clients[0].json("GET", f"/v1/decisions/{made[1]}")[0] == 200
+        assert clients[1].json("GET", f"/v1/decisions/{made[0]}")[0] == 200
+        assert sum(shared_fleet.samples("penstock_errors_total").values()) == failed + 1
     given = [event["decision_id"] for event in read_events(shared_fleet.folder / "log", types=("feedback",))]
     assert sorted(given) == sorted(made)
 

@@ -61,8 +61,8 @@ class WorkerEdge:
             answer = await self._own_answer({**scope, ONLY_REMEMBERED: True}, body)
             if merge is not first_that_knows or answer.status == 404:
                 answer = merge(answer, await self._peers.ask_all(_question(scope, body)))
-            if answer.status == 404 and scope["path"] == _FEEDBACK:
-                answer = await self._own_answer(scope, body)  # a decision's id may say whose it is, to any worker
+            if answer.status == 404:  # counted now; and a decision's id may say whose it is, to any worker
+                answer = await self._own_answer(scope, body)
         except GatewayError as error:
             await send_error(send, error, format_of_path(scope["path"]))
             return

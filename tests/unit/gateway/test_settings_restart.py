@@ -67,7 +67,8 @@ def test_read_of_limits_of_what_lasts_takes_them(file: File) -> None:
     """What belongs to the process may still have other limits: nothing of it is made anew for them."""
     running = file.load()
     file.write(
-        "server: {keep_alive_seconds: 7, reload_on_change: true}\nledger: {max_pending_charges: 1000, when_redis_is_away: open}\n"
+        "server: {keep_alive_seconds: 7, reload_on_change: true}\n"
+        "ledger: {max_pending_charges: 1000, when_redis_is_away: open}\n"
         "events: {max_bytes: 100000000, retention_days: 7, content_days: 2, segment_bytes: 1000000,"
         " segment_seconds: 60, max_waiting: 70}\n"
         "routing: {artifact_poll_seconds: 7, warm_seconds: 7, warm_conversations: 7}\n"
