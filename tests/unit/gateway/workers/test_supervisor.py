@@ -240,3 +240,16 @@ async def test_worker_that_does_not_end_is_killed_after_its_time(
         assert await asyncio.wait_for(run, 30) is True
     (killed,) = [record for record in caplog.records if record.message == "workers_killed"]
     assert killed.workers == ["0", "1"]  # type: ignore[attr-defined]
+
+
+async def test_hang_up_of_a_terminal_that_is_gone_ends_it_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window that is closed is no wish to read the configuration; a hang-up beside a terminal that stays is."""
+    has_terminal = True
+    monkeypatch.setattr(module.os, "isatty", lambda _: has_terminal)
+    async with running(tmp_path, "works", 1) as (supervisor, run):
+        await eventually(lambda: any(child.is_ready.is_set() for child in supervisor._children.values()))
+        signal.raise_signal(signal.SIGHUP)
+        await eventually((tmp_path / "heard-0").exists)
+        has_terminal = False
+        signal.raise_signal(signal.SIGHUP)
+        assert await asyncio.wait_for(run, 30) is True
