@@ -33,6 +33,7 @@ from penstock_training.fit import single_threaded
 
 ADDRESS_VARIABLE: Final = "RAY_ADDRESS"
 RETRIES: Final = 3  # of a task whose worker died; an error that our code raised is never retried
+_CANCEL_SECONDS: Final = 5.0  # a cancelled task ends when its worker is told, which a busy machine delays
 _IN_FLIGHT_PER_CPU: Final = 2  # one that runs, and one whose arguments are on their way
 _JOIN_SECONDS: Final = 60.0  # that a cluster without a single worker is given
 _PACKAGES: Final = ("penstock", "numpy", "scipy", "scikit-learn", "onnxruntime")
@@ -293,12 +294,15 @@ def _unwrapped(found: Any) -> Any:
 
 @contextmanager
 def _cancelling(pending: dict[Any, int]) -> Iterator[None]:
-    """Cancel the tasks that are left when the body ends early, whatever ended it."""
+    """Cancel the tasks that are left when the body ends early, whatever ended it, and wait until they have ended."""
     try:
         yield
     except BaseException:
         import ray
 
-        for ref in pending:
+        refs = list(pending)
+        for ref in refs:
             ray.cancel(ref, force=True)
+        if refs:
+            ray.wait(refs, num_returns=len(refs), timeout=_CANCEL_SECONDS, fetch_local=False)
         raise
