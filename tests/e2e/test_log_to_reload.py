@@ -40,7 +40,7 @@ from support.learning_traffic import (
 )
 from support.redis_server import redis_binary, running_redis
 
-SAMPLE, FITTED, JUDGED, HOLDOUT = 200, 400, 400, 300
+SAMPLE, FITTED, JUDGED, HOLDOUT = 200, 500, 400, 300
 USERS = 8
 EXPLORING, PLAIN, ADMIN = "sk-exploring-0123456789", "sk-plain-0123456789abc", "admin-0123456789abcdef"
 Z_95 = 1.96
