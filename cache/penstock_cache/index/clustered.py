@@ -116,7 +116,11 @@ class ClusteredIndex:
 
     def add(self, entry_id: str, vector: FloatArray) -> None:
         """Add or replace; see `protocol.PartitionIndex.add`."""
-        packed, row = pack_id(entry_id), vector.astype(np.float16)
+        self.add_packed(pack_id(entry_id), vector)
+
+    def add_packed(self, packed: bytes, vector: FloatArray) -> None:
+        """Add or replace; see `protocol.PartitionIndex.add_packed`."""
+        row = vector.astype(np.float16)
         self._take_out(packed)
         number = self._lists.nearest(row) if len(self._lists) else self._lists.open()
         self._lists.add(number, packed, row)
@@ -126,7 +130,11 @@ class ClusteredIndex:
 
     def remove(self, entry_id: str) -> bool:
         """Remove; see `protocol.PartitionIndex.remove`."""
-        is_there = self._take_out(pack_id(entry_id))
+        return self.remove_packed(pack_id(entry_id))
+
+    def remove_packed(self, packed: bytes) -> bool:
+        """Remove; see `protocol.PartitionIndex.remove_packed`."""
+        is_there = self._take_out(packed)
         self._maintain()
         return is_there
 

@@ -43,7 +43,11 @@ class FlatIndex:
 
     def add(self, entry_id: str, vector: FloatArray) -> None:
         """Add or replace; see `protocol.PartitionIndex.add`."""
-        packed, row = pack_id(entry_id), vector.astype(np.float16)
+        self.add_packed(pack_id(entry_id), vector)
+
+    def add_packed(self, packed: bytes, vector: FloatArray) -> None:
+        """Add or replace; see `protocol.PartitionIndex.add_packed`."""
+        row = vector.astype(np.float16)
         slot = self._block.find(packed)
         if slot is None:
             self._block.append(packed, row)
@@ -52,7 +56,11 @@ class FlatIndex:
 
     def remove(self, entry_id: str) -> bool:
         """Remove; see `protocol.PartitionIndex.remove`."""
-        slot = self._block.find(pack_id(entry_id))
+        return self.remove_packed(pack_id(entry_id))
+
+    def remove_packed(self, packed: bytes) -> bool:
+        """Remove; see `protocol.PartitionIndex.remove_packed`."""
+        slot = self._block.find(packed)
         if slot is None:
             return False
         self._block.remove(slot)

@@ -109,7 +109,7 @@ class PartitionedIndex:
             key = self._add_packed(key, entry, unit.astype(np.float16))
         else:
             key = large.key
-            large.index.add(entry_id, unit)
+            large.index.add_packed(entry, unit)
             if isinstance(large.index, FlatIndex) and len(large.index) > self.options.flat_entries:
                 large.index = ClusteredIndex.from_flat(large.index, self.options.clusters)
         self._partition_of[entry] = key
@@ -237,7 +237,7 @@ class PartitionedIndex:
         if key is None:
             return False
         large = self._large.get(key)
-        is_there = self._take_packed(key, entry) if large is None else large.index.remove(entry.hex())
+        is_there = self._take_packed(key, entry) if large is None else large.index.remove_packed(entry)
         self._entries -= is_there
         if large is not None and is_there:
             self._shrink(large)

@@ -27,8 +27,16 @@ class PartitionIndex(Protocol):
         """
         ...
 
+    def add_packed(self, packed: bytes, vector: FloatArray) -> None:
+        """Add as `add` does, by the id's 16 bytes; a map may keep the object, so a caller that keeps it shares it."""
+        ...
+
     def remove(self, entry_id: str) -> bool:
         """Remove an entry; False when it is not there."""
+        ...
+
+    def remove_packed(self, packed: bytes) -> bool:
+        """Remove as `remove` does, by the id's 16 bytes."""
         ...
 
     def search(self, vector: FloatArray, k: int) -> list[Neighbour]:
