@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from penstock_cache.entries import FloatArray
 from penstock_cache.index.kernels import HalfArray, score_rows
-from penstock_cache.index.row_block import RowBlock
+from penstock_cache.index.row_block import RowBlock, capacity_for
 
 _MIN_CAPACITY = 8
 
@@ -108,7 +108,7 @@ class RowLists:
         parts = []
         for chosen in (~side, side):
             count = int(chosen.sum())
-            part = RowBlock(dimension, count + count // 8)
+            part = RowBlock(dimension, capacity_for(count))
             part.extend(block.id_words[chosen], block.rows[chosen])
             parts.append(part)
         self.blocks[number] = parts[0]

@@ -13,6 +13,13 @@ from numpy.typing import NDArray
 from penstock_cache.index.kernels import HalfArray
 
 _MIN_CAPACITY = 8
+_FINE_ROWS = 512
+
+
+def capacity_for(rows: int) -> int:
+    """Return for how many rows a block makes room that has to hold so many: few sizes, which freed memory fits again."""
+    step = _MIN_CAPACITY if rows <= _FINE_ROWS else rows // 8
+    return -(-rows // step) * step
 
 
 class RowBlock:
@@ -32,7 +39,8 @@ class RowBlock:
 
     Notes
     -----
-    Growing by a quarter leaves a tenth of the array empty on average; it copies each row four times over its life.
+    A block of up to 512 rows grows by eight: half of that is empty on average, 28 bytes an entry of a list of 110 at 384
+    dimensions, and an addition copies fourteen rows, in a microsecond. A larger one grows by an eighth.
     """
 
     __slots__ = ("_ids", "_rows", "rows", "size")
@@ -69,7 +77,7 @@ class RowBlock:
     def append(self, entry_id: bytes, row: HalfArray) -> None:
         """Add a row at the end."""
         if self.size == len(self._rows):
-            self._resize(self.size + max(self.size // 8, _MIN_CAPACITY))
+            self._resize(capacity_for(self.size + 1))
         self._rows[self.size] = row
         self._ids[self.size] = np.frombuffer(entry_id, dtype=np.uint64)
         self._hold(self.size + 1)
@@ -91,7 +99,7 @@ class RowBlock:
             self._ids[slot] = self._ids[last]
         self._hold(last)
         if self.size < len(self._rows) // 2 and len(self._rows) > _MIN_CAPACITY:
-            self._resize(max(self.size + self.size // 8, _MIN_CAPACITY))
+            self._resize(capacity_for(self.size))
 
     def entries(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield each id and its row as bytes."""
