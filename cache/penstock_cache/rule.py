@@ -21,7 +21,7 @@ from penstock_cache.entries import FloatArray
 from penstock_cache.errors import RuleError
 from penstock_cache.guards.agreement import GuardReport, examine
 from penstock_cache.guards.signature import PromptSignature, signature_of
-from penstock_cache.pair_features import FEATURE_NAMES, feature_set_id, pair_features
+from penstock_cache.pair_features import FEATURE_NAMES, Grams, feature_set_id, grams_of, pair_values
 from penstock_cache.word_evidence import WordEvidence
 
 RULE_SCHEMA = 1
@@ -322,21 +322,27 @@ class DecisionRule:
             return [], "no_neighbour"
         reason = "implausible"
         kept: list[Screened] = []
+        grams: Grams | None = None
         for candidate in near:
             report = examine(prompt.signature, candidate.judged.signature)
             if not isinstance(report, str):
-                kept.append(Screened(candidate, report, self._features(prompt, candidate, report)))
+                grams = grams or grams_of(prompt.signature)
+                kept.append(Screened(candidate, report, self._features(prompt, candidate, report, grams)))
             elif candidate is near[0]:
                 reason = f"guard:{report}"
         if not kept:
             return [], reason
         if not self.asks_verifier:
             return kept, "below_threshold"
-        probabilities = self._probabilities([item.features for item in kept])
-        plausible = [item for item, p in zip(kept, probabilities, strict=True) if p >= self._min_plausible]
+        rows = [item.features for item in kept]
+        if threshold > 0.0:  # asked with the others: a run of the model costs as much as some ten rows
+            rows += [with_verifier(row, 1.0) for row in rows]
+        found = self._probabilities(rows)
+        judged = zip(kept, found[: len(kept)], found[-len(kept) :], strict=True)
+        plausible = [(item, most) for item, p, most in judged if p >= self._min_plausible]
         if not plausible:
             return [], reason if reason.startswith("guard") else "implausible"
-        reachable = self._reachable(plausible, threshold) if threshold > 0.0 else plausible
+        reachable = [item for item, most in plausible if item.candidate.evidence.shrunk(most) >= threshold]
         return reachable, "below_threshold"
 
     def judge(self, screened: Sequence[Screened], verified: Sequence[float] | None, threshold: float) -> Judgement:
@@ -368,22 +374,12 @@ class DecisionRule:
         served_id = candidate.entry_id if is_served else None
         return Judgement(served_id, probabilities[best], candidate.cosine, reason, candidate.entry_id)
 
-    def _reachable(self, screened: Sequence[Screened], threshold: float) -> list[Screened]:
-        """Keep candidates that would be served if the second encoder found no difference at all."""
-        most = self._probabilities([with_verifier(item.features, 1.0) for item in screened])
-        return [item for item, p in zip(screened, most, strict=True) if item.candidate.evidence.shrunk(p) >= threshold]
-
     def _probabilities(self, rows: Sequence[FloatArray]) -> list[float]:
-        return [float(p) for p in self._model(np.stack(rows))]
+        return [float(p) for p in self._model(np.array(rows))]
 
-    def _features(self, prompt: JudgedText, candidate: PairCandidate, report: GuardReport) -> FloatArray:
+    def _features(self, prompt: JudgedText, candidate: PairCandidate, report: GuardReport, grams: Grams) -> FloatArray:
         return rule_features(
-            prompt,
-            candidate.judged,
-            report,
-            self._words,
-            cosine=candidate.cosine,
-            verified=math.nan,
+            prompt, candidate.judged, report, self._words, cosine=candidate.cosine, verified=math.nan, grams=grams
         )
 
 
@@ -413,10 +409,12 @@ def rule_features(
     *,
     cosine: float,
     verified: float,
+    grams: Grams | None = None,
 ) -> FloatArray:
     """Return the features of a pair as serving and training both compute them, shape (f,), float32."""
-    shared = pair_features(one.signature, other.signature, report, cosine=cosine, verify_cosine=verified)
-    return np.concatenate([shared, words.features(one.signature, other.signature)])
+    a, b = one.signature, other.signature
+    shared = pair_values(a, b, report, cosine=cosine, verify_cosine=verified, grams=grams)
+    return np.array((*shared, *words.values(a, b)), dtype=np.float32)
 
 
 def rule_feature_set() -> str:

@@ -42,11 +42,15 @@ class WordEvidence:
             The two largest weights of unshared words, the sum of all; and of each side's largest and each side's sum
             the smaller one, which is near zero when one prompt merely says more than the other.
         """
+        return np.array(self.values(one, other), dtype=np.float32)
+
+    def values(self, one: PromptSignature, other: PromptSignature) -> tuple[float, ...]:
+        """Return what `features` returns before it is an array."""
         sides = [self._of(one.words - other.words), self._of(other.words - one.words)]
         largest = [*sorted(sides[0] + sides[1], reverse=True)[:2], 0.0, 0.0]
         tops = [max(side, default=0.0) for side in sides]
         sums = [sum(side) for side in sides]
-        return np.array([largest[0], largest[1], sum(sums), min(tops), min(sums)], dtype=np.float32)
+        return largest[0], largest[1], sum(sums), min(tops), min(sums)
 
     def _of(self, words: frozenset[str]) -> list[float]:
         known, unknown = self.weights, self.unknown

@@ -17,7 +17,7 @@ _FINE_ROWS = 512
 
 
 def capacity_for(rows: int) -> int:
-    """Return for how many rows a block makes room that has to hold so many: few sizes, which freed memory fits again."""
+    """Return for how many rows a block makes room that has to hold so many: of few sizes, so that freed memory fits."""
     step = _MIN_CAPACITY if rows <= _FINE_ROWS else rows // 8
     return -(-rows // step) * step
 
@@ -39,8 +39,8 @@ class RowBlock:
 
     Notes
     -----
-    A block of up to 512 rows grows by eight: half of that is empty on average, 28 bytes an entry of a list of 110 at 384
-    dimensions, and an addition copies fourteen rows, in a microsecond. A larger one grows by an eighth.
+    A block of up to 512 rows grows by eight, of which half are empty on average: 28 bytes an entry of a list of 110 at
+    384 dimensions. An addition then copies fourteen rows, in a microsecond. A larger block grows by an eighth.
     """
 
     __slots__ = ("_ids", "_rows", "rows", "size")
