@@ -132,6 +132,22 @@ def test_screen_asks_the_model_without_the_second_encoder() -> None:
     assert (rows[:, HAS_VERIFIED] == 0).all()
 
 
+def test_screen_with_a_threshold_asks_the_model_once() -> None:
+    """What is plausible and what the second encoder could make of it are rows of one run: each run has a price."""
+    seen: list[FloatArray] = []
+
+    def model(rows: FloatArray) -> FloatArray:
+        seen.append(rows)
+        return np.where(rows[:, HAS_VERIFIED] == 1, rows[:, 0], 0.9).astype(np.float32)
+
+    near = [candidate("a", 0.95), candidate("b", 0.8), candidate("c", 0.85)]
+    screened, _ = rule_of(model).screen(QUESTION, near, 0.84)
+    assert [item.candidate.entry_id for item in screened] == ["a", "c"]
+    (rows,) = seen
+    assert rows[:, HAS_VERIFIED].tolist() == [0, 0, 0, 1, 1, 1]
+    assert rows[:, VERIFIED].tolist() == [0, 0, 0, 1, 1, 1]
+
+
 def test_screen_drops_an_entry_that_no_second_cosine_could_lift_to_the_threshold() -> None:
     """Where the model stays below the threshold even at a second cosine of 1, the second encoder cannot matter."""
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from penstock_cache import pair_features as module
 from penstock_cache.guards import GUARD_NAMES, compare, signature_of
 from penstock_cache.guards.tokens import listed
-from penstock_cache.pair_features import FEATURE_NAMES, feature_set_id, pair_features
+from penstock_cache.pair_features import FEATURE_NAMES, feature_set_id, grams_of, pair_features, pair_values
 
 words = st.sampled_from(
     listed(
@@ -39,6 +39,14 @@ def test_pair_features_of_exchanged_prompts_are_equal(one: str, other: str) -> N
     mixed = pair_features(a, b, compare(b, a), cosine=0.8, verify_cosine=0.7)
     np.testing.assert_array_equal(forth, back)
     np.testing.assert_array_equal(forth, mixed)
+
+
+@given(prompts, prompts)
+def test_pair_values_with_grams_at_hand_are_the_features(one: str, other: str) -> None:
+    """Serving reads one prompt's grams once for all of its neighbours, and gets what training got."""
+    a, b = signature_of(one), signature_of(other)
+    values = pair_values(a, b, compare(a, b), cosine=0.8, grams=grams_of(a))
+    np.testing.assert_array_equal(np.array(values, np.float32), pair_features(a, b, compare(a, b), cosine=0.8))
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
