@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import gc
 import hashlib
 import random
 import shutil
@@ -55,6 +54,7 @@ from penstock_cache.rule import (
 )
 from penstock_cache.stores import DocumentStore, IndexFollower, IndexRecord
 from penstock_gateway.caching.start import DEFAULT_RULE, open_pair_model
+from penstock_gateway.garbage import spare_old_objects
 from penstock_routers.bundled import bundled_folder
 from penstock_routers.errors import RouterError
 
@@ -98,10 +98,10 @@ class TimedIndex(PartitionedIndex):
         super().__init__(DIMENSION)
         self._laps = laps
 
-    def search(self, partition: bytes, vector: FloatArray, k: int) -> list[Neighbour]:
+    def search(self, partition: bytes, vector: FloatArray, k: int, min_cosine: float = -1.0) -> list[Neighbour]:
         """Search and note the time."""
         started = time.perf_counter_ns()
-        found = super().search(partition, vector, k)
+        found = super().search(partition, vector, k, min_cosine)
         self._laps.add("search", started)
         return found
 
@@ -368,9 +368,7 @@ def fresh_answer() -> FreshAnswer:
 
 def settle() -> None:
     """Do what the gateway does before it serves, and give back what the making of points has left free."""
-    gc.collect()
-    gc.freeze()
-    trim()
+    spare_old_objects()
 
 
 def trim() -> None:

@@ -354,7 +354,7 @@ class AnswerCache:
         found = [
             (tenant, neighbour)
             for tenant, key in look.places()
-            for neighbour in self.parts.mirror.index.search(key.partition, vector, count)
+            for neighbour in self.parts.mirror.index.search(key.partition, vector, count, min_cosine)
             if neighbour.cosine >= min_cosine
         ]
         found.sort(key=lambda pair: -pair[1].cosine)

@@ -40,8 +40,8 @@ class VectorIndex(Protocol):
         """Remove an entry; False when it was not there."""
         ...
 
-    def search(self, partition: bytes, vector: FloatArray, k: int) -> list[Neighbour]:
-        """Return the nearest entries of one partition, best first."""
+    def search(self, partition: bytes, vector: FloatArray, k: int, min_cosine: float = -1.0) -> list[Neighbour]:
+        """Return the nearest entries of one partition, best first; those below `min_cosine` may be left out."""
         ...
 
 

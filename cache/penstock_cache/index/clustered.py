@@ -138,7 +138,7 @@ class ClusteredIndex:
         self._maintain()
         return is_there
 
-    def search(self, vector: FloatArray, k: int) -> list[Neighbour]:
+    def search(self, vector: FloatArray, k: int, min_cosine: float = -1.0) -> list[Neighbour]:
         """Return the nearest entries, best first; see `protocol.PartitionIndex.search`."""
         query = vector.astype(np.float16)
         blocks = self._blocks_to_read(query, k)
@@ -150,7 +150,9 @@ class ClusteredIndex:
         for block, end in zip(blocks, ends, strict=True):
             score_rows(query, block.rows, scores[start:end])
             start = end
-        found = best_rows(scores, k + OVERFETCH).tolist()
+        found = best_rows(scores, k + OVERFETCH, min_cosine).tolist()
+        if not found:
+            return []
         rows, ids = np.empty((len(found), self.dimension), dtype=np.float16), []
         for i, position in enumerate(found):
             block = blocks[place := bisect_right(ends, position)]

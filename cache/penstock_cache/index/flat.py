@@ -66,14 +66,14 @@ class FlatIndex:
         self._block.remove(slot)
         return True
 
-    def search(self, vector: FloatArray, k: int) -> list[Neighbour]:
+    def search(self, vector: FloatArray, k: int, min_cosine: float = -1.0) -> list[Neighbour]:
         """Return the nearest entries, best first; see `protocol.PartitionIndex.search`."""
         block = self._block
         if not block.size:
             return []
         scores = np.empty(block.size, dtype=np.float32)
         score_rows(vector.astype(np.float16), block.rows, scores)
-        slots = best_rows(scores, k + OVERFETCH)
+        slots = best_rows(scores, k + OVERFETCH, min_cosine)
         return rank_neighbours(vector, block.rows[slots], [block.entry_id(slot) for slot in slots.tolist()], k)
 
     def entries(self) -> Iterator[tuple[bytes, bytes]]:

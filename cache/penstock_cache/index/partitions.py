@@ -122,7 +122,7 @@ class PartitionedIndex:
         self._let_go()
         return is_there
 
-    def search(self, partition: bytes, vector: FloatArray, k: int) -> list[Neighbour]:
+    def search(self, partition: bytes, vector: FloatArray, k: int, min_cosine: float = -1.0) -> list[Neighbour]:
         """Return the nearest entries of one partition, best first.
 
         Parameters
@@ -132,6 +132,8 @@ class PartitionedIndex:
             Of any length but 0.
         k : int
             How many at most; none for less than 1.
+        min_cosine : float
+            Entries below it may be left out: most misses have nothing near, and end there.
 
         Returns
         -------
@@ -148,7 +150,7 @@ class PartitionedIndex:
             return []
         large = self._large.get(partition)
         if large is not None:
-            return large.index.search(unit, k)
+            return large.index.search(unit, k, min_cosine)
         kept = self._packed.get(_checked(partition))
         return packed.search(kept, unit, k) if kept else []
 

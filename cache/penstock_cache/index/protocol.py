@@ -39,7 +39,7 @@ class PartitionIndex(Protocol):
         """Remove as `remove` does, by the id's 16 bytes."""
         ...
 
-    def search(self, vector: FloatArray, k: int) -> list[Neighbour]:
+    def search(self, vector: FloatArray, k: int, min_cosine: float = -1.0) -> list[Neighbour]:
         """Return the nearest entries, best first.
 
         Parameters
@@ -48,6 +48,8 @@ class PartitionIndex(Protocol):
             Unit length.
         k : int
             How many at most, at least 1.
+        min_cosine : float
+            Entries below it may be left out, which is quicker.
 
         Returns
         -------

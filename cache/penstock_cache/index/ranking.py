@@ -18,7 +18,11 @@ OVERFETCH = 4
 _MAX_REPEATS = 24
 
 
-def best_rows(scores: FloatArray, count: int) -> NDArray[np.intp]:
+_SCORE_ERROR = 5e-3
+"""By more than this no first score is below the cosine: rounding to float16 and the row's length make 1e-3 at most."""
+
+
+def best_rows(scores: FloatArray, count: int, min_cosine: float = -1.0) -> NDArray[np.intp]:
     """Return the rows of the largest scores, in no promised order; the scores are used up.
 
     Parameters
@@ -27,11 +31,17 @@ def best_rows(scores: FloatArray, count: int) -> NDArray[np.intp]:
         Overwritten.
     count : int
         At least 1.
+    min_cosine : float
+        When no row can have it, none is returned. Otherwise it changes nothing: exact scores of fewer rows differ in
+        their last bit.
 
     Returns
     -------
-    ndarray of int, shape (min(n, count),)
+    ndarray of int, shape (m,)
+        m is the smaller one of n and `count`, or 0.
     """
+    if scores.max() < min_cosine - _SCORE_ERROR:
+        return np.empty(0, dtype=np.intp)
     if scores.size <= count:
         return np.arange(scores.size)
     if count > _MAX_REPEATS:

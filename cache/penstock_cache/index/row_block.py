@@ -1,4 +1,4 @@
-"""Float16 rows next to each other, with their entry ids: grows by an eighth, closes holes with its last row.
+"""Float16 rows next to each other, with their entry ids: grows in small steps, closes holes with its last row.
 
 Owns the two arrays. Must not search. Read `RowBlock`.
 """

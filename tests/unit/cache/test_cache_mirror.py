@@ -33,7 +33,7 @@ class RememberedVectors:
         del self.partitions[entry_id]
         return True
 
-    def search(self, partition: bytes, vector: FloatArray, k: int) -> list[Neighbour]:
+    def search(self, partition: bytes, vector: FloatArray, k: int, min_cosine: float = -1.0) -> list[Neighbour]:
         """Find nothing."""
         return []
 

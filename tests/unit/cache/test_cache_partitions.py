@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from penstock_cache.entries import FloatArray
 from penstock_cache.errors import CacheError
-from penstock_cache.index.clustered import ClusterOptions
+from penstock_cache.index.clustered import ClusteredIndex, ClusterOptions
 from penstock_cache.index.partitions import IndexOptions, PartitionedIndex
 from penstock_cache.index.row_block import RowBlock
 from penstock_cache.index.sharded_map import ShardedMap
@@ -245,3 +245,48 @@ def test_sharded_map_next_to_a_dict_holds_the_same() -> None:
         assert len(parts) == len(plain)
     assert {key: parts.get(key) for key in keys if key in parts} == plain
     assert sorted(parts.values()) == sorted(plain.values())
+
+
+def test_entry_of_a_large_partition_has_one_id_object() -> None:
+    """An index keeps each id in two maps: as two objects it would take 64 bytes an entry more."""
+    index = filled({ONE: 200})
+    large = index._large[ONE].index
+    assert isinstance(large, ClusteredIndex)
+    outer = {id(key) for part in index._partition_of._parts for key in part}
+    inner = [id(key) for part in large._list_of._parts for key in part]
+    late = len(index) - SMALL.flat_entries - 1  # those before it came with the flat form, as numbers
+    assert sum(key in outer for key in inner) >= late
+
+
+def test_block_of_a_list_leaves_few_rows_empty() -> None:
+    """A list of a hundred rows has room for seven more at most: what is empty in all lists adds up."""
+    block = RowBlock(DIMENSION)
+    row = vectors(1)[0].astype(np.float16)
+    for number in range(300):
+        block.append(bytes.fromhex(entry(number)), row)
+        assert len(block._rows) - block.size < 8
+    for slot in range(250):
+        block.remove(0)
+        assert len(block._rows) <= max(2 * block.size, 8), slot
+
+
+@given(seed=st.integers(0, 10_000), size=st.sampled_from((3, 10, 60)), min_cosine=st.floats(-1.0, 1.0))
+def test_search_with_a_least_cosine_finds_all_that_have_it(seed: int, size: int, min_cosine: float) -> None:
+    """Only what the caller would drop is left out, in every form of a partition, and the order is the same."""
+    index = filled({ONE: size})
+    (asked,) = vectors(1, seed)
+    everything = index.search(ONE, asked, 5)
+    wanted = [each for each in everything if each.cosine >= min_cosine]
+    kept = index.search(ONE, asked, 5, min_cosine)
+    assert [each for each in kept if each.cosine >= min_cosine] == wanted
+    assert index.search(ONE, asked, 5, 2.0) == [] or index.form(ONE) == "packed"
+
+
+@pytest.mark.parametrize("size", [10, 60])
+def test_search_for_the_very_cosine_of_an_entry_finds_it(size: int) -> None:
+    """The first score is rounded: a row that has the least cosine exactly must not fall to that."""
+    index = filled({ONE: size})
+    for row in vectors(size, seed=1):
+        asked = row + np.float32(0.3)
+        best = index.search(ONE, asked, 1)
+        assert index.search(ONE, asked, 1, best[0].cosine) == best
