@@ -40,8 +40,14 @@ class OnePartition:
     def remove(self, entry_id: str) -> bool:
         return self.index.remove(entry_id)
 
-    def search(self, vector: FloatArray, k: int) -> list[Neighbour]:
-        return self.index.search(PARTITION, vector, k)
+    def add_packed(self, packed: bytes, vector: FloatArray) -> None:
+        self.index.add(PARTITION, packed.hex(), vector)
+
+    def remove_packed(self, packed: bytes) -> bool:
+        return self.index.remove(packed.hex())
+
+    def search(self, vector: FloatArray, k: int, min_cosine: float = -1.0) -> list[Neighbour]:
+        return self.index.search(PARTITION, vector, k, min_cosine)
 
     def entries(self) -> Iterator[tuple[bytes, bytes]]:
         return self.index.entries(PARTITION)

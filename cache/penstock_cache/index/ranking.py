@@ -17,7 +17,6 @@ OVERFETCH = 4
 # One argmax takes 2 µs over 10,000 scores, one argpartition 90: up to here repeating the first is quicker.
 _MAX_REPEATS = 24
 
-
 _SCORE_ERROR = 5e-3
 """By more than this no first score is below the cosine: rounding to float16 and the row's length make 1e-3 at most."""
 

@@ -17,9 +17,19 @@ _FINE_ROWS = 512
 
 
 def capacity_for(rows: int) -> int:
-    """Return for how many rows a block makes room that has to hold so many: of few sizes, so that freed memory fits."""
+    """Return for how many rows a block makes room that has to hold so many.
+
+    Parameters
+    ----------
+    rows : int
+
+    Returns
+    -------
+    int
+        At least `rows` and at least eight. Lists have few sizes, so that what one frees fits another.
+    """
     step = _MIN_CAPACITY if rows <= _FINE_ROWS else rows // 8
-    return -(-rows // step) * step
+    return max(-(-rows // step), 1) * step
 
 
 class RowBlock:

@@ -13,7 +13,7 @@ from penstock_cache.entries import FloatArray
 from penstock_cache.errors import CacheError
 from penstock_cache.index.clustered import ClusteredIndex, ClusterOptions
 from penstock_cache.index.partitions import IndexOptions, PartitionedIndex
-from penstock_cache.index.row_block import RowBlock
+from penstock_cache.index.row_block import RowBlock, capacity_for
 from penstock_cache.index.sharded_map import ShardedMap
 
 DIMENSION = 8
@@ -218,6 +218,13 @@ def test_block_that_loses_a_row_moves_its_last_into_the_hole() -> None:
             assert block.find(gone) is None
     assert dict(block.entries()) == kept
     assert block.memory_bytes() <= max(3 * block.size, 16) * (2 * DIMENSION + 16)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 8, 9, 512, 513, 1000, 1007, 1008, 2049])
+def test_capacity_for_rows_holds_them_and_an_eighth_more_at_most(rows: int) -> None:
+    """A block that lost its last row has room for the next, and one that grows never gets too little."""
+    capacity = capacity_for(rows)
+    assert max(rows, 8) <= capacity <= max(8, rows + 7, rows + rows // 8)
 
 
 def test_block_with_ids_of_one_beginning_tells_them_apart() -> None:
