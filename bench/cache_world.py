@@ -39,6 +39,7 @@ from penstock_cache.judging import EntryJudge
 from penstock_cache.keys import CacheKey
 from penstock_cache.lookups import FreshAnswer, Lookup
 from penstock_cache.mirror import IndexMirror
+from penstock_cache.pairs import Drafts
 from penstock_cache.quotas import CategoryQuotas
 from penstock_cache.residency import ResidentSet
 from penstock_cache.rule import (
@@ -122,10 +123,19 @@ class TimedJudge(EntryJudge):
         self._laps.add("verify", started)
         return unit
 
-    async def judge(self, text: str, near: Any, threshold: float, *, tenant: str | None = None) -> Any:
+    def prepare(self, text: str, near: Sequence[tuple[str, float]], threshold: float) -> Drafts:
+        """Prepare and note the time."""
+        started = time.perf_counter_ns()
+        found = super().prepare(text, near, threshold)
+        self._laps.add("decide", started)
+        return found
+
+    async def judge(
+        self, text: str, near: Any, threshold: float, *, tenant: str | None = None, drafts: Drafts | None = None
+    ) -> Any:
         """Judge and note the time."""
         started = time.perf_counter_ns()
-        found = await super().judge(text, near, threshold, tenant=tenant)
+        found = await super().judge(text, near, threshold, tenant=tenant, drafts=drafts)
         self._laps.add("decide", started)
         return found
 

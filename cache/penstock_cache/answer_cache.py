@@ -28,6 +28,7 @@ from penstock_cache.lookups import (
     Miss,
     StoreResult,
 )
+from penstock_cache.meanwhile import Meanwhile
 from penstock_cache.mirror import IndexMirror
 from penstock_cache.rule import Judgement, RuleMode
 from penstock_cache.stores.changes import IndexRecord
@@ -163,13 +164,17 @@ class AnswerCache:
         certified = judge.rule.threshold(chosen.category, mode, wanted)
         if certified is None:
             return Miss("not_certifiable")
-        now = self._clock()
+        now, text, threshold = self._clock(), look.key.last_user_text, max(certified, min_threshold)
         near = self._neighbours(look, vector, judge.rule.manifest.candidates, judge.rule.manifest.min_cosine)
-        documents = await self._documents(near, look, now, accepts, stale_share)
+        if not near:
+            return Miss("no_neighbour")
+        cosines = [(neighbour.entry_id, neighbour.cosine) for _, neighbour in near]
+        ahead = Meanwhile(lambda: judge.prepare(text, cosines, threshold))
+        with ahead:
+            documents = await self._documents(near, look, now, accepts, stale_share)
         if not documents:
             return Miss("no_neighbour")
-        threshold = max(certified, min_threshold)
-        judgement = await judge.judge(look.key.last_user_text, documents, threshold, tenant=look.tenant)
+        judgement = await judge.judge(text, documents, threshold, tenant=look.tenant, drafts=ahead.result)
         if judgement.entry_id is None:
             self.parts.mirror.residents.note_near_miss([neighbour for _, neighbour in near], now)
             near_miss = next((document for document, _ in documents if document.entry_id == judgement.best_id), None)

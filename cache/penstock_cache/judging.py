@@ -15,7 +15,8 @@ import numpy as np
 
 from penstock_cache.entries import CachedDocument, FloatArray
 from penstock_cache.lookups import Verifier
-from penstock_cache.rule import NO_EVIDENCE, DecisionRule, Evidence, JudgedText, Judgement, PairCandidate, Screened
+from penstock_cache.pairs import NO_EVIDENCE, Drafts, Evidence, JudgedText, PairCandidate, Screened
+from penstock_cache.rule import DecisionRule, Judgement
 from penstock_cache.second_vectors import SecondVectors
 
 REMEMBERED_TEXTS = 512
@@ -70,8 +71,39 @@ class EntryJudge:
         self._opinions: OrderedDict[str, dict[bytes, bool]] = OrderedDict()
         self._asked = SecondVectors()
 
+    def prepare(self, text: str, near: Sequence[tuple[str, float]], threshold: float) -> Drafts:
+        """Do what `judge` does before it asks the second encoder, as far as that is possible without the documents.
+
+        Parameters
+        ----------
+        text : str
+        near : sequence of (str, float)
+            Ids and cosines of entries that may turn out to be gone, or not to be servable. What is remembered of them
+            is used, and is the text's that `judge` will be given, or is not used there.
+        threshold : float
+
+        Returns
+        -------
+        Drafts
+            For `judge`.
+        """
+        drafts = Drafts(JudgedText.of(text))
+        candidates = [
+            PairCandidate(entry_id, known.judged, cosine)
+            for entry_id, cosine in near
+            if (known := self._remembered.get(entry_id)) is not None
+        ]
+        self.rule.draft(drafts, candidates, threshold)
+        return drafts
+
     async def judge(
-        self, text: str, near: Sequence[tuple[CachedDocument, float]], threshold: float, *, tenant: str | None = None
+        self,
+        text: str,
+        near: Sequence[tuple[CachedDocument, float]],
+        threshold: float,
+        *,
+        tenant: str | None = None,
+        drafts: Drafts | None = None,
     ) -> Judgement:
         """Choose the entry that answers a prompt, if any does.
 
@@ -85,17 +117,19 @@ class EntryJudge:
         tenant : str, optional
             Whose text it is: its second vector is remembered for the same text, and for the entry made of it, of the
             same tenant. Without one it is not.
+        drafts : Drafts, optional
+            What `prepare` returned for the same text.
 
         Returns
         -------
         Judgement
         """
-        prompt = JudgedText.of(text)
+        drafts = drafts or Drafts(JudgedText.of(text))
         candidates = [
             PairCandidate(document.entry_id, self._known(document).judged, cosine, self._evidence_of(document.entry_id))
             for document, cosine in near
         ]
-        screened, reason = self.rule.screen(prompt, candidates, threshold)
+        screened, reason = self.rule.screen(drafts.prompt, candidates, threshold, drafts=drafts)
         if not screened:
             return Judgement(None, 0.0, near[0][1], reason)
         verified = await self._verify(text, screened, tenant) if self.rule.asks_verifier else None

@@ -20,8 +20,8 @@ import numpy as np
 from penstock_cache.entries import FloatArray
 from penstock_cache.errors import RuleError
 from penstock_cache.guards.agreement import GuardReport, examine
-from penstock_cache.guards.signature import PromptSignature, signature_of
-from penstock_cache.pair_features import FEATURE_NAMES, Grams, feature_set_id, grams_of, pair_values
+from penstock_cache.pair_features import FEATURE_NAMES, Grams, feature_set_id, pair_values
+from penstock_cache.pairs import Draft, Drafts, JudgedText, PairCandidate, Screened
 from penstock_cache.word_evidence import WordEvidence
 
 RULE_SCHEMA = 1
@@ -33,9 +33,6 @@ POOLED = "*"
 MAX_SEMANTIC_CHARACTERS = 1_000
 """Longest text that another wording may stand for. The second encoder reads 256 tokens, about so many characters of
 English; prompts that differ behind its window would look alike."""
-
-EVIDENCE_WEIGHT = 8.0
-"""How many confirmed hits weigh as much as the model's own estimate; shrinkage of the per-entry evidence."""
 
 PairModel = Callable[[FloatArray], FloatArray]
 """From pair features, shape (n, f), to probabilities that both prompts have the same answer, shape (n,)."""
@@ -150,83 +147,6 @@ class RuleManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True, slots=True)
-class JudgedText:
-    """A prompt with everything that is read out of it once.
-
-    Attributes
-    ----------
-    text : str
-    signature : PromptSignature
-    """
-
-    text: str
-    signature: PromptSignature
-
-    @classmethod
-    def of(cls, text: str) -> JudgedText:
-        """Read a prompt."""
-        return cls(text, signature_of(text))
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What is known of an entry's earlier hits.
-
-    Attributes
-    ----------
-    right, wrong : int
-        Hits that an audit or a person confirmed, or found wrong.
-    """
-
-    right: int = 0
-    wrong: int = 0
-
-    def shrunk(self, probability: float) -> float:
-        """Return the probability with the evidence mixed in: ``(κ p + right) / (κ + right + wrong)``."""
-        return (EVIDENCE_WEIGHT * probability + self.right) / (EVIDENCE_WEIGHT + self.right + self.wrong)
-
-
-NO_EVIDENCE = Evidence()
-
-
-@dataclass(frozen=True, slots=True)
-class PairCandidate:
-    """An entry near a prompt.
-
-    Attributes
-    ----------
-    entry_id : str
-    judged : JudgedText
-        The prompt that it was stored for.
-    cosine : float
-        By the search encoder.
-    evidence : Evidence
-    """
-
-    entry_id: str
-    judged: JudgedText
-    cosine: float
-    evidence: Evidence = NO_EVIDENCE
-
-
-@dataclass(frozen=True, slots=True)
-class Screened:
-    """A candidate that is worth the second encoder.
-
-    Attributes
-    ----------
-    candidate : PairCandidate
-    report : GuardReport
-    features : ndarray of float32, shape (f,)
-        Without the second encoder's cosine.
-    """
-
-    candidate: PairCandidate
-    report: GuardReport
-    features: FloatArray
-
-
-@dataclass(frozen=True, slots=True)
 class Judgement:
     """What the rule says of one look-up.
 
@@ -293,8 +213,48 @@ class DecisionRule:
         within = [point for point in points if point.budget <= budget * (1.0 + 1e-9)]
         return within[-1].threshold if within else None
 
+    def draft(self, drafts: Drafts, candidates: Sequence[PairCandidate], threshold: float = 0.0) -> list[Draft]:
+        """Work out what `screen` needs of candidates, but for what is in `drafts` already, and put it there.
+
+        Parameters
+        ----------
+        drafts : Drafts
+            Of the prompt.
+        candidates : sequence of PairCandidate
+            Their evidence is not looked at.
+        threshold : float
+            As for `screen`.
+
+        Returns
+        -------
+        list of Draft
+            In the order of the candidates.
+        """
+        found = [drafts.find(candidate) or self._drafted(drafts, candidate) for candidate in candidates]
+        if not self.asks_verifier:
+            return found
+        wants_most = threshold > 0.0
+        unasked = [
+            draft
+            for draft in found
+            if draft.features is not None and (draft.alone is None or (wants_most and draft.most is None))
+        ]
+        if unasked:
+            rows = [draft.features for draft in unasked if draft.features is not None]
+            if wants_most:  # asked with the others: a run of the model costs as much as some ten rows
+                rows += [with_verifier(row, 1.0) for row in rows]
+            told = self._probabilities(rows)
+            for draft, alone, most in zip(unasked, told[: len(unasked)], told[-len(unasked) :], strict=True):
+                draft.alone, draft.most = alone, most if wants_most else None
+        return found
+
     def screen(
-        self, prompt: JudgedText, candidates: Sequence[PairCandidate], threshold: float = 0.0
+        self,
+        prompt: JudgedText,
+        candidates: Sequence[PairCandidate],
+        threshold: float = 0.0,
+        *,
+        drafts: Drafts | None = None,
     ) -> tuple[list[Screened], str]:
         """Drop candidates that cannot be served, without the second encoder.
 
@@ -304,6 +264,8 @@ class DecisionRule:
         candidates : sequence of PairCandidate
         threshold : float
             As `judge` will be given it: who would stay below it whatever the second encoder says is dropped, too.
+        drafts : Drafts, optional
+            What `draft` has worked out of the same prompt.
 
         Returns
         -------
@@ -320,29 +282,25 @@ class DecisionRule:
         near = [candidate for candidate in candidates if candidate.cosine >= self.manifest.min_cosine]
         if not near:
             return [], "no_neighbour"
-        reason = "implausible"
-        kept: list[Screened] = []
-        grams: Grams | None = None
-        for candidate in near:
-            report = examine(prompt.signature, candidate.judged.signature)
-            if not isinstance(report, str):
-                grams = grams or grams_of(prompt.signature)
-                kept.append(Screened(candidate, report, self._features(prompt, candidate, report, grams)))
-            elif candidate is near[0]:
-                reason = f"guard:{report}"
+        found = self.draft(Drafts(prompt) if drafts is None else drafts, near, threshold)
+        reason = f"guard:{found[0].found}" if isinstance(found[0].found, str) else "implausible"
+        kept = [
+            (Screened(candidate, draft.found, draft.features), draft)
+            for candidate, draft in zip(near, found, strict=True)
+            if draft.features is not None and not isinstance(draft.found, str)
+        ]
         if not kept:
             return [], reason
         if not self.asks_verifier:
-            return kept, "below_threshold"
-        rows = [item.features for item in kept]
-        if threshold > 0.0:  # asked with the others: a run of the model costs as much as some ten rows
-            rows += [with_verifier(row, 1.0) for row in rows]
-        found = self._probabilities(rows)
-        judged = zip(kept, found[: len(kept)], found[-len(kept) :], strict=True)
-        plausible = [(item, most) for item, p, most in judged if p >= self._min_plausible]
+            return [item for item, _ in kept], "below_threshold"
+        plausible = [(item, draft) for item, draft in kept if (draft.alone or 0.0) >= self._min_plausible]
         if not plausible:
-            return [], reason if reason.startswith("guard") else "implausible"
-        reachable = [item for item, most in plausible if item.candidate.evidence.shrunk(most) >= threshold]
+            return [], reason
+        reachable = [
+            item
+            for item, draft in plausible
+            if threshold <= 0.0 or item.candidate.evidence.shrunk(draft.most or 0.0) >= threshold
+        ]
         return reachable, "below_threshold"
 
     def judge(self, screened: Sequence[Screened], verified: Sequence[float] | None, threshold: float) -> Judgement:
@@ -377,10 +335,17 @@ class DecisionRule:
     def _probabilities(self, rows: Sequence[FloatArray]) -> list[float]:
         return [float(p) for p in self._model(np.array(rows))]
 
-    def _features(self, prompt: JudgedText, candidate: PairCandidate, report: GuardReport, grams: Grams) -> FloatArray:
-        return rule_features(
-            prompt, candidate.judged, report, self._words, cosine=candidate.cosine, verified=math.nan, grams=grams
-        )
+    def _drafted(self, drafts: Drafts, candidate: PairCandidate) -> Draft:
+        """Let the guards compare the prompt with an entry's, and measure the pair if none forbids reuse."""
+        prompt, other = drafts.prompt, candidate.judged
+        found = examine(prompt.signature, other.signature)
+        features = None
+        if not isinstance(found, str):
+            features = rule_features(
+                prompt, other, found, self._words, cosine=candidate.cosine, verified=math.nan, grams=drafts.grams
+            )
+        draft = drafts.by_entry[candidate.entry_id] = Draft(other.text, candidate.cosine, found, features)
+        return draft
 
 
 def _points_for(manifest: RuleManifest, use: VerifierUse) -> list[OperatingPoint]:

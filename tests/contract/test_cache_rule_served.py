@@ -20,9 +20,10 @@ from penstock_cache.index.partitions import PartitionedIndex
 from penstock_cache.judging import EntryJudge
 from penstock_cache.lookups import Hit
 from penstock_cache.mirror import IndexMirror
+from penstock_cache.pairs import JudgedText, PairCandidate
 from penstock_cache.quotas import CategoryQuotas
 from penstock_cache.residency import ResidentSet
-from penstock_cache.rule import DecisionRule, JudgedText, OperatingPoint, PairCandidate, load_rule
+from penstock_cache.rule import DecisionRule, OperatingPoint, load_rule
 from penstock_cache.stores.changes import IndexRecord
 from penstock_cache.stores.memory import MemoryDocumentStore
 from penstock_gateway.caching.start import open_pair_model

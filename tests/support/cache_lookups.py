@@ -5,6 +5,7 @@ Read `CacheWorld`.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -95,6 +96,8 @@ class LyingStore(MemoryDocumentStore):
     Attributes
     ----------
     is_down : bool
+    pause_seconds : float
+        How long `get` takes, at least.
     lies : callable or None
         Changes every document that is returned.
     evicted : list of (str, str)
@@ -104,6 +107,7 @@ class LyingStore(MemoryDocumentStore):
     def __init__(self) -> None:
         super().__init__()
         self.is_down = False
+        self.pause_seconds = 0.0
         self.lies: Callable[[CachedDocument], CachedDocument] | None = None
         self.evicted: list[tuple[str, str]] = []
 
@@ -121,6 +125,8 @@ class LyingStore(MemoryDocumentStore):
     async def get(self, tenant: str, entry_ids: Sequence[str], *, now: float) -> list[CachedDocument | None]:
         """Return documents, or lies."""
         self._check()
+        if self.pause_seconds:
+            await asyncio.sleep(self.pause_seconds)
         return [self._told(document) for document in await super().get(tenant, entry_ids, now=now)]
 
     async def find_exact(self, tenant: str, fingerprint: bytes, *, now: float) -> CachedDocument | None:

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from penstock_cache.categories import CategoryPolicy
 from penstock_cache.directives import CacheDirective
-from penstock_cache.entries import CachedDocument
+from penstock_cache.entries import CachedDocument, FloatArray
 from penstock_cache.errors import StoreUnavailable
 from penstock_cache.lookups import SHARED_TENANT, Hit, Lookup, Miss
 from penstock_cache.mirror import MIRRORED_BYTES
@@ -29,7 +29,7 @@ from support.cache_lookups import (
     digest,
     look,
 )
-from support.cache_rules import point, rule_of
+from support.cache_rules import by_verifier, point, rule_of
 
 ASKED, WORDED = "What is the capital of France?", "Which city is the capital of France?"
 
@@ -62,6 +62,38 @@ async def test_semantic_hit_returns_another_wording_with_similarity_and_probabil
     assert hit.probability == pytest.approx(1.0, abs=1e-6)
     for other in (look(WORDED, "bob"), look(WORDED, system="Be long.")):
         assert await semantic(world, other) == Miss("no_neighbour")
+
+
+async def test_semantic_look_up_decides_while_it_waits_for_the_store() -> None:
+    """What is remembered of the neighbours is compared before their documents come: the wait costs nothing then."""
+    world, order = CacheWorld(), list[str]()
+
+    def model(rows: FloatArray) -> FloatArray:
+        order.append("model")
+        return by_verifier(rows)
+
+    world.judge.rule = rule_of(model)
+    stored = await world.put(look(ASKED))
+    first = await semantic(world, look(WORDED))
+    world.store.pause_seconds, world.store.lies = 0.005, lambda document: (order.append("document"), document)[1]
+    order.clear()
+    second = await semantic(world, look(WORDED))
+    assert isinstance(second, Hit)
+    assert second == first
+    assert second.document == stored.document
+    assert order == ["model", "document", "model"]
+
+
+async def test_semantic_look_up_judges_the_text_that_the_store_returns() -> None:
+    """What was worked out of a remembered text must not decide about another one under the same id."""
+    world = CacheWorld()
+    await world.put(look(ASKED))
+    assert isinstance(await semantic(world, look(WORDED)), Hit)
+    world.store.pause_seconds = 0.005
+    world.store.lies = lambda document: msgspec.structs.replace(document, prompt="What is not the capital of France?")
+    found = await semantic(world, look(WORDED))
+    assert isinstance(found, Miss)
+    assert found.reason == "guard:negation"
 
 
 @pytest.mark.parametrize(

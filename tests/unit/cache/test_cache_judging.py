@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from penstock_cache import judging
 from penstock_cache.entries import CachedDocument, FloatArray
 from penstock_cache.judging import EntryJudge
-from penstock_cache.rule import DecisionRule, Evidence, OtherUse, VerifierUse
+from penstock_cache.pairs import Evidence
+from penstock_cache.rule import DecisionRule, Judgement, OtherUse, VerifierUse
 from penstock_cache.second_vectors import SecondVectors
 from support.cache_documents import document
 from support.cache_rules import CountedVerifier, by_verifier, manifest_of, rule_of
 
 ASKED = "How do I turn on dark mode?"
 WORDED = "How can I switch on dark mode?"
+TURNED_ON = (WORDED, "Where do I turn on dark mode?", "Can you switch on dark mode?")
 
 
 def entry(number: int, text: str = WORDED, cosine: float = 0.9) -> tuple[CachedDocument, float]:
@@ -238,6 +243,32 @@ async def test_judge_does_not_serve_an_entry_that_was_reported_wrong_often_enoug
     assert (await judge.judge(ASKED, near, 0.8)).entry_id == stored.entry_id
     judge.forget(stored.entry_id)
     assert (await judge.judge(ASKED, near, 0.8)).probability == pytest.approx(0.85, abs=1e-6)
+
+
+@given(data=st.data())
+def test_judge_with_what_was_prepared_says_what_it_says_without(data: st.DataObject) -> None:
+    """Whatever was remembered, and whichever documents came in the end: working ahead changes no verdict."""
+    texts = st.sampled_from([*TURNED_ON, "How do I turn off dark mode?", "Where is the invoice?"])
+    seen = data.draw(st.lists(texts, min_size=1, max_size=5))
+    stored = [entry(number, text, data.draw(st.sampled_from([0.55, 0.8, 0.9]))) for number, text in enumerate(seen)]
+    came = [
+        entry(number, data.draw(texts) if data.draw(st.booleans()) else text, cosine)
+        for number, (text, (_, cosine)) in enumerate(zip(seen, stored, strict=True))
+        if data.draw(st.booleans())
+    ]
+    cosines = {text: data.draw(st.sampled_from([0.2, 0.85, 1.0])) for text in TURNED_ON}
+    wrong = data.draw(st.lists(st.integers(0, 4), max_size=3))
+
+    async def judged(*, is_ahead: bool) -> Judgement:
+        judge = EntryJudge(rule_of(min_plausible=0.6), CountedVerifier(cosines))
+        await judge.judge("How do I see dark mode?", stored, 0.8)
+        for number in wrong:
+            judge.note_evidence(document(number).entry_id, is_right=False)
+        near = [(each.entry_id, cosine) for each, cosine in stored]
+        return await judge.judge(ASKED, came, 0.8, drafts=judge.prepare(ASKED, near, 0.8) if is_ahead else None)
+
+    if came:
+        assert asyncio.run(judged(is_ahead=True)) == asyncio.run(judged(is_ahead=False))
 
 
 async def test_judge_lets_a_failing_second_encoder_through() -> None:

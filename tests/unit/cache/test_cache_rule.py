@@ -14,16 +14,13 @@ import pytest
 from penstock_cache.entries import FloatArray
 from penstock_cache.errors import RuleError
 from penstock_cache.pair_features import FEATURE_NAMES
+from penstock_cache.pairs import EVIDENCE_WEIGHT, Drafts, Evidence, JudgedText, PairCandidate
 from penstock_cache.rule import (
-    EVIDENCE_WEIGHT,
     MANIFEST_FILE,
     MODEL_FILE,
     RULE_SCHEMA,
     DecisionRule,
-    Evidence,
-    JudgedText,
     OtherUse,
-    PairCandidate,
     RuleManifest,
     VerifierUse,
     load_rule,
@@ -146,6 +143,23 @@ def test_screen_with_a_threshold_asks_the_model_once() -> None:
     (rows,) = seen
     assert rows[:, HAS_VERIFIED].tolist() == [0, 0, 0, 1, 1, 1]
     assert rows[:, VERIFIED].tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_screen_with_drafts_asks_the_model_about_what_is_new_alone() -> None:
+    """What was drafted is asked about once; a draft of another text or cosine counts for nothing."""
+    seen: list[int] = []
+
+    def model(rows: FloatArray) -> FloatArray:
+        seen.append(len(rows))
+        return np.where(rows[:, HAS_VERIFIED] == 1, 1.0, rows[:, COSINE]).astype(np.float32)
+
+    rule, drafts = rule_of(model), Drafts(QUESTION)
+    near = [candidate("a", 0.95), candidate("b", 0.8), candidate("c", 0.85)]
+    rule.draft(drafts, [*near[:1], candidate("b", 0.7), candidate("c", 0.85, "Can I switch on dark mode?")], 0.84)
+    screened, _ = rule.screen(QUESTION, near, 0.84, drafts=drafts)
+    assert [item.candidate.entry_id for item in screened] == ["a", "b", "c"]
+    assert [item.features[COSINE] for item in screened] == pytest.approx([0.95, 0.8, 0.85])
+    assert seen == [6, 4]
 
 
 def test_screen_drops_an_entry_that_no_second_cosine_could_lift_to_the_threshold() -> None:
