@@ -74,6 +74,8 @@ class FlatIndex:
         scores = np.empty(block.size, dtype=np.float32)
         score_rows(vector.astype(np.float16), block.rows, scores)
         slots = best_rows(scores, k + OVERFETCH, min_cosine)
+        if not slots.size:
+            return []
         return rank_neighbours(vector, block.rows[slots], [block.entry_id(slot) for slot in slots.tolist()], k)
 
     def entries(self) -> Iterator[tuple[bytes, bytes]]:

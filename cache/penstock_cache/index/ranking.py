@@ -31,16 +31,17 @@ def best_rows(scores: FloatArray, count: int, min_cosine: float = -1.0) -> NDArr
     count : int
         At least 1.
     min_cosine : float
-        When no row can have it, none is returned. Otherwise it changes nothing: exact scores of fewer rows differ in
-        their last bit.
+        Rows that cannot have it are left out where they are known without a sorting.
 
     Returns
     -------
     ndarray of int, shape (m,)
-        m is the smaller one of n and `count`, or 0.
+        m is at most the smaller one of n and `count`.
     """
-    if scores.max() < min_cosine - _SCORE_ERROR:
-        return np.empty(0, dtype=np.intp)
+    if min_cosine > -1.0:
+        able = (scores >= min_cosine - _SCORE_ERROR).nonzero()[0]
+        if able.size <= count:
+            return able
     if scores.size <= count:
         return np.arange(scores.size)
     if count > _MAX_REPEATS:
@@ -70,10 +71,12 @@ def rank_neighbours(vector: FloatArray, rows: HalfArray, ids: list[bytes], k: in
 
     Notes
     -----
-    A unit vector in float16 has a length of 1 ± 5e-4, so the product is divided by the length of the row as kept.
+    A unit vector in float16 has a length of 1 ± 5e-4, so the product is divided by the length of the row as kept. A
+    row's cosine is the same to the last bit whichever rows are scored with it: `einsum` takes each row by itself, what
+    a matrix product does not.
     """
     exact = to_float32(rows)
     lengths = np.sqrt(np.einsum("ij,ij->i", exact, exact))
-    turned = np.minimum(np.maximum(exact @ vector / -lengths, -1.0), 1.0).tolist()
+    turned = np.minimum(np.maximum(np.einsum("ij,j->i", exact, vector) / -lengths, -1.0), 1.0).tolist()
     ranked = sorted(zip(turned, ids, strict=True))  # by falling cosine, then by id
     return [Neighbour(entry_id.hex(), -cosine) for cosine, entry_id in ranked[:k]]

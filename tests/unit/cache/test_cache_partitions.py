@@ -289,6 +289,18 @@ def test_search_with_a_least_cosine_finds_all_that_have_it(seed: int, size: int,
     assert index.search(ONE, asked, 5, 2.0) == [] or index.form(ONE) == "packed"
 
 
+@pytest.mark.parametrize("size", [20, 60])
+def test_search_with_a_least_cosine_tells_cosines_to_the_last_bit(size: int) -> None:
+    """A cosine is a feature of the rule: it must not depend on which rows were scored beside it."""
+    index = filled({ONE: size})
+    for asked in vectors(20, seed=2):
+        everything = index.search(ONE, asked, size)
+        for number in (0, 3, 7):
+            least = everything[number].cosine
+            wanted = [each for each in everything if each.cosine >= least]
+            assert index.search(ONE, asked, size, least)[: len(wanted)] == wanted
+
+
 @pytest.mark.parametrize("size", [10, 60])
 def test_search_for_the_very_cosine_of_an_entry_finds_it(size: int) -> None:
     """The first score is rounded: a row that has the least cosine exactly must not fall to that."""
