@@ -1,7 +1,7 @@
 """Whether a stored prompt asks what is asked now: the rule, with the texts and vectors that it needs brought to it.
 
-Owns the memory of stored prompts as they were read once, the use of the second encoder, the evidence about entries, and
-opinions on pairs that the rule alone would not serve. Read `EntryJudge.judge`.
+Owns the use of the second encoder, the evidence about entries, and opinions on pairs that the rule alone would not
+serve. Read `EntryJudge.judge`.
 """
 
 from __future__ import annotations
@@ -9,36 +9,24 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from penstock_cache.entries import CachedDocument, FloatArray
+from penstock_cache.entries import CachedDocument
 from penstock_cache.lookups import Verifier
 from penstock_cache.pairs import NO_EVIDENCE, Drafts, Evidence, JudgedText, PairCandidate, Screened
+from penstock_cache.remembered_texts import RememberedTexts
 from penstock_cache.rule import DecisionRule, Judgement
 from penstock_cache.second_vectors import SecondVectors
 
-REMEMBERED_TEXTS = 512
-"""Stored prompts whose reading and second vector are remembered. Each takes about 5 kB, and is some thirty objects for
-the garbage collector to walk over: 10 ms for all of them on a slow core, during which nothing else runs."""
-
 REMEMBERED_EVIDENCE = 100_000
 """Entries whose audits and reports are remembered; the least recently judged are forgotten first."""
-
 
 REMEMBERED_OPINIONS = 10_000
 """Entries about which opinions are kept, `OPINIONS_EACH` at most of each; the oldest are forgotten first."""
 
 OPINIONS_EACH = 16
-
-
-@dataclass(slots=True)
-class _Remembered:
-    """A stored prompt as read once, and its second vector when it has been asked for."""
-
-    judged: JudgedText
-    verified: FloatArray | None = None
 
 
 class EntryJudge:
@@ -66,7 +54,7 @@ class EntryJudge:
         self.reads_whole = reads_whole
         self.on_evidence: Callable[[str, float], None] = _ignore
         self._verifier = verifier
-        self._remembered: OrderedDict[str, _Remembered] = OrderedDict()
+        self._remembered = RememberedTexts()
         self._evidence: OrderedDict[str, Evidence] = OrderedDict()
         self._opinions: OrderedDict[str, dict[bytes, bool]] = OrderedDict()
         self._asked = SecondVectors()
@@ -89,9 +77,9 @@ class EntryJudge:
         """
         drafts = Drafts(JudgedText.of(text))
         candidates = [
-            PairCandidate(entry_id, known.judged, cosine)
+            PairCandidate(entry_id, judged, cosine)
             for entry_id, cosine in near
-            if (known := self._remembered.get(entry_id)) is not None
+            if (judged := self._remembered.read(entry_id)) is not None
         ]
         self.rule.draft(drafts, candidates, threshold)
         return drafts
@@ -126,7 +114,7 @@ class EntryJudge:
         """
         drafts = drafts or Drafts(JudgedText.of(text))
         candidates = [
-            PairCandidate(document.entry_id, self._known(document).judged, cosine, self._evidence_of(document.entry_id))
+            PairCandidate(document.entry_id, self._read(document), cosine, self._evidence_of(document.entry_id))
             for document, cosine in near
         ]
         screened, reason = self.rule.screen(drafts.prompt, candidates, threshold, drafts=drafts)
@@ -174,7 +162,7 @@ class EntryJudge:
 
     def forget(self, entry_id: str) -> None:
         """Forget what is known of an entry."""
-        self._remembered.pop(entry_id, None)
+        self._remembered.forget(entry_id)
         self._evidence.pop(entry_id, None)
         self._opinions.pop(entry_id, None)
 
@@ -185,16 +173,12 @@ class EntryJudge:
     def _evidence_of(self, entry_id: str) -> Evidence:
         return self._evidence.get(entry_id, NO_EVIDENCE)
 
-    def _known(self, document: CachedDocument) -> _Remembered:
-        known = self._remembered.get(document.entry_id)
-        if known is None or known.judged.text != document.prompt:
+    def _read(self, document: CachedDocument) -> JudgedText:
+        judged = self._remembered.read(document.entry_id, document.prompt)
+        if judged is None:
             vector = self._asked.find(document.tenant, document.prompt)
-            known = self._remembered[document.entry_id] = _Remembered(JudgedText.of(document.prompt), vector)
-            if len(self._remembered) > REMEMBERED_TEXTS:
-                self._remembered.popitem(last=False)
-        else:
-            self._remembered.move_to_end(document.entry_id)
-        return known
+            judged = self._remembered.keep(document.entry_id, document.prompt, vector)
+        return judged
 
     async def _verify(self, text: str, screened: Sequence[Screened], tenant: str | None) -> list[float]:
         """Return the cosines by the second encoder; vectors of entries and of texts asked before are computed once."""

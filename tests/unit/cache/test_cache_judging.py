@@ -14,6 +14,7 @@ from penstock_cache import judging
 from penstock_cache.entries import CachedDocument, FloatArray
 from penstock_cache.judging import EntryJudge
 from penstock_cache.pairs import Evidence
+from penstock_cache.remembered_texts import RememberedTexts
 from penstock_cache.rule import DecisionRule, Judgement, OtherUse, VerifierUse
 from penstock_cache.second_vectors import SecondVectors
 from support.cache_documents import document
@@ -67,7 +68,7 @@ async def test_judge_remembers_a_vector_without_the_batch_that_it_came_in() -> N
     """A row of an array holds all of it: the memory's bound would be that of its batches."""
     judge = EntryJudge(rule_of(), CountedVerifier())
     await judge.judge(ASKED, [entry(1), entry(2, "Can you switch on dark mode?")], 0.8, tenant="ann")
-    vectors = [known.verified for known in judge._remembered.values()]
+    vectors = [known.verified for known in judge._remembered._texts.values()]
     assert [vector is not None and vector.base is None for vector in vectors] == [True, True]
 
 
@@ -194,11 +195,11 @@ async def test_judge_gives_each_entry_its_own_vector_when_some_are_remembered() 
         assert judgement.probability == pytest.approx(1.0, abs=1e-6)  # a float32 product of unit vectors
 
 
-async def test_judge_remembers_a_bounded_number_of_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The texts read longest ago are forgotten first, and cost a second vector again."""
-    monkeypatch.setattr(judging, "REMEMBERED_TEXTS", 3)
+async def test_judge_remembers_a_bounded_number_of_texts() -> None:
+    """The texts read longest ago are packed, then forgotten first, and cost a second vector again."""
     verifier = CountedVerifier()
     judge = EntryJudge(rule_of(), verifier)
+    judge._remembered = RememberedTexts(3, 1)
     for number in (1, 2, 3, 1, 4):  # 1 is used again, so 2 is the oldest when 4 comes
         await judge.judge(ASKED, [entry(number)], 0.8)
         assert len(judge._remembered) <= 3
@@ -210,11 +211,11 @@ async def test_judge_remembers_a_bounded_number_of_texts(monkeypatch: pytest.Mon
     assert verifier.calls[-1] == [ASKED, WORDED]
 
 
-async def test_judge_of_more_entries_than_it_remembers_still_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_judge_of_more_entries_than_it_remembers_still_answers() -> None:
     """When one look-up alone fills the memory, its vectors are used all the same."""
-    monkeypatch.setattr(judging, "REMEMBERED_TEXTS", 1)
     verifier = CountedVerifier({f"Way {number} to switch on dark mode": 0.1 for number in "ABD"})
     judge = EntryJudge(rule_of(), verifier)
+    judge._remembered = RememberedTexts(1, 1)
     near = [entry(number, f"Way {letter} to switch on dark mode") for number, letter in enumerate("ABCD")]
     assert (await judge.judge(ASKED, near, 0.8)).entry_id == near[2][0].entry_id
 
@@ -261,6 +262,7 @@ def test_judge_with_what_was_prepared_says_what_it_says_without(data: st.DataObj
 
     async def judged(*, is_ahead: bool) -> Judgement:
         judge = EntryJudge(rule_of(min_plausible=0.6), CountedVerifier(cosines))
+        judge._remembered = RememberedTexts(4, 2)
         await judge.judge("How do I see dark mode?", stored, 0.8)
         for number in wrong:
             judge.note_evidence(document(number).entry_id, is_right=False)
