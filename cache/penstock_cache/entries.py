@@ -5,8 +5,6 @@ Owns `CachedDocument` and its encoding. No I/O, no clock. Read `CachedDocument` 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -141,8 +139,7 @@ def decode_document(stored: bytes) -> CachedDocument:
     return document
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbour:
+class Neighbour(msgspec.Struct, frozen=True, gc=False):
     """One entry near a prompt.
 
     Attributes

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from penstock_cache.entries import FloatArray
 from penstock_cache.guards.agreement import GuardReport
 from penstock_cache.guards.signature import PromptSignature, signature_of
@@ -16,8 +18,7 @@ EVIDENCE_WEIGHT = 8.0
 """How many confirmed hits weigh as much as the model's own estimate; shrinkage of the per-entry evidence."""
 
 
-@dataclass(frozen=True, slots=True)
-class JudgedText:
+class JudgedText(msgspec.Struct, frozen=True, gc=False):
     """A prompt with everything that is read out of it once.
 
     Attributes
@@ -35,8 +36,7 @@ class JudgedText:
         return cls(text, signature_of(text))
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(msgspec.Struct, frozen=True, gc=False):
     """What is known of an entry's earlier hits.
 
     Attributes
@@ -56,8 +56,7 @@ class Evidence:
 NO_EVIDENCE = Evidence()
 
 
-@dataclass(frozen=True, slots=True)
-class PairCandidate:
+class PairCandidate(msgspec.Struct, frozen=True, gc=False):
     """An entry near a prompt.
 
     Attributes
@@ -76,8 +75,7 @@ class PairCandidate:
     evidence: Evidence = NO_EVIDENCE
 
 
-@dataclass(frozen=True, slots=True)
-class Screened:
+class Screened(msgspec.Struct, frozen=True, gc=False):
     """A candidate that is worth the second encoder.
 
     Attributes
@@ -93,8 +91,7 @@ class Screened:
     features: FloatArray
 
 
-@dataclass(slots=True)
-class Draft:
+class Draft(msgspec.Struct, gc=False):
     """What follows from two texts and their cosine alone.
 
     Attributes

@@ -240,9 +240,10 @@ class DecisionRule:
             if draft.features is not None and (draft.alone is None or (wants_most and draft.most is None))
         ]
         if unasked:
-            rows = [draft.features for draft in unasked if draft.features is not None]
+            rows = np.array([draft.features for draft in unasked])
             if wants_most:  # asked with the others: a run of the model costs as much as some ten rows
-                rows += [with_verifier(row, 1.0) for row in rows]
+                rows = np.concatenate((rows, rows))
+                rows[len(unasked) :, _VERIFY] = rows[len(unasked) :, _HAS_VERIFY] = 1.0
             told = self._probabilities(rows)
             for draft, alone, most in zip(unasked, told[: len(unasked)], told[-len(unasked) :], strict=True):
                 draft.alone, draft.most = alone, most if wants_most else None
@@ -323,7 +324,8 @@ class DecisionRule:
         if verified is not None:
             rows = [with_verifier(row, cosine) for row, cosine in zip(rows, verified, strict=True)]
         probabilities = [
-            item.candidate.evidence.shrunk(p) for item, p in zip(screened, self._probabilities(rows), strict=True)
+            item.candidate.evidence.shrunk(p)
+            for item, p in zip(screened, self._probabilities(np.array(rows)), strict=True)
         ]
         best = max(range(len(screened)), key=probabilities.__getitem__)
         candidate = screened[best].candidate
@@ -332,8 +334,9 @@ class DecisionRule:
         served_id = candidate.entry_id if is_served else None
         return Judgement(served_id, probabilities[best], candidate.cosine, reason, candidate.entry_id)
 
-    def _probabilities(self, rows: Sequence[FloatArray]) -> list[float]:
-        return [float(p) for p in self._model(np.array(rows))]
+    def _probabilities(self, rows: FloatArray) -> list[float]:
+        found: list[float] = self._model(rows).tolist()
+        return found
 
     def _drafted(self, drafts: Drafts, candidate: PairCandidate) -> Draft:
         """Let the guards compare the prompt with an entry's, and measure the pair if none forbids reuse."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from penstock_cache.entries import CachedDocument, FloatArray
 from penstock_cache.judging import EntryJudge
+from penstock_cache.pairs import Drafts
 from penstock_cache.rule import POOLED, DecisionRule, Judgement, OperatingPoint, RuleManifest
 from penstock_gateway.caching.services import CacheServices
 
@@ -33,7 +34,13 @@ class CredulousJudge(EntryJudge):
         super().__init__(DecisionRule(manifest, _certain), _unused, reads_whole=reads_whole)
 
     async def judge(
-        self, text: str, near: Sequence[tuple[CachedDocument, float]], threshold: float, *, tenant: str | None = None
+        self,
+        text: str,
+        near: Sequence[tuple[CachedDocument, float]],
+        threshold: float,
+        *,
+        tenant: str | None = None,
+        drafts: Drafts | None = None,
     ) -> Judgement:
         """Serve the nearest."""
         return Judgement(near[0][0].entry_id, 1.0, near[0][1], "served")

@@ -6,6 +6,7 @@ Owns `GuardReport`, the list of guards, and which of them forbid reuse by themse
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import attrgetter
 
 import msgspec
 
@@ -94,9 +95,11 @@ class GuardReport(msgspec.Struct, frozen=True, gc=False):
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """Return the verdicts in the order of `GUARD_NAMES`."""
-        return tuple([getattr(self, name) for name in GUARD_NAMES])
+        found: tuple[Verdict, ...] = _verdicts_of(self)
+        return found
 
 
+_verdicts_of = attrgetter(*GUARD_NAMES)
 _LONG_CONTENT = 16  # content words, of the shorter text
 _SHARED_OF_LONG = 0.5  # of all stems of both
 
