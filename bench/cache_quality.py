@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cache_rules import cosine_world, oracle_world, replay_vcache
+from cache_rules import cosine_world, oracle_world, replay_vcache, same_words_world
 from cache_texts import SETS, is_available, load_encoded
 from machine import describe_machine, machine_lines
 from numpy.typing import NDArray
@@ -50,6 +50,7 @@ FOLDS = 3
 ZIPF_EXPONENT = 1.0
 OURS, UNGUARDED = "ours", "ours without guards"
 SHIPPED = "shipped recipe, nothing of the set"
+SAME_WORDS = "same words but for courtesies"
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ def measure_order(work: Work) -> list[Outcome]:
     for cosine in STATIC:
         run = replay(searched, order, np.array([cosine]), candidates=1)
         found.append(_outcome(table, order, f"static cosine {cosine:.2f}", 0.0, run))
-    found.append(_outcome(table, order, "oracle", 0.0, replay(oracle_world(table), order, np.array([0.5]))))
+    for name, world in ((SAME_WORDS, same_words_world(table)), ("oracle", oracle_world(table))):
+        found.append(_outcome(table, order, name, 0.0, replay(world, order, np.array([0.5]))))
     with single_threaded():
         ours = _our_worlds(table, calibration, test, work.seed)
     for budget in BUDGETS:

@@ -5,6 +5,7 @@ Owns their scores and, for rules that learn while they run, their own replay. Re
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,6 +31,29 @@ def cosine_world(table: PairTable, *, second: bool = False) -> Neighbourhood:
 def oracle_world(table: PairTable) -> Neighbourhood:
     """Score a pair 1 when it has the same answer: what any rule over these neighbours could reach at most."""
     return Neighbourhood(table.neighbours, np.where(table.is_same, 1.0, -np.inf), table.texts.groups)
+
+
+def same_words_world(table: PairTable) -> Neighbourhood:
+    """Score a pair 1 when its texts hold the same words in the same order, two or more, courtesies and articles aside.
+
+    Their answers are the same whoever reads them, or nearly always, so what a set's labels say of them tells how often
+    the labels are wrong: no rule can be certified for a budget that these mistakes alone use up.
+    """
+    words = [
+        tuple(word for word in _WORD.findall(text.lower()) if word not in _COURTESIES) for text in table.texts.texts
+    ]
+    numbers = {found: number for number, found in enumerate(sorted(set(words)))}
+    codes = np.array([numbers[found] for found in words])
+    counts = np.array([len(found) for found in words])
+    is_same = (codes[table.neighbours] == codes[:, None]) & (counts >= _LEAST_WORDS)[:, None] & table.is_near
+    return Neighbourhood(table.neighbours, np.where(is_same, 1.0, -np.inf), table.texts.groups)
+
+
+_WORD = re.compile(r"[^\W_]+(?:['.,][^\W_]+)*|[^\w\s?.!,;:]")
+_COURTESIES = frozenset(
+    ["a", "an", "the", "please", "kindly", "can", "could", "will", "would", "you", "to", "hey", "hi", "ok", "okay"]
+)
+_LEAST_WORDS = 2
 
 
 @dataclass(slots=True)

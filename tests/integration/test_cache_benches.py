@@ -7,6 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+RULES = {
+    "exact only",
+    "static cosine 0.90",
+    "cosine, one threshold",
+    "vCache",
+    "ours",
+    "same words but for courtesies",
+    "oracle",
+}
+
 
 def _bench(root: Path, name: str, *options: str) -> str:
     command = [sys.executable, str(root / "bench" / f"{name}.py"), "--quick", *options]
@@ -21,7 +31,7 @@ def test_cache_quality_bench_in_quick_mode_measures_every_rule(repository_root: 
     _bench(repository_root, "cache_quality", "--json", str(path), "--workers", "1")
     rows = json.loads(path.read_text())["sets"]["own corpus"]
     found = {row["rule"]: row for row in rows if not row["is_zipf"]}
-    assert {"exact only", "static cosine 0.90", "cosine, one threshold", "vCache", "ours", "oracle"} <= set(found)
+    assert set(found) >= RULES
     assert found["oracle"]["false_hit_rate"] == [0.0, 0.0, 0.0]
     assert found["oracle"]["true_hit_rate"][0] >= max(row["true_hit_rate"][0] for row in found.values())
     assert any(row["is_zipf"] for row in rows)
